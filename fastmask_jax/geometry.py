@@ -1,0 +1,112 @@
+"""Where things are: resized images, pyramid levels, sliding windows. Plain integers and NumPy, no state.
+
+Letters: H, W sides of an image in pixels; s stride of a level in resized pixels; h, w cells of a level;
+K windows. A window is the triple (level, i, j): row i and column j of the window grid of a level, centred at pixel
+(i * s, j * s) of the resized image. Continuous coordinates: pixel k covers [k, k + 1).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+WINDOW = 10  # cells on a window's side
+HALF_WINDOW = WINDOW // 2
+MASK = 40  # mask logits on a window's side
+UPSCALE = 4  # the fixed bilinear enlargement of the mask logits
+FINE_MASK = MASK * UPSCALE
+MULTIPLE = 4  # both sides of a resized image are multiples of this (spec section 1)
+
+
+def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
+    """The (height, width) to which an original image is resized so that its long edge is `long_edge` pixels.
+
+    floor(side * long_edge / max(height, width)), in exact integers, then down to a multiple of 4 (spec sections 1, 3);
+    at least 4, so that a very thin image keeps a row of cells.
+    """
+    longest = max(height, width)
+    if longest < 1:
+        raise ValueError(f"an image of {height}x{width} pixels has no area")
+
+    def cut(side: int) -> int:
+        return max(side * long_edge // longest // MULTIPLE, 1) * MULTIPLE
+
+    return cut(height), cut(width)
+
+
+def level_cells(side: int, stride: int) -> int:
+    """Cells along a side of `side` resized pixels at `stride`: ceil(side / stride). Ceilings compose over strides."""
+    return -(-side // stride)
+
+
+def level_sizes(height: int, width: int, strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(h, w) in cells of every level of a resized image of height x width pixels."""
+    return [(level_cells(height, s), level_cells(width, s)) for s in strides]
+
+
+def window_grids(height: int, width: int, strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(rows, columns) of every level's window grid: h + 1 by w + 1 (spec section 1)."""
+    return [(h + 1, w + 1) for h, w in level_sizes(height, width, strides)]
+
+
+def all_windows(height: int, width: int, strides: Sequence[int]) -> Int[np.ndarray, "N 3"]:
+    """Every window (level, i, j) of a resized image, level by level, row by row; int32."""
+    grids = window_grids(height, width, strides)
+    parts = []
+    for level, (rows, columns) in enumerate(grids):
+        i, j = np.indices((rows, columns), dtype=np.int32).reshape(2, -1)
+        parts.append(np.stack([np.full_like(i, level), i, j], axis=1))
+    return np.concatenate(parts)
+
+
+def window_extents(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> Int[np.ndarray, "K 4"]:
+    """(x1, y1, x2, y2) edges of windows in resized pixels, beyond the image where a window is; int64."""
+    stride = np.asarray(strides, np.int64)[windows[:, 0]]
+    i, j = windows[:, 1].astype(np.int64), windows[:, 2].astype(np.int64)
+    return np.stack(
+        [(j - HALF_WINDOW) * stride, (i - HALF_WINDOW) * stride, (j + HALF_WINDOW) * stride, (i + HALF_WINDOW) * stride],
+        axis=1,
+    )
+
+
+def original_extents(
+    windows: Int[np.ndarray, "K 3"],
+    strides: Sequence[int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+) -> Int[np.ndarray, "K 4"]:
+    """Edges of windows in whole pixels of the original image (spec section 3); int64 (x1, y1, x2, y2), not cut.
+
+    Args:
+      windows: (level, i, j) triples.
+      strides: strides of the levels.
+      resized, original: (height, width) of the image as the network saw it, and of its file.
+    """
+    scale_y, scale_x = original[0] / resized[0], original[1] / resized[1]
+    extents = window_extents(windows, strides) * np.array([scale_x, scale_y, scale_x, scale_y], np.float64)
+    return np.rint(extents).astype(np.int64)
+
+
+def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
+    """How many of the `cells` + 1 windows along one axis cover each cell; float32.
+
+    Window i covers cells i - 5 ... i + 4, so cell r lies in windows r - 4 ... r + 5, of which 0 ... `cells` exist.
+    """
+    r = np.arange(cells)
+    return (np.minimum(cells, r + HALF_WINDOW) - np.maximum(0, r - HALF_WINDOW + 1) + 1).astype(np.float32)
+
+
+def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tuple[int, int]]) -> int:
+    """Number of the smallest bucket (padded height, width) that holds an original image resized to `long_edge`.
+
+    Errors:
+      ValueError: no bucket is large enough.
+    """
+    need = resized_size(height, width, long_edge)
+    fitting = [(b[0] * b[1], n) for n, b in enumerate(buckets) if b[0] >= need[0] and b[1] >= need[1]]
+    if not fitting:
+        raise ValueError(
+            f"an image of {height}x{width} pixels is {need[0]}x{need[1]} at long edge {long_edge}, larger than every "
+            f"bucket of data.buckets={[tuple(b) for b in buckets]}: add a bucket of {long_edge}x{long_edge}"
+        )
+    return min(fitting)[1]
