@@ -63,10 +63,8 @@ def window_extents(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> I
     """(x1, y1, x2, y2) edges of windows in resized pixels, beyond the image where a window is; int64."""
     stride = np.asarray(strides, np.int64)[windows[:, 0]]
     i, j = windows[:, 1].astype(np.int64), windows[:, 2].astype(np.int64)
-    return np.stack(
-        [(j - HALF_WINDOW) * stride, (i - HALF_WINDOW) * stride, (j + HALF_WINDOW) * stride, (i + HALF_WINDOW) * stride],
-        axis=1,
-    )
+    reach = HALF_WINDOW * stride
+    return np.stack([j * stride - reach, i * stride - reach, j * stride + reach, i * stride + reach], axis=1)
 
 
 def original_extents(

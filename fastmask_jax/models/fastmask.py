@@ -1,0 +1,209 @@
+"""The whole network: body → necks → level maps → window norm → objectness and masks of windows (spec section 1).
+
+Letters: B images, H, W padded sides in pixels, h, w cells of a level, C channels, K windows of an image, S, P the
+windows sampled for objectness and masks, N all windows of a padded image.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from fastmask_jax.geometry import all_windows
+from fastmask_jax.models.extent import Size, cut_to_extent, own_cells
+from fastmask_jax.models.heads import HeadKind, MaskHead, ObjectnessHead
+from fastmask_jax.models.neck import Neck, NeckKind
+from fastmask_jax.models.norms import WindowNorm
+from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.windows import (
+    extract_patches,
+    flatten_levels,
+    gather_windows,
+    surround,
+    window_cells,
+)
+
+WindowForm = Literal["gather", "patches", "conv"]
+
+
+class Sampled(NamedTuple):
+    """What training looks at; all float32."""
+
+    levels: tuple[Float[Array, "B _h _w C"], ...]  # feature maps before the window norm
+    scores: Float[Array, "B S"]  # objectness logits
+    mask_logits: Float[Array, "B P 40 40"]
+    attention: Float[Array, "B P 10 10"]  # logits
+
+
+class Decoded(NamedTuple):
+    """Proposals of each image, best first."""
+
+    scores: Float[Array, "B K"]  # objectness probabilities; −1 where there is no such window
+    windows: Int[Array, "B K 3"]  # (level, i, j)
+    mask_logits: Float[Array, "B K 40 40"]
+    attention: Float[Array, "B K 10 10"]  # probabilities
+
+
+class FastMask(nn.Module):
+    """FastMask over any body.
+
+    Attributes:
+      body: a module of (image, size) → one feature map a stream, with `strides`, those of the streams.
+      strides: of the levels, ascending; each is a stream's stride doubled some times.
+      channels: C, of the level maps.
+      neck, neck_hidden: see Neck.
+      head, mask_width: see MaskHead.
+      objectness_widths, dropout: see ObjectnessHead.
+      norm_decay: see WindowNorm.
+      train_form: how training builds its windows: "gather" copies the sampled ones, "patches" builds all of them.
+      score_form: how all windows are scored: "conv" never builds them, "patches" and "gather" do.
+      axis_name: device axis of the window norm's moments in training.
+      dtype: of the computation; parameters and results are float32.
+    """
+
+    body: nn.Module
+    strides: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128)
+    channels: int = 128
+    neck: NeckKind = "residual"
+    neck_hidden: int = 256
+    head: HeadKind = "attentional"
+    mask_width: int = 512
+    objectness_widths: tuple[int, int] = (512, 1024)
+    dropout: float = 0.5
+    norm_decay: float = 0.999
+    train_form: Literal["gather", "patches"] = "gather"
+    score_form: WindowForm = "conv"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.halve = Neck(self.neck, self.neck_hidden, self.dtype)
+        self.reduce = Pointwise(self.channels, dtype=self.dtype)
+        self.window_norm = WindowNorm(self.norm_decay, self.axis_name)
+        self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)
+        self.mask = MaskHead(self.head, self.mask_width, self.dtype)
+
+    def levels(self, image: Float[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
+        """Level maps in the order of `strides`, before the window norm, zero beyond each image's extent."""
+        maps = {}
+        for base, x in zip(self.body.strides, self.body(image, size), strict=True):
+            stride = base
+            reach = max((s for s in self.strides if s in chain_of(base, max(self.strides))), default=0)
+            while stride <= reach:
+                if stride in self.strides:
+                    maps[stride] = cut_to_extent(self.reduce(x), size, stride)
+                if 2 * stride <= reach:
+                    x = self.halve(x, size, stride)
+                stride *= 2
+        missing = sorted(set(self.strides) - set(maps))
+        if missing:
+            raise ValueError(
+                f"levels {missing} of strides={self.strides} are no doublings of the streams' {self.body.strides}"
+            )
+        return tuple(maps[s] for s in self.strides)
+
+    def __call__(
+        self,
+        image: Float[Array, "B H W 3"],
+        size: Size,
+        score_windows: Int[Array, "B S 3"],
+        mask_windows: Int[Array, "B P 3"],
+        *,
+        train: bool = False,
+        dropout_keys: jax.Array | None = None,
+    ) -> Sampled:
+        """Scores, attention and masks of chosen windows.
+
+        Args:
+          image: resized RGB, 0 to 255, padded to a bucket; uint8 or float.
+          size: resized (height, width) of each image, multiples of 4.
+          score_windows, mask_windows: (level, i, j).
+          train: window norm by the moments of this batch; else by the stored ones.
+          dropout_keys: [B] random keys, or None for no dropout.
+        """
+        levels = self.levels(image, size)
+        affine = self.window_norm(levels, size, self.strides, train)
+        if self.train_form == "patches":
+            dense = self._all_patches(levels, affine)
+            score_at, mask_at = (_window_number(w, levels) for w in (score_windows, mask_windows))
+            scored, masked = (_unflatten(dense, at, self.channels) for at in (score_at, mask_at))
+        else:
+            scored, masked = (self._gather(levels, affine, size, w) for w in (score_windows, mask_windows))
+        scores = self.objectness(scored, "windows", dropout_keys)
+        mask_logits, attention = self.mask(masked)
+        return Sampled(levels, scores, mask_logits, attention)
+
+    def propose(self, image: Float[Array, "B H W 3"], size: Size, count: int) -> Decoded:
+        """The `count` windows of highest objectness of each image, decoded; best first.
+
+        Ties go to the earlier window (levels in the order of `strides`, row by row).
+        """
+        levels = self.levels(image, size)
+        affine = self.window_norm(levels, size, self.strides, False)
+        logits = self.score_all(levels, affine, size)  # [B, N]
+        every = jnp.asarray(all_windows(image.shape[1], image.shape[2], self.strides))  # [N, 3]
+        lacking = max(count - logits.shape[1], 0)
+        logits = jnp.pad(logits, ((0, 0), (0, lacking)), constant_values=-jnp.inf)
+        every = jnp.pad(every, ((0, lacking), (0, 0)))
+        best, at = jax.lax.top_k(logits, count)
+        windows = every[at]
+        mask_logits, attention = self.mask(self._gather(levels, affine, size, windows))
+        scores = jnp.where(jnp.isneginf(best), -1.0, nn.sigmoid(best))
+        return Decoded(scores, windows, mask_logits, nn.sigmoid(attention))
+
+    def score_all(self, levels: Sequence[Float[Array, "B _h _w C"]], affine: tuple, size: Size) -> Float[Array, "B N"]:
+        """Objectness logits of every window of the padded maps, −inf for those that are not the image's own."""
+        logits = []
+        for level, (stride, x) in enumerate(zip(self.strides, levels, strict=True)):
+            rows, columns = x.shape[1] + 1, x.shape[2] + 1
+            if self.score_form == "conv":
+                y = self.objectness(self._normalise(surround(x), affine), "conv")
+            elif self.score_form == "patches":
+                y = self.objectness(extract_patches(self._normalise(surround(x), affine)), "patches")
+            else:
+                i, j = jnp.indices((rows, columns), dtype=jnp.int32).reshape(2, -1)
+                windows = jnp.stack([jnp.full_like(i, level), i, j], axis=-1)
+                windows = jnp.broadcast_to(windows, (x.shape[0], *windows.shape))
+                y = self.objectness(self._gather(levels, affine, size, windows)).reshape(-1, rows, columns)
+            own = own_cells(size, stride) + 1
+            i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
+            inside = (i < own[:, 0, None, None]) & (j < own[:, 1, None, None])
+            logits.append(jnp.where(inside, y, -jnp.inf).reshape(x.shape[0], -1))
+        return jnp.concatenate(logits, axis=1)
+
+    def _normalise(self, x: jax.Array, affine: tuple[jax.Array, jax.Array]) -> jax.Array:
+        factor, shift = affine
+        return x * factor.astype(self.dtype) + shift.astype(self.dtype)
+
+    def _gather(self, levels: Sequence[jax.Array], affine: tuple, size: Size, windows: jax.Array) -> jax.Array:
+        cells = self._normalise(flatten_levels(levels), affine)  # the cell of zeros is normalised, too
+        index = window_cells(windows, size, self.strides, [x.shape[1:3] for x in levels])
+        return gather_windows(cells, index)
+
+    def _all_patches(self, levels: Sequence[jax.Array], affine: tuple) -> jax.Array:
+        patches = [extract_patches(self._normalise(surround(x), affine)) for x in levels]
+        return jnp.concatenate([p.reshape(p.shape[0], -1, p.shape[-1]) for p in patches], axis=1)  # [B, N, C * 100]
+
+
+def chain_of(base: int, largest: int) -> list[int]:
+    """Strides reached from a stream's by necks: base, 2 base, 4 base ... up to `largest`."""
+    chain = [base]
+    while chain[-1] * 2 <= largest:
+        chain.append(chain[-1] * 2)
+    return chain
+
+
+def _window_number(windows: Int[Array, "B K 3"], levels: Sequence[jax.Array]) -> Int[Array, "B K"]:
+    """Place of windows among all windows of the padded maps."""
+    counts, columns = zip(*(((x.shape[1] + 1) * (x.shape[2] + 1), x.shape[2] + 1) for x in levels), strict=True)
+    starts = [sum(counts[:n]) for n in range(len(counts))]
+    level = windows[..., 0]
+    return jnp.asarray(starts)[level] + windows[..., 1] * jnp.asarray(columns)[level] + windows[..., 2]
+
+
+def _unflatten(dense: Float[Array, "B N D"], at: Int[Array, "B K"], channels: int) -> Float[Array, "B K 10 10 C"]:
+    chosen = jnp.take_along_axis(dense, at[..., None], axis=1)
+    return jnp.moveaxis(chosen.reshape(*at.shape, channels, 10, 10), 2, -1)

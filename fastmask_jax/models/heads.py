@@ -1,0 +1,100 @@
+"""The two heads over a window: objectness, and the attentional (or standard) mask head (spec section 1).
+
+Letters: B images, K windows of an image, C channels.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, WINDOW
+from fastmask_jax.models.norms import FrozenNorm
+from fastmask_jax.models.windows import WindowDense
+
+HeadKind = Literal["attentional", "standard"]
+_fc_init = nn.initializers.he_normal()
+
+
+class ObjectnessHead(nn.Module):
+    """One logit a window: FC 512, ReLU, dropout; FC 1024, ReLU; FC 1.
+
+    Attributes:
+      widths: of the two hidden layers.
+      dropout: rate after the first.
+      dtype: of the computation; logits are float32.
+    """
+
+    widths: tuple[int, int] = (512, 1024)
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, windows: Float[Array, "..."], form: str = "windows", dropout_keys: jax.Array | None = None
+    ) -> Float[Array, "..."]:
+        """Logits of windows in the forms of WindowDense, without a last axis.
+
+        Args:
+          windows, form: see WindowDense.
+          dropout_keys: [B] keys, one an image, or None: no dropout. A key an image, not a batch, makes the noise the
+            same however a batch is split over devices.
+        """
+        x = nn.relu(WindowDense(self.widths[0], dtype=self.dtype, name="fc1")(windows, form))
+        if dropout_keys is not None and self.dropout > 0:
+            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
+            x = jnp.where(keep, x / (1 - self.dropout), 0).astype(self.dtype)
+        x = nn.relu(nn.Dense(self.widths[1], dtype=self.dtype, kernel_init=_fc_init, name="fc2")(x))
+        logit = nn.Dense(1, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="score")(x)
+        return logit[..., 0].astype(jnp.float32)
+
+
+class MaskHead(nn.Module):
+    """40x40 mask logits of a window, and its 10x10 attention logits.
+
+    Attributes:
+      kind: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has no attention.
+      width: of the hidden layer (no bias, frozen norm, no ReLU).
+      dtype: of the computation; logits are float32.
+    """
+
+    kind: HeadKind = "attentional"
+    width: int = 512
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, windows: Float[Array, "B K 10 10 C"]
+    ) -> tuple[Float[Array, "B K 40 40"], Float[Array, "B K 10 10"]]:
+        """(mask logits, attention logits); the standard head's attention logits are zeros."""
+        attention = jnp.zeros(windows.shape[:-1], jnp.float32)
+        if self.kind == "attentional":
+            attention = WindowDense(WINDOW**2, dtype=self.dtype, name="attention")(windows)
+            attention = attention.reshape(windows.shape[:-1]).astype(jnp.float32)
+            windows = windows * nn.sigmoid(attention)[..., None].astype(self.dtype)
+        x = WindowDense(self.width, use_bias=False, dtype=self.dtype, name="fc1")(windows)
+        x = FrozenNorm(trained=True, dtype=self.dtype, name="norm")(x)
+        x = nn.Dense(MASK**2, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="fc2")(x)
+        return x.reshape(*x.shape[:-1], MASK, MASK).astype(jnp.float32), attention
+
+
+def upscale_matrix() -> Float[np.ndarray, "160 40"]:
+    """The fixed bilinear x4 enlargement along one axis: a transposed convolution 8/4, two cells cut at each border.
+
+    Each row holds the weights of the coarse cells in one fine cell. At the border the weights sum to less than one: the
+    transposed convolution sees zeros there.
+    """
+    tap = 1 - np.abs((np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE)
+    full = np.zeros(((MASK - 1) * UPSCALE + 2 * UPSCALE, MASK), np.float32)
+    for cell in range(MASK):
+        full[cell * UPSCALE : cell * UPSCALE + 2 * UPSCALE, cell] = tap
+    return full[UPSCALE // 2 : UPSCALE // 2 + FINE_MASK]
+
+
+def upscale(logits: Float[Array, "... 40 40"]) -> Float[Array, "... 160 160"]:
+    """Mask logits enlarged as in the spec: two small matrix products."""
+    up = jnp.asarray(upscale_matrix())
+    return jnp.einsum("...ij,yi,xj->...yx", logits, up, up, precision=jax.lax.Precision.HIGHEST)

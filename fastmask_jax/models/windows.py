@@ -1,0 +1,135 @@
+"""Sliding windows: 10x10 cells of a level, centred on every corner between cells (spec section 1).
+
+Window (i, j) of an h x w level covers rows i - 5 ... i + 4 and columns j - 5 ... j + 4; the level has (h + 1) x (w + 1)
+of them, and what lies outside the map is zero *before* the window norm. There are three ways to the same windows:
+
+  patches  all windows of a level, extracted by `lax.conv_general_dilated_patches`
+  gather   chosen windows, copied by index
+  conv     none: a fully connected layer over every window of a level is a 10x10 convolution
+
+Letters: B images, h, w cells of a level, C channels, K windows of an image, M cells of all levels together, F features.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from fastmask_jax.geometry import HALF_WINDOW, WINDOW
+from fastmask_jax.models.extent import Size, own_cells
+
+
+@jax.custom_vjp
+def extract_patches(x: Float[Array, "B H W C"]) -> Float[Array, "B h2 w2 D"]:
+    """Every 10x10 window inside an H x W map: [B, H - 9, W - 9, C * 100], channel-major (C, row, column).
+
+    The forward pass is `lax.conv_general_dilated_patches` at full precision, since it is a convolution with a one-hot
+    kernel, which lower precisions would round. Its stock gradient is a transposed convolution with that kernel, of
+    quadratic work in C; ours is what it stands for, a sum of 100 shifted maps.
+    """
+    return lax.conv_general_dilated_patches(
+        x,
+        (WINDOW, WINDOW),
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _extract_forward(x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+    return extract_patches(x), x.shape
+
+
+def _extract_backward(shape: tuple[int, ...], g: jax.Array) -> tuple[jax.Array]:
+    rows, columns = g.shape[1:3]
+    g = g.reshape(*g.shape[:3], shape[3], WINDOW, WINDOW)
+    grad = jnp.zeros(shape, g.dtype)
+    for r in range(WINDOW):
+        for c in range(WINDOW):
+            grad = grad.at[:, r : r + rows, c : c + columns].add(g[..., r, c])
+    return (grad,)
+
+
+extract_patches.defvjp(_extract_forward, _extract_backward)
+
+
+def surround(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
+    """Five cells of zeros on every side, so that the 10x10 windows inside are the level's own."""
+    return jnp.pad(x, ((0, 0), (HALF_WINDOW, HALF_WINDOW), (HALF_WINDOW, HALF_WINDOW), (0, 0)))
+
+
+def flatten_levels(levels: Sequence[Float[Array, "B _h _w C"]]) -> Float[Array, "B M1 C"]:
+    """All cells of all levels, row by row, then one cell of zeros that stands for everything outside: M1 = M + 1."""
+    rows = [x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels]
+    return jnp.concatenate([*rows, jnp.zeros_like(rows[0][:, :1])], axis=1)
+
+
+def window_cells(
+    windows: Int[Array, "B K 3"], size: Size, strides: Sequence[int], padded: Sequence[tuple[int, int]]
+) -> Int[Array, "B K 10 10"]:
+    """Where in `flatten_levels` each cell of each window lies; M, the cell of zeros, for cells outside the image's map.
+
+    Args:
+      windows: (level, i, j).
+      size: resized image sizes in pixels.
+      strides: of the levels.
+      padded: (h, w) of the padded level maps that were flattened.
+    """
+    areas = np.array([h * w for h, w in padded])
+    starts = jnp.asarray(np.cumsum(areas) - areas, jnp.int32)
+    own = jnp.stack([own_cells(size, s) for s in strides], axis=1)  # [B, L, 2]
+    level = windows[..., 0]
+    own = jnp.take_along_axis(own, level[..., None], axis=1)[..., None, None, :]  # [B, K, 1, 1, 2]
+    offset = jnp.arange(WINDOW) - HALF_WINDOW
+    r = windows[..., 1, None, None] + offset[:, None]  # [B, K, 10, 1]
+    c = windows[..., 2, None, None] + offset[None, :]  # [B, K, 1, 10]
+    inside = (r >= 0) & (r < own[..., 0]) & (c >= 0) & (c < own[..., 1])
+    width = jnp.asarray([w for _, w in padded], jnp.int32)[level][..., None, None]
+    return jnp.where(inside, starts[level][..., None, None] + r * width + c, int(areas.sum()))
+
+
+def gather_windows(cells: Float[Array, "B M1 C"], index: Int[Array, "B K 10 10"]) -> Float[Array, "B K 10 10 C"]:
+    """The windows of `window_cells`, from flattened (and normalised) cells."""
+    return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(cells, index)
+
+
+class WindowDense(nn.Module):
+    """A fully connected layer over whole windows: 10 * 10 * C → F.
+
+    The kernel is kept as (10, 10, C, F), so that it is a convolution kernel, too.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."], form: str = "windows") -> Float[Array, "..."]:
+        """Applies the layer to windows in one of three forms.
+
+        Args:
+          x: "windows": [..., 10, 10, C]; "patches": [..., C * 100], channel-major; "conv": a map with its surroundings,
+            [B, h + 10, w + 10, C], every window of which is meant.
+          form: one of the above.
+
+        Returns:
+          [..., F]; for "conv" [B, h + 1, w + 1, F].
+        """
+        channels = x.shape[-1] // WINDOW**2 if form == "patches" else x.shape[-1]
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
+        kernel = self.param("kernel", init, (WINDOW, WINDOW, channels, self.features), jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if form == "windows":
+            y = x.reshape(*x.shape[:-3], -1) @ kernel.reshape(-1, self.features)
+        elif form == "patches":
+            y = x @ kernel.transpose(2, 0, 1, 3).reshape(-1, self.features)
+        else:
+            y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return y
