@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Real
 
 from fastmask_jax.geometry import all_windows
 from fastmask_jax.models.extent import Size, cut_to_extent, own_cells
@@ -77,7 +78,7 @@ class FastMask(nn.Module):
     train_form: Literal["gather", "patches"] = "gather"
     score_form: WindowForm = "conv"
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         self.halve = Neck(self.neck, self.neck_hidden, self.dtype)
@@ -86,7 +87,7 @@ class FastMask(nn.Module):
         self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)
         self.mask = MaskHead(self.head, self.mask_width, self.dtype)
 
-    def levels(self, image: Float[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
+    def levels(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
         """Level maps in the order of `strides`, before the window norm, zero beyond each image's extent."""
         maps = {}
         for base, x in zip(self.body.strides, self.body(image, size), strict=True):
@@ -107,7 +108,7 @@ class FastMask(nn.Module):
 
     def __call__(
         self,
-        image: Float[Array, "B H W 3"],
+        image: Real[Array, "B H W 3"],
         size: Size,
         score_windows: Int[Array, "B S 3"],
         mask_windows: Int[Array, "B P 3"],
@@ -134,9 +135,9 @@ class FastMask(nn.Module):
             scored, masked = (self._gather(levels, affine, size, w) for w in (score_windows, mask_windows))
         scores = self.objectness(scored, "windows", dropout_keys)
         mask_logits, attention = self.mask(masked)
-        return Sampled(levels, scores, mask_logits, attention)
+        return Sampled(tuple(x.astype(jnp.float32) for x in levels), scores, mask_logits, attention)
 
-    def propose(self, image: Float[Array, "B H W 3"], size: Size, count: int) -> Decoded:
+    def propose(self, image: Real[Array, "B H W 3"], size: Size, count: int) -> Decoded:
         """The `count` windows of highest objectness of each image, decoded; best first.
 
         Ties go to the earlier window (levels in the order of `strides`, row by row).

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, WINDOW
@@ -30,7 +31,7 @@ class ObjectnessHead(nn.Module):
 
     widths: tuple[int, int] = (512, 1024)
     dropout: float = 0.5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -63,7 +64,7 @@ class MaskHead(nn.Module):
 
     kind: HeadKind = "attentional"
     width: int = 512
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fastmask_jax.models.extent import Size, average_pool2, cut_to_extent, max_pool2
@@ -27,7 +28,7 @@ class Neck(nn.Module):
 
     kind: NeckKind = "residual"
     hidden: int = 256
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fastmask_jax.geometry import HALF_WINDOW, WINDOW
@@ -29,7 +30,7 @@ class FrozenNorm(nn.Module):
     """
 
     trained: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], size: Size | None = None, stride: int = 1) -> Float[Array, "... C"]:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -21,7 +22,7 @@ class Pointwise(nn.Module):
     step: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 F"]:

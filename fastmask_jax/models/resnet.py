@@ -5,7 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Real
 
 from fastmask_jax.models.extent import Size, cut_to_extent
 from fastmask_jax.models.norms import FrozenNorm
@@ -32,7 +33,7 @@ class Bottleneck(nn.Module):
     project: bool
     flavour: Flavour
     train_norms: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -88,7 +89,7 @@ class ResNet(nn.Module):
     flavour: Flavour = "caffe"
     train_norms: bool = False
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -96,7 +97,7 @@ class ResNet(nn.Module):
         return tuple(4 * self.middle_step * step for step in self.stream_steps)
 
     @nn.compact
-    def __call__(self, image: Float[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
+    def __call__(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
         """Features of each stream, zero beyond each image's extent.
 
         Args:
@@ -121,7 +122,7 @@ class ResNet(nn.Module):
         x = nn.max_pool(x, (3, 3), (2, 2), (pad, pad))
 
         for block in self._stage(2):
-            x = block(x, size, 4)
+            x = block(x, size, 4, 1)  # remat wants its static arguments in place
         at = 4
         for n, block in enumerate(self._stage(3)):
             step = self.middle_step if n == 0 else 1

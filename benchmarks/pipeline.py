@@ -1,0 +1,130 @@
+"""How many images a second the training pipeline makes, and where an image's time goes.
+
+    python benchmarks/pipeline.py --records data/coco/train
+
+The table: milliseconds of each stage in one process with OpenCV on one thread, median over rounds of the same images.
+Below it: images/s of `train_batches` with worker processes, as training gets them, median over stretches of batches.
+"""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from statistics import median
+
+import cv2
+import numpy as np
+
+from fastmask_jax.data.augment import random_flip, resize_into
+from fastmask_jax.data.labels import label_windows, sample
+from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
+from fastmask_jax.data.plan import BatchPlan
+from fastmask_jax.data.records import RecordSource
+from fastmask_jax.data.targets import draw_attention, draw_masks
+from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size
+
+STRIDES = (16, 24, 32, 48, 64, 96, 128)
+BUCKETS = ((672, 896), (896, 672), (896, 896))
+
+
+class Stopwatch:
+    """Seconds by stage since the last `lap`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+
+def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec) -> dict[str, float]:
+    """Milliseconds an image of each stage of an image's way through `pipeline`, in one process."""
+    watch = Stopwatch()
+    for number in numbers:
+        rng = np.random.default_rng(number)
+        watch.lap("")
+        record = source[number]
+        watch.lap("read")
+        drawn = load_sample(record)
+        watch.lap("decode")
+        drawn = random_flip(drawn, rng)
+        watch.lap("flip")
+        resized = resized_size(*drawn.size, int(rng.choice(spec.long_edges)))
+        labels = label_windows(drawn.boxes, drawn.crowd, drawn.size, resized, spec.strides, spec.labels)
+        windows = sample(labels, rng, spec.labels)
+        watch.lap("labels")
+        place = np.zeros((*BUCKETS[-1], 3), np.uint8)[: resized[0], : resized[1]]
+        resize_into(drawn.image, place)
+        watch.lap("resize")
+        view, sizes = (windows.mask_windows, windows.mask_objects), (drawn.size, resized, spec.strides)
+        draw_masks(np.zeros((len(view[0]), FINE_MASK, FINE_MASK), np.uint8), *view, drawn.masks, *sizes)
+        draw_attention(np.zeros((len(view[0]), WINDOW, WINDOW), np.uint8), *view, drawn.boxes, *sizes)
+        watch.lap("targets")
+    del watch.seconds[""]
+    return {stage: seconds / len(numbers) * 1e3 for stage, seconds in watch.seconds.items()}
+
+
+def time_batches(source: RecordSource, spec: TrainSpec, plan: BatchPlan, workers: int, steps: int) -> list[float]:
+    """Images a second over stretches in which every worker hands over one batch."""
+    batches = train_batches(source, spec, plan, 0, workers=workers, seed=0)
+    try:
+        for _ in range(3 * workers + 2):  # buffers filled before the first request are not the rate
+            next(batches)
+        rates = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            for _ in range(max(workers, 1)):
+                next(batches)
+            rates.append(plan.batch_size * max(workers, 1) / (time.perf_counter() - start))
+        return rates
+    finally:
+        batches.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", required=True, help="directory that prepare.py wrote, of one split")
+    parser.add_argument("--images", type=int, default=200, help="images of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of worker processes to time")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20, help="timings with each number of workers")
+    arguments = parser.parse_args()
+    try:
+        source = RecordSource(arguments.records)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    spec = TrainSpec(STRIDES)
+    index = source.index
+    plan = BatchPlan(
+        index.height,
+        index.width,
+        index.objects > 0,
+        batch_size=arguments.batch_size,
+        buckets=BUCKETS,
+        long_edge_max=max(spec.long_edges),
+        seed=0,
+    )
+    numbers = plan.fitting(len(BUCKETS) - 1)[: arguments.images].tolist()
+
+    cv2.setNumThreads(0)
+    time_stages(source, numbers[:20], spec)
+    rounds = [time_stages(source, numbers, spec) for _ in range(arguments.rounds)]
+    print(f"one process, {len(numbers)} images, median of {arguments.rounds} rounds")
+    for stage in rounds[0]:
+        print(f"  {stage:8s} {median(r[stage] for r in rounds):6.2f} ms an image")
+    total = median(sum(r.values()) for r in rounds)
+    print(f"  {'sum':8s} {total:6.2f} ms an image = {1e3 / total:.1f} images/s")
+    for workers in arguments.workers:
+        rate = median(time_batches(source, spec, plan, workers, arguments.steps))
+        each = f", {rate / workers:.1f} a worker" if workers else ""
+        print(f"{workers} workers, batches of {plan.batch_size}: {rate:.1f} images/s{each}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""FastMask on COCO as published: ResNet-50 to its fourth stage, two streams, residual neck, attentional head.
+
+Source: Hu, Lan, Jiang, Cao, Sha, "FastMask: Segment Multi-scale Object Candidates in One Shot", CVPR 2017.
+
+    python prepare.py coco2014 --root COCO_FOLDER
+    python train.py --config configs/coco.py --workdir runs/coco
+    python evaluate.py --config configs/coco.py --workdir runs/coco --limit 5000
+
+Variants, joined with commas: `configs/coco.py:zoom,max_neck`.
+
+    zoom                         level 192 more, images resized to 1300 in use
+    one_stream                   strides 16, 32, 64, 128 alone
+    torchvision                  the body in torchvision's layout (spec section 1)
+    average_neck, max_neck, feedforward_neck
+    standard_head                no attention
+    bfloat16                     computes in bfloat16; parameters stay float32
+
+Cost and result on COCO: not measured yet; docs/results.md says what was.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's settings, changed by the named variants."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.body = ConfigDict()
+    config.model.body.kind = "resnet"
+    config.model.body.width = 64
+    config.model.body.depths = (3, 4, 6)
+    config.model.body.middle_step = 2
+    config.model.body.stream_steps = (2, 3)  # strides 16 and 24
+    config.model.body.flavour = "caffe"
+    config.model.body.train_norms = False
+    config.model.body.remat = False
+    config.model.strides = (16, 24, 32, 48, 64, 96, 128)
+    config.model.channels = 128
+    config.model.neck = "residual"
+    config.model.neck_hidden = 256
+    config.model.head = "attentional"
+    config.model.mask_width = 512
+    config.model.objectness_widths = (512, 1024)
+    config.model.dropout = 0.5
+    config.model.norm_decay = 0.999
+    config.model.train_form = "gather"
+    config.model.score_form = "gather"
+    config.model.dtype = "float32"
+
+    config.data = ConfigDict()
+    config.data.records = "datasets/coco2014/train"
+    config.data.long_edges = (800, 869)  # smallest and largest
+    # Padded (height, width): 3:2 and 4:3 images lying and standing, and anything else; 872 holds 869 and 870.
+    config.data.buckets = ((584, 872), (656, 872), (872, 584), (872, 656), (872, 872))
+    config.data.workers = 2
+
+    config.labels = ConfigDict()  # see data/labels.LabelSpec
+    config.labels.fit_low = 0.42
+    config.labels.fit_high = 0.68
+    config.labels.centre = 0.2
+    config.labels.score_positives = 32
+    config.labels.score_negatives = 32
+    config.labels.mask_positives = 64
+
+    config.losses = ConfigDict()
+    config.losses.objectness = 1.0
+    config.losses.mask = 1.0
+    config.losses.attention = 1.0
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.reference_batch = 1
+    config.optimizer.batch_scaling = "linear"
+    config.optimizer.schedule = "step"
+    config.optimizer.warmup_images = 0
+    config.optimizer.drop_images = (500_000,)
+    config.optimizer.drop_factor = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-5
+    config.optimizer.clip_norm = 0.0  # 0: none
+    config.optimizer.body_factor = 1.0
+
+    config.train = ConfigDict()
+    config.train.batch_size = 1  # over all devices
+    config.train.images = 1_000_000
+    config.train.measure_norms = 16  # images that set a fresh body's frozen statistics; 0: leave them at 0 and 1
+    config.train.log_every = 50  # steps, as all below
+    config.train.checkpoint_every = 2_000
+    config.train.keep_checkpoints = 3
+    config.train.picture_every = 10_000  # 0: none
+    config.train.evaluate_every = 0  # 0: never; the best checkpoint is the one of highest segm/AR@100
+
+    config.evaluation = ConfigDict()
+    config.evaluation.annotations = "datasets/coco2014/annotations/instances_val2014.json"
+    config.evaluation.images = "datasets/coco2014/val2014"
+    config.evaluation.long_edge = 870
+    config.evaluation.buckets = config.data.buckets
+    config.evaluation.batch_size = 1  # of each device
+    config.evaluation.proposals = 1_000
+    config.evaluation.mask_threshold = 0.2
+    config.evaluation.limit = 0  # images by sorted id; 0: all
+    config.evaluation.workers = 1
+
+    for name in filter(None, variant.split(",")):
+        if name not in _VARIANTS:
+            raise ValueError(f"configs/coco.py has no variant {name!r}; it has {sorted(_VARIANTS)}")
+        _VARIANTS[name](config)
+    return config
+
+
+def _zoom(config: ConfigDict) -> None:
+    config.model.strides = (*config.model.strides, 192)
+    config.evaluation.long_edge = 1300
+    config.evaluation.buckets = ((872, 1300), (976, 1300), (1300, 872), (1300, 976), (1300, 1300))
+
+
+def _one_stream(config: ConfigDict) -> None:
+    config.model.body.stream_steps = (2,)
+    config.model.strides = tuple(s for s in config.model.strides if s % 3)
+
+
+def _set(section: str, key: str, value: object) -> object:
+    def change(config: ConfigDict) -> None:
+        config[section][key] = value
+
+    return change
+
+
+_VARIANTS = {
+    "zoom": _zoom,
+    "one_stream": _one_stream,
+    "torchvision": lambda config: config.model.body.update(flavour="torchvision"),
+    "average_neck": _set("model", "neck", "average"),
+    "max_neck": _set("model", "neck", "max"),
+    "feedforward_neck": _set("model", "neck", "feedforward"),
+    "standard_head": _set("model", "head", "standard"),
+    "bfloat16": _set("model", "dtype", "bfloat16"),
+}

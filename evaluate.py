@@ -1,0 +1,71 @@
+"""Average recall on COCO-format data: python evaluate.py --config configs/coco.py --workdir runs/coco [--limit 5000]"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fastmask_jax.configuration import load_config, parse_command_line, run_command
+from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Proposes on every image of a COCO-format split and prints average recall; or scores a results file.",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.workers=4",
+    )
+    parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
+    parser.add_argument("--workdir", type=Path, help="the training run; metrics.json and proposals.json go there, too")
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, or else the latest)")
+    parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
+    parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
+    parser.add_argument("--limit", type=int, help="only the first LIMIT images by sorted id")
+    parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
+    options, overrides = parse_command_line(parser)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+    if options.results:
+        if not options.annotations:
+            parser.error("--results needs --annotations, the instances JSON to score against")
+        readings = average_recall(options.annotations, options.results, limit=options.limit)
+        print(text_table([Row(options.results.name, readings), PUBLISHED_FASTMASK]))
+        return 0
+    if not options.config or not options.workdir:
+        parser.error("give --config and --workdir, or --results and --annotations")
+    config = load_config(options.config, overrides).unlock()
+    for name in ("annotations", "images", "limit"):
+        if getattr(options, name) is not None:
+            config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
+
+    readings = _evaluate(config, options.workdir, options.step)
+    (options.workdir / "metrics.json").write_text(json.dumps(readings, indent=2) + "\n")
+    ours = Row(str(options.workdir), readings, readings["seconds_per_image"])
+    print(text_table([ours, PUBLISHED_FASTMASK]))
+    print(
+        f"\n{readings['images']} images, {readings['unreadable']} unreadable; {options.workdir}/metrics.json, proposals.json"
+    )
+    return 0 if not readings["unreadable"] else 1
+
+
+def _evaluate(config: Any, workdir: Path, step: int | None) -> dict[str, float]:
+    from fastmask_jax.evaluation.run import evaluate  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax.inference.proposer import Proposer
+    from fastmask_jax.training.restoring import restore_model
+
+    model, variables, step = restore_model(config, workdir, step)
+    print(f"step {step} of {workdir}; compiling for each bucket that comes up", file=sys.stderr)
+    proposer = Proposer(model, variables, config.evaluation.proposals)
+
+    def watch(proposals: Any, total: int) -> Any:
+        return tqdm(proposals, total=total, unit="image", disable=None)
+
+    return evaluate(proposer, config.evaluation, workdir / "proposals.json", tqdm.write, watch)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

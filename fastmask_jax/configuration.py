@@ -1,0 +1,116 @@
+"""Configs on the command line: a Python file, its variant, and overrides, with readable answers to mistakes."""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of `spec`, a path to a file with `get_config`, after a colon its variant: `configs/coco.py:zoom`.
+
+    Args:
+      spec: the path and variant.
+      overrides: `--config.key.subkey=value` texts; a value is read as a Python literal, or else as text.
+
+    Errors:
+      ValueError, FileNotFoundError: no such file, variant or key, or a value of another type; one line.
+    """
+    path_text, _, variant = spec.partition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: no file {path}; this project's are in configs/")
+    config = _get_config(path)(variant)
+    for override in overrides:
+        key, equals, value = override.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"{override}: give a value, as in --config.{key}=VALUE")
+        _set(config, key, value)
+    return config.lock()
+
+
+def _get_config(path: Path) -> Callable[[str], ConfigDict]:
+    folder = str(path.resolve().parent.parent)  # so that a config can import its neighbours as configs.NAME
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config: {path} has no function get_config")
+    return module.get_config
+
+
+def _set(config: ConfigDict, key: str, text: str) -> None:
+    *sections, name = key.split(".")
+    section = config
+    for depth, part in enumerate([*sections, name]):
+        if not isinstance(section, ConfigDict) or part not in section:
+            raise ValueError(f"--config.{key}: no such key; {_nearest(config, key, depth)}")
+        if depth < len(sections):
+            section = section[part]
+    old = section[name]
+    if isinstance(old, ConfigDict):
+        raise ValueError(f"--config.{key} is a section: set one of its keys {sorted(old)}")
+    value = text if isinstance(old, str) else _literal(key, text, old)
+    try:
+        with section.ignore_type():
+            section[name] = type(old)(value) if isinstance(old, float | tuple) else value
+    except (TypeError, ValueError):
+        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}") from None
+
+
+def _literal(key: str, text: str, old: object) -> object:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}") from None
+    fits = {
+        bool: lambda: isinstance(value, bool),
+        int: lambda: isinstance(value, int) and not isinstance(value, bool),
+        float: lambda: isinstance(value, int | float) and not isinstance(value, bool),
+        tuple: lambda: isinstance(value, list | tuple),
+    }
+    if not fits.get(type(old), lambda: True)():
+        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}")
+    return value
+
+
+def _nearest(config: ConfigDict, key: str, depth: int) -> str:
+    close = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.0)
+    return f"did you mean --config.{close[0]}?"
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in config.items():
+        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [f"{prefix}{name}"]
+    return keys
+
+
+def parse_command_line(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Known arguments, and the `--config.key=value` overrides; anything else is an error of the parser."""
+    options, rest = parser.parse_known_args(arguments)
+    strange = [text for text in rest if not text.startswith("--config.")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    return options, rest
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs an entry point: foreseen errors become one line on stderr and code 2, Ctrl-C code 130."""
+    try:
+        return command()
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

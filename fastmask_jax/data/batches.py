@@ -1,0 +1,31 @@
+"""What the data folder hands on: padded batches for training and for use (docs/design.md, letters and contracts)."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+
+class TrainBatch(NamedTuple):
+    """One host's images of a training step, with sampled windows and their targets. All images share a bucket."""
+
+    image: UInt8[np.ndarray, "B H W 3"]  # resized RGB; zero beyond `size`
+    size: Int32[np.ndarray, "B 2"]  # (height, width) of the resized image
+    image_id: Int64[np.ndarray, "B"]  # stays on the host
+    slot: Int32[np.ndarray, "B"]  # place in the global batch: seeds dropout
+    score_windows: Int32[np.ndarray, "B S 3"]  # (level, i, j); padding rows are (0, 0, 0) with weight 0
+    score_labels: Float32[np.ndarray, "B S"]  # 1 positive, 0 hard negative
+    score_weights: Float32[np.ndarray, "B S"]  # 1 sampled, 0 padding
+    mask_windows: Int32[np.ndarray, "B P 3"]
+    mask_weights: Float32[np.ndarray, "B P"]
+    mask_targets: UInt8[np.ndarray, "B P 160 160"]
+    attention_targets: UInt8[np.ndarray, "B P 10 10"]
+
+
+class UseBatch(NamedTuple):
+    """Images in use. All share a bucket; rows with image_id −1 only fill the batch (4×4 black pixels)."""
+
+    image: Float32[np.ndarray, "B H W 3"]  # resized RGB, INTER_LINEAR on float32; zero beyond `size`
+    size: Int32[np.ndarray, "B 2"]  # resized (height, width)
+    original_size: Int32[np.ndarray, "B 2"]  # (height, width) of the file
+    image_id: Int64[np.ndarray, "B"]

@@ -1,0 +1,294 @@
+"""From records and files to padded batches, in several processes, the same for any number of them (spec sections 2, 3).
+
+A training batch is a pure function of (plan, seed, step): each image draws from `default_rng((seed, step, slot))`,
+`slot` being its place in the global batch. Nothing is kept between steps, so a run goes on from any step.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Float32, Int64
+
+from fastmask_jax.data.augment import Sample, random_flip, resize_in_use, resize_into
+from fastmask_jax.data.batches import TrainBatch, UseBatch
+from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
+from fastmask_jax.data.plan import BatchPlan
+from fastmask_jax.data.records import Record
+from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
+from fastmask_jax.geometry import FINE_MASK, MULTIPLE, WINDOW, choose_bucket, resized_size
+
+SCALE_TRIES = 4  # long edges drawn for an image until one gives a positive window
+IMAGE_TRIES = 8  # images drawn for a place of the batch until one has a positive window
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How training images are scaled and labelled (spec sections 1, 2)."""
+
+    strides: tuple[int, ...]
+    long_edges: tuple[int, ...] = tuple(range(800, 870))
+    labels: LabelSpec = field(default_factory=LabelSpec)
+
+
+@runtime_checkable
+class Records(Protocol):
+    """A random-access, picklable source of records, such as `records.RecordSource`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Record: ...
+
+
+class Example(NamedTuple):
+    """One image of a training batch, all chosen and nothing drawn yet: pixels and targets go straight to the batch."""
+
+    sample: Sample
+    image_id: int
+    resized: tuple[int, int]  # (height, width)
+    windows: WindowSample
+
+
+def load_sample(record: Record) -> Sample:
+    """A record decoded, its boxes rounded to whole pixels (spec section 2).
+
+    Errors:
+      ValueError: the image cannot be decoded, or its size is not that of the record; names file and id.
+    """
+    name = f"image {record.image_id} ({record.file_name})"
+    try:
+        image = decode_image(record.image_bytes)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be decoded ({error}): prepare the records again") from None
+    if image.shape[:2] != (record.height, record.width):
+        raise ValueError(
+            f"{name} has {image.shape[0]}x{image.shape[1]} pixels, but its record says "
+            f"{record.height}x{record.width}: prepare the records again"
+        )
+    masks = tuple(InstanceMask(rle) for rle in record.rles)
+    return Sample(image, whole_boxes(record.boxes), record.crowd, masks)
+
+
+def label_at_some_scale(
+    drawn: Sample, spec: TrainSpec, rng: np.random.Generator
+) -> tuple[tuple[int, int], WindowLabels]:
+    """(resized (height, width), labels) at a random long edge; at another, a few times, while no window is positive."""
+    for _ in range(SCALE_TRIES):
+        resized = resized_size(*drawn.size, int(rng.choice(spec.long_edges)))
+        labels = label_windows(drawn.boxes, drawn.crowd, drawn.size, resized, spec.strides, spec.labels)
+        if labels.positive.any():
+            break
+    return resized, labels
+
+
+def choose_example(
+    source: Records, number: int, substitutes: Int64[np.ndarray, "m"], spec: TrainSpec, rng: np.random.Generator
+) -> Example:
+    """Record `number` augmented and labelled, or one of the substitutes where it has no positive window.
+
+    "An image with no positive window is not trained on" (spec section 2): where no substitute has one either, all
+    weights are 0.
+    """
+    for _ in range(IMAGE_TRIES):
+        record = source[number]
+        drawn = random_flip(load_sample(record), rng)
+        resized, labels = label_at_some_scale(drawn, spec, rng)
+        if labels.positive.any():
+            break
+        number = int(rng.choice(substitutes))
+    else:
+        labels = labels._replace(hard_negative=np.zeros_like(labels.hard_negative))
+    return Example(drawn, record.image_id, resized, sample(labels, rng, spec.labels))
+
+
+def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], strides: Sequence[int]) -> TrainBatch:
+    """Examples as a batch, their images resized and their targets drawn in place."""
+    B = len(examples)
+    windows = WindowSample(*map(np.stack, zip(*(example.windows for example in examples), strict=True)))
+    batch = TrainBatch(
+        image=np.zeros((B, *bucket, 3), np.uint8),
+        size=np.array([example.resized for example in examples], np.int32),
+        image_id=np.array([example.image_id for example in examples], np.int64),
+        slot=np.array(slots, np.int32),
+        score_windows=windows.score_windows,
+        score_labels=windows.score_labels,
+        score_weights=windows.score_weights,
+        mask_windows=windows.mask_windows,
+        mask_weights=windows.mask_weights,
+        mask_targets=np.zeros((*windows.mask_objects.shape, FINE_MASK, FINE_MASK), np.uint8),
+        attention_targets=np.zeros((*windows.mask_objects.shape, WINDOW, WINDOW), np.uint8),
+    )
+    for row, (drawn, _, resized, chosen) in enumerate(examples):
+        resize_into(drawn.image, batch.image[row, : resized[0], : resized[1]])
+        view = (chosen.mask_windows, chosen.mask_objects)
+        sizes = (drawn.size, resized, strides)
+        draw_masks(batch.mask_targets[row], *view, drawn.masks, *sizes)
+        draw_attention(batch.attention_targets[row], *view, drawn.boxes, *sizes)
+    return batch
+
+
+@dataclass(frozen=True)
+class BatchLoader:
+    """step → TrainBatch: what the worker processes run."""
+
+    source: Records
+    spec: TrainSpec
+    plan: BatchPlan
+    slots: range  # this process's places in the global batch
+    seed: int
+
+    def __call__(self, step: int) -> TrainBatch:
+        bucket, numbers = self.plan[step]
+        substitutes = self.plan.fitting(bucket)
+        examples = [
+            choose_example(
+                self.source, int(numbers[slot]), substitutes, self.spec, np.random.default_rng((self.seed, step, slot))
+            )
+            for slot in self.slots
+        ]
+        return pack(examples, self.slots, self.plan.buckets[bucket], self.spec.strides)
+
+
+def train_batches(
+    source: Records,
+    spec: TrainSpec,
+    plan: BatchPlan,
+    start_step: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int,
+    seed: int,
+) -> Iterator[TrainBatch]:
+    """Batches of the steps from `start_step` on, without end: this process's share of each global batch.
+
+    Args:
+      source: records; pickled to each worker process.
+      process_index, process_count: which share of the global batch: contiguous rows.
+      workers: processes that load whole batches in turn; 0 loads in a thread of this process.
+
+    Errors:
+      ValueError: the batch cannot be shared evenly; scales larger than the plan's; later, a broken record (one line).
+    """
+    if plan.batch_size % process_count:
+        raise ValueError(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
+    if max(spec.long_edges) > plan.long_edge_max:
+        raise ValueError(f"long edge {max(spec.long_edges)} is more than the plan's buckets hold: {plan.long_edge_max}")
+    local = plan.batch_size // process_count
+    slots = range(process_index * local, (process_index + 1) * local)
+    loader = BatchLoader(source, spec, plan, slots, seed)
+    return _load(grain.MapDataset.range(start_step, sys.maxsize).map(loader), workers)
+
+
+def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
+    """The dataset's elements in order, made ahead of their use by `workers` processes, or by a thread where 0.
+
+    An error inside a worker comes out as the same error, of one line.
+    """
+    if not flags.FLAGS.is_parsed():  # grain reads absl flags, which nobody parses in a test or a notebook
+        flags.FLAGS.mark_as_parsed()
+    ahead = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else 2))
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
+    elements = iter(ahead)
+    try:
+        yield from elements
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise RuntimeError(
+            "a data worker process died: out of memory or of /dev/shm (fewer workers need less), or started by a "
+            "script without `if __name__ == '__main__':`"
+        ) from error
+    finally:
+        elements.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    cv2.setNumThreads(0)  # the processes are the parallelism
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent to act on
+        signal.signal(number, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """(image id, path) → image in use, or the line that says why there is none: what the worker processes run."""
+
+    long_edge: int
+
+    def __call__(self, image: tuple[int, str]) -> "UsedImage | str":
+        image_id, path = image
+        try:
+            pixels = decode_image(Path(path).read_bytes())
+        except (OSError, ValueError) as error:
+            return f"image {image_id} ({path}) left out: {error}"
+        size = pixels.shape[:2]
+        return UsedImage(resize_in_use(pixels, resized_size(*size, self.long_edge)), size, image_id)
+
+
+class UsedImage(NamedTuple):
+    image: Float32[np.ndarray, "h w 3"]
+    original_size: tuple[int, int]
+    image_id: int
+
+
+def use_batches(
+    images: Sequence[tuple[int, str | Path]],
+    buckets: Sequence[tuple[int, int]],
+    long_edge: int,
+    batch_size: int,
+    workers: int,
+    on_problem: Callable[[str], None],
+) -> Iterator[UseBatch]:
+    """Batches of image files, each of one bucket; the order is fixed by the list, but is not the list's.
+
+    A file that cannot be read is passed to `on_problem` as one line naming it, and left out. The last batch of a
+    bucket is filled with rows of image_id −1.
+
+    Args:
+      images: (image id, path) pairs.
+      buckets: padded (height, width) pairs; see `geometry.choose_bucket`.
+      workers: processes that read, decode and resize; 0: a thread of this process.
+
+    Errors:
+      ValueError: an image is larger than every bucket.
+    """
+    dataset = grain.MapDataset.source([(int(i), str(path)) for i, path in images]).map(ImageLoader(long_edge))
+    waiting: list[list[UsedImage]] = [[] for _ in buckets]
+    for loaded in _load(dataset, workers):
+        if isinstance(loaded, str):
+            on_problem(loaded)
+            continue
+        bucket = choose_bucket(*loaded.original_size, long_edge, buckets)
+        waiting[bucket].append(loaded)
+        if len(waiting[bucket]) == batch_size:
+            yield _use_batch(waiting[bucket], buckets[bucket], batch_size)
+            waiting[bucket] = []
+    for left_over, bucket in zip(waiting, buckets, strict=True):
+        if left_over:
+            yield _use_batch(left_over, bucket, batch_size)
+
+
+def _use_batch(images: list[UsedImage], bucket: tuple[int, int], batch_size: int) -> UseBatch:
+    batch = UseBatch(
+        image=np.zeros((batch_size, *bucket, 3), np.float32),
+        size=np.full((batch_size, 2), MULTIPLE, np.int32),
+        original_size=np.full((batch_size, 2), MULTIPLE, np.int32),
+        image_id=np.full(batch_size, -1, np.int64),
+    )
+    for row, (image, original_size, image_id) in enumerate(images):
+        h, w = image.shape[:2]
+        batch.image[row, :h, :w] = image
+        batch.size[row], batch.original_size[row], batch.image_id[row] = (h, w), original_size, image_id
+    return batch

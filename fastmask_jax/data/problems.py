@@ -1,0 +1,69 @@
+"""What is wrong with a dataset: counted by kind, the first few of each named."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+EXAMPLES = 5  # named of each kind
+
+
+class Problem(StrEnum):
+    """Kinds of problems; the image or the object (or what the text says) is left out, the rest is used."""
+
+    IMAGE_ENTRY = "image entry without a whole-number id or a file name"
+    IMAGE_ID_TWICE = "image id used twice"
+    IMAGE_OUTSIDE_FOLDER = "file name leads out of the image folder"
+    IMAGE_MISSING = "image file missing"
+    IMAGE_BROKEN = "image file truncated or not decodable"
+    IMAGE_SIZE = "image of another size than its entry says"
+    OBJECT_ENTRY = "annotation without a whole-number id or image_id"
+    OBJECT_ID_TWICE = "annotation id used twice"
+    OBJECT_OF_UNKNOWN_IMAGE = "annotation of an image that is not listed"
+    OBJECT_OF_LOST_IMAGE = "annotation of an image that was left out"
+    NO_SEGMENTATION = "annotation without a segmentation"
+    POLYGON = "degenerate polygon (under 3 points, odd or non-finite numbers, no area)"
+    POLYGON_FAR = "polygon leading absurdly far out of its image"
+    RLE = "broken run-length encoding"
+    RLE_SIZE = "run-length encoding of another size than its image"
+    OUTSIDE = "object wholly outside its image"
+    EMPTY_MASK = "mask without a pixel"
+    BOX = "box broken or not touching the image (the mask's box was taken)"
+
+
+class ProblemReport:
+    """Counts problems by kind and keeps the first `EXAMPLES` of each by name."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Problem] = Counter()
+        self.examples: dict[Problem, list[str]] = {}
+
+    def add(self, problem: Problem, where: str, times: int = 1) -> None:
+        """Counts one problem (or `times` of it); `where` names the file, image or annotation."""
+        self.counts[problem] += times
+        named = self.examples.setdefault(problem, [])
+        if len(named) < EXAMPLES:
+            named.append(where)
+
+    def extend(self, found: Iterable[tuple[Problem, str]]) -> None:
+        """Counts each (problem, where) of `found`."""
+        for problem, where in found:
+            self.add(problem, where)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def summary(self) -> str:
+        """A line for each kind: how many, what, the first few by name. Empty where nothing is wrong."""
+        lines = []
+        for problem, count in self.counts.most_common():
+            named = self.examples[problem]
+            more = ", …" if count > len(named) else ""
+            lines.append(f"{count:>8}  {problem}: {', '.join(named)}{more}")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Writes {kind: {"text", "count", "examples"}} as JSON; `{}` where nothing is wrong."""
+        kinds = {p.name.lower(): {"text": p, "count": n, "examples": self.examples[p]} for p, n in self.counts.items()}
+        path.write_text(json.dumps(kinds, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""A function over many items in worker processes, results in the items' order, little in memory at a time."""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+_CHUNK = 16  # items a worker takes at a time
+_AHEAD = 4  # chunks under way for each worker
+
+
+def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: int, title: str) -> Iterator[Any]:
+    """Yields function(item) for every item in order, under a progress bar named `title`.
+
+    Args:
+      function: at the top level of a module (or a partial of such), so that it reaches the workers.
+      items: a sequence that slices, such as a list or a range.
+      workers: processes; 0: none besides this one.
+
+    Errors:
+      ValueError: a worker was killed. What `function` raises is raised here.
+    """
+    chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+    call = partial(_call, function)
+    with tqdm(total=len(items), desc=title, unit="image") as bar:
+        for results in _in_workers(call, chunks, workers) if workers else map(call, chunks):
+            yield from results
+            bar.update(len(results))
+
+
+def _call(function: Callable[[Any], Any], chunk: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in chunk]
+
+
+def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int) -> Iterator[list[Any]]:
+    # Not forked: array_record and OpenCV keep threads, whose locks a fork may leave taken.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_parent)
+    try:
+        waiting = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(call, chunk))
+            if len(waiting) > workers * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ValueError("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,102 @@
+"""Records on disk, by number: what `builder` wrote, read by any number of processes."""
+
+import operator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool, Float32, Int32, Int64
+
+INDEX = "index.npz"
+
+
+class Record(NamedTuple):
+    """An image of n objects, crowds among them; all in pixels of the image file."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    image_bytes: bytes  # the file as it was; `image_file.decode_image` makes pixels of it
+    object_ids: Int64[np.ndarray, "n"]
+    boxes: Float32[np.ndarray, "n 4"]  # x, y, w, h
+    areas: Float32[np.ndarray, "n"]
+    crowd: Bool[np.ndarray, "n"]
+    rles: list[dict[str, Any]]  # {"size": [height, width], "counts": bytes}, as pycocotools takes them
+
+
+class RecordIndex(NamedTuple):
+    """Of every record, in their order, without reading them; N records."""
+
+    image_id: Int64[np.ndarray, "N"]
+    height: Int32[np.ndarray, "N"]
+    width: Int32[np.ndarray, "N"]
+    objects: Int32[np.ndarray, "N"]  # crowds not counted
+
+
+class RecordSource:
+    """Random access to the records of a directory; picklable, and opened anew in every process that reads."""
+
+    def __init__(self, directory: Path | str) -> None:
+        """Reads the index; the records are opened with the first one read.
+
+        Errors:
+          FileNotFoundError: the directory holds no (finished) records.
+        """
+        self.directory = Path(directory)
+        path = self.directory / INDEX
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{self.directory}: no records here; make them with prepare.py (see python prepare.py -h)"
+            )
+        try:
+            with np.load(path) as arrays:
+                self.index = RecordIndex(**{name: arrays[name] for name in RecordIndex._fields})
+        except (ValueError, KeyError, OSError, EOFError) as error:
+            raise ValueError(f"{path}: broken index ({error}); build the records again with --overwrite") from None
+
+    def __repr__(self) -> str:
+        return f"RecordSource({str(self.directory)!r})"
+
+    def __len__(self) -> int:
+        return len(self.index.image_id)
+
+    def __getitem__(self, number: SupportsIndex) -> Record:
+        """Record `number`, 0 … len − 1.
+
+        Errors:
+          IndexError: there is no such record.
+          FileNotFoundError: a file of the records is missing.
+        """
+        number = operator.index(number)
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.directory}: record {number} of {len(self)}")
+        example = self._examples[number]
+        objects = example["objects"]
+        height, width = example["image/height"], example["image/width"]
+        return Record(
+            image_id=int(example["image/id"]),
+            file_name=example["image/filename"].decode(),
+            height=int(height),
+            width=int(width),
+            image_bytes=example["image"],
+            object_ids=np.asarray(objects["id"], np.int64),
+            boxes=np.asarray(objects["bbox"], np.float32).reshape(-1, 4),
+            areas=np.asarray(objects["area"], np.float32),
+            crowd=np.asarray(objects["is_crowd"], np.bool_),
+            rles=[{"size": [int(height), int(width)], "counts": bytes(c)} for c in objects["counts"]],
+        )
+
+    @cached_property
+    def _examples(self) -> Any:
+        builder = tfds.builder_from_directory(self.directory)
+        (split,) = builder.info.splits
+        for shard in builder.info.splits[split].filepaths:
+            if not shard.exists():
+                raise FileNotFoundError(f"{shard}: missing; build the records again with --overwrite")
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_examples"}

@@ -1,0 +1,132 @@
+"""What a positive window should say: the object's mask and its box, seen in the window (spec section 2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num, UInt8
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.geometry import FINE_MASK, HALF_WINDOW, WINDOW
+
+CELLS_PER_STRIDE = FINE_MASK // WINDOW  # mask cells in a window's step: windows of a level share one lattice of cells
+
+
+@dataclass(frozen=True)
+class InstanceMask:
+    """An object's mask in original pixels, kept as RLE until it is needed."""
+
+    rle: dict[str, Any]  # COCO's compressed form: {size: [height, width], counts: bytes}
+    mirrored: bool = False
+
+    def mirror(self) -> "InstanceMask":
+        """The mask in the image flipped left to right."""
+        return replace(self, mirrored=not self.mirrored)
+
+    def crop(self) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
+        """(x, y, pixels): the smallest rectangle that holds the mask, its corner in original pixels, 0 or 1 in it."""
+        x, y, w, h = (int(side) for side in coco_mask.toBbox(self.rle))
+        pixels = coco_mask.decode(self.rle)[y : y + h, x : x + w]
+        if self.mirrored:
+            x, pixels = self.rle["size"][1] - x - w, pixels[:, ::-1]
+        return x, y, pixels
+
+
+def draw_masks(
+    targets: UInt8[np.ndarray, "P 160 160"],
+    windows: Int[np.ndarray, "P 3"],
+    objects: Int[np.ndarray, "P"],
+    masks: Sequence[InstanceMask],
+    original: tuple[int, int],
+    resized: tuple[int, int],
+    strides: Sequence[int],
+) -> None:
+    """Write each window's object as 160×160 cells of 0 and 1 into `targets`, which is all 0; nothing where no object.
+
+    A cell is 1 where the mask's mean over a square about the cell's centre is at least ½. The square is the cell,
+    or one original pixel where that is more: area averaging where the window reduces the mask and bilinear
+    interpolation where it enlarges it are both this mean. Beyond the image the mask is 0.
+
+    Args:
+      targets: the place to write to, so that a batch's targets are not copied.
+      windows, objects: (level, i, j) triples with the numbers of their objects, −1: none.
+      masks: of all objects, in original pixels.
+      original, resized: (height, width) of the image file, and of the image that the network sees.
+      strides: strides of the levels in resized pixels.
+    """
+    scale_y, scale_x = original[0] / resized[0], original[1] / resized[1]
+    levels = windows[:, 0]
+    for n in np.unique(objects[objects >= 0]):
+        x, y, pixels = masks[n].crop()
+        summed = cv2.integral(pixels)  # [h + 1, w + 1]: linear between corners of pixels, so exact at any edge
+        for level in np.unique(levels[objects == n]):
+            cell = strides[level] / CELLS_PER_STRIDE
+            top, bottom = _cell_range(y, pixels.shape[0], cell * scale_y)
+            left, right = _cell_range(x, pixels.shape[1], cell * scale_x)
+            rows = _strip_means(summed, np.arange(top, bottom), cell * scale_y, y)
+            cells = _strip_means(rows.T, np.arange(left, right), cell * scale_x, x).T >= 0.5
+            for p in np.flatnonzero((objects == n) & (levels == level)):
+                i, j = (windows[p, 1:] - HALF_WINDOW) * CELLS_PER_STRIDE
+                _paste(cells, targets[p], int(top - i), int(left - j))
+
+
+def _cell_range(start: int, length: int, cell: float) -> tuple[int, int]:
+    """First and last + 1 of the cells, `cell` pixels wide, whose centre may lie in `length` pixels from `start`."""
+    return int(np.floor(start / cell)), int(np.ceil((start + length) / cell))
+
+
+def _strip_means(
+    summed: Num[np.ndarray, "edges m"], cells: Int[np.ndarray, "r"], cell: float, start: int
+) -> Float[np.ndarray, "r m"]:
+    """Means over strips of max(cell, 1) pixels about the centres of cells, from sums over all pixels before each edge.
+
+    The first of the h pixels is pixel `start`; there is nothing before it, nor beyond the last.
+    """
+    pixels, width = len(summed) - 1, max(cell, 1.0)
+    first = (cells + 0.5) * cell - width / 2 - start
+    edges = np.clip(np.concatenate([first, first + width]), 0, pixels)
+    whole = np.minimum(edges.astype(np.int64), pixels - 1)
+    part = (edges - whole)[:, None]
+    before = (1 - part) * summed[whole] + part * summed[whole + 1]
+    return (before[len(cells) :] - before[: len(cells)]) / width
+
+
+def _paste(cells: Bool[np.ndarray, "r c"], target: UInt8[np.ndarray, "160 160"], top: int, left: int) -> None:
+    """Write cells into a window's target, their corner at (top, left), cut at the target's border."""
+    rows = slice(max(top, 0), min(top + cells.shape[0], FINE_MASK))
+    columns = slice(max(left, 0), min(left + cells.shape[1], FINE_MASK))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        target[rows, columns] = cells[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+
+def draw_attention(
+    targets: UInt8[np.ndarray, "P 10 10"],
+    windows: Int[np.ndarray, "P 3"],
+    objects: Int[np.ndarray, "P"],
+    boxes: Int[np.ndarray, "n 4"],
+    original: tuple[int, int],
+    resized: tuple[int, int],
+    strides: Sequence[int],
+) -> None:
+    """Write each window's object's box as 10×10 cells of 0 and 1 into `targets`; nothing where there is no object.
+
+    The box's edges go to the nearest borders of cells (halves to even, which is the same in a mirror); it has at
+    least one cell on each axis, the one of its middle, and is cut to the window.
+
+    Args:
+      boxes: whole original pixels, (x, y, width, height); the others as in `draw_masks`.
+    """
+    real = np.flatnonzero(objects >= 0)
+    windows, boxes = windows[real], boxes[objects[real]]
+    stride = np.asarray(strides)[windows[:, 0], None]
+    per_pixel = np.array(resized) / (np.array(original) * stride)  # cells in an original pixel, (y, x)
+    corner = boxes[:, 1::-1] * per_pixel - (windows[:, 1:] - HALF_WINDOW)
+    side = boxes[:, :1:-1] * per_pixel
+    first, last = np.rint(corner), np.rint(corner + side)
+    first = np.clip(np.where(first < last, first, np.floor(corner + side / 2)), 0, WINDOW - 1)
+    last = np.clip(last, first + 1, WINDOW)
+    cell = np.arange(WINDOW)
+    within = (cell >= first[:, :, None]) & (cell < last[:, :, None])  # [P, 2, 10]
+    targets[real] = within[:, 0, :, None] & within[:, 1, None, :]

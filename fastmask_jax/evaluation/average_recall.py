@@ -1,0 +1,345 @@
+"""Average recall of class-agnostic proposals by COCO's protocol (spec section 3): of any results file, for any split.
+
+Recall is a count of objects found over a count of objects, so images are scored a few at a time and the counts added:
+the proposals of 5000 images need not fit into memory. Matching itself is left to a COCO engine.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import faster_coco_eval.core
+import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from jaxtyping import Float64, Int64
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.data import coco_json
+from fastmask_jax.data.coco_objects import CocoObject, objects_of
+from fastmask_jax.data.problems import Problem
+from fastmask_jax.inference.results import CATEGORY, check_entry, read_results
+from fastmask_jax.inference.rle import covered_pixels
+
+Kind = Literal["segm", "bbox"]
+Engine = Literal["fast", "reference"]
+KINDS: tuple[Kind, ...] = ("segm", "bbox")
+PROPOSALS = (10, 100, 1000)
+AREA_PROPOSALS = 100  # the small, medium and large columns are read at this many
+AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}  # pixels²
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+CHUNK = 32  # images scored in one call of an engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image with its objects and, once read, its proposals as an engine wants them."""
+
+    image_id: int
+    size: tuple[int, int]
+    objects: list[CocoObject]
+
+
+class _Scattered(Exception):
+    """The entries of an image do not stand together in the file."""
+
+
+def average_recall(
+    annotations: Path,
+    results: Path | Sequence[dict],
+    *,
+    image_ids: Iterable[int] | None = None,
+    limit: int | None = None,
+    max_proposals: Sequence[int] = PROPOSALS,
+    engine: Engine = "fast",
+) -> dict[str, float]:
+    """AR over IoU 0.50:0.05:0.95 of segments and boxes; classes are ignored, crowds are neither found nor missed.
+
+    Proposals of images that are not listed are counted, named in a warning and left out. An entry without a mask counts
+    for boxes alone; one without a box has its mask's.
+
+    Args:
+      annotations: COCO instances JSON; broken objects are left out and named in a warning.
+      results: COCO results file of any system, or its entries: any category, compressed or not, or polygons.
+      image_ids: score these images only.
+      limit: score the first `limit` images by sorted id.
+      max_proposals: how many proposals an image, best scores first, stand in AR@….
+      engine: "fast" is faster-coco-eval, "reference" pycocotools; they give the same figures.
+
+    Returns:
+      {"segm/AR@10": …, "segm/AR_small@100": …, "bbox/AR@1000": …}; NaN where there is nothing to find, and for
+      segments where no entry has a mask.
+
+    Errors:
+      FileNotFoundError, ValueError: one line that names the file and what is wrong with it.
+    """
+    images, listed = _truth(annotations, image_ids, limit)
+    caps = sorted({*max_proposals, AREA_PROPOSALS})
+    found, blind = _recalled(images, listed, results, caps, engine)
+    total = _object_counts(image.objects for image in images.values())
+    figures: dict[str, float] = {}
+    for kind in KINDS:
+        to_find = np.where(total > 0, total, np.nan) * (np.nan if blind and kind == "segm" else 1)
+        mean = (found[kind] / to_find[:, None]).mean(0)  # [areas, caps]
+        for cap in max_proposals:
+            figures[f"{kind}/AR@{cap}"] = float(mean[0, caps.index(cap)])
+        for place, area in enumerate(AREAS):
+            if area != "all":
+                figures[f"{kind}/AR_{area}@{AREA_PROPOSALS}"] = float(mean[place, caps.index(AREA_PROPOSALS)])
+    return figures
+
+
+def recall_by_image(
+    annotations: Path,
+    results: Path | Sequence[dict],
+    *,
+    kind: Kind = "segm",
+    proposals: int = 100,
+    image_ids: Iterable[int] | None = None,
+    limit: int | None = None,
+    engine: Engine = "fast",
+) -> dict[int, float]:
+    """Mean recall over IoU 0.50:0.05:0.95 of each image that has an object to find, by its best `proposals`."""
+    images, _ = _truth(annotations, image_ids, limit)
+    recalls = {n: 0.0 for n, image in images.items() if not all(o.crowd for o in image.objects)}
+
+    def score(groups: Iterator[tuple[int, list[dict]]]) -> None:
+        for image_id, entries in _wanted(groups, images, proposals, _name(results)):
+            hits = _found([(images[image_id], entries)], kind, [proposals], engine)[:, 0, 0]
+            recalls[image_id] = float(hits.mean() / _object_counts([images[image_id].objects])[0])
+
+    _over_groups(results, score)
+    return recalls
+
+
+def _truth(annotations: Path, image_ids: Iterable[int] | None, limit: int | None) -> tuple[dict[int, _Image], set[int]]:
+    """The images to score, by sorted id, and the ids of all that are listed."""
+    split = coco_json.read(Path(annotations), None)
+    chosen = split.images
+    if image_ids is not None:
+        wanted = set(image_ids)
+        unknown = sorted(wanted - {image.image_id for image in chosen})
+        if unknown:
+            raise ValueError(f"{annotations}: no image {unknown[0]} ({len(unknown)} of the image ids are not listed)")
+        chosen = [image for image in chosen if image.image_id in wanted]
+    images = {}
+    for image in chosen[:limit]:
+        if image.size is None:
+            raise ValueError(f"{annotations}: image {image.image_id} has no height and width; AR needs them")
+        objects, problems = objects_of(image.annotations, image.size, image.file_name)
+        split.report.extend(problems)
+        # Of two equally good objects COCO's matching takes the later one, in the order of categories.
+        category = {entry["id"]: entry.get("category_id", 0) for entry in image.annotations}
+        objects.sort(key=lambda o: category[o.object_id])
+        images[image.image_id] = _Image(image.image_id, image.size, objects)
+    if split.report:
+        log.warning("%s: left out of the objects to find:\n%s", annotations, split.report.summary())
+    return images, {image.image_id for image in split.images}
+
+
+def _object_counts(objects: Iterable[list[CocoObject]]) -> Int64[np.ndarray, "4"]:
+    """How many objects are to be found in each of `AREAS`."""
+    area = np.array([o.area for each in objects for o in each if not o.crowd])
+    return np.array([np.count_nonzero((area >= low) & (area <= high)) for low, high in AREAS.values()], np.int64)
+
+
+def _name(results: Path | Sequence[dict]) -> str:
+    return str(results) if isinstance(results, str | Path) else "results"
+
+
+def _over_groups(results: Path | Sequence[dict], score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
+    """Calls `score` with (image id, entries) of every image; streams a file where its images stand together."""
+    if isinstance(results, str | Path):
+        try:
+            return score(_runs(read_results(results)))
+        except _Scattered:
+            log.warning("%s: entries are not sorted by image: the whole file is held in memory", results)
+            entries: Iterable[dict] = read_results(results)
+    else:
+        for number, entry in enumerate(results):
+            check_entry(entry, f"results: entry {number}")
+        entries = results
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry["image_id"]].append(entry)
+    return score(iter(groups.items()))
+
+
+def _runs(entries: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
+    seen = set()
+    for image_id, run in itertools.groupby(entries, key=lambda entry: entry["image_id"]):
+        if image_id in seen:
+            raise _Scattered
+        seen.add(image_id)
+        yield image_id, list(run)
+
+
+def _wanted(
+    groups: Iterator[tuple[int, list[dict]]], images: dict[int, _Image], most: int, where: str
+) -> Iterator[tuple[int, list[dict]]]:
+    """The best `most` entries of every image with an object to find, best first, as an engine wants them."""
+    for image_id, entries in groups:
+        image = images.get(image_id)
+        if image is None or all(o.crowd for o in image.objects):
+            continue
+        best = sorted(entries, key=lambda entry: -entry["score"])[:most]  # stable, as COCO's own sort
+        yield (
+            image_id,
+            [
+                {"score": float(entry["score"]), "bbox": _box(entry, rle, image, where), "segmentation": rle}
+                for entry, rle in zip(best, _rles(best, image, where), strict=True)
+            ],
+        )
+
+
+def _box(entry: dict, rle: dict | None, image: _Image, where: str) -> list[float]:
+    box = entry.get("bbox")
+    if not box:
+        return coco_mask.toBbox(rle).tolist()
+    if isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        return [float(v) for v in box]
+    raise ValueError(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
+
+
+def _named(entry: dict, image: _Image, where: str) -> str:
+    return f"{where}: the proposal of image {image.image_id} with score {entry['score']}"
+
+
+def _rles(entries: list[dict], image: _Image, where: str) -> list[dict | None]:
+    """The masks of an image's results as compressed RLE; None where an entry has none."""
+    rles: list[dict | None] = []
+    for entry in entries:
+        mask = entry.get("segmentation")
+        counts = mask.get("counts") if isinstance(mask, dict) else None
+        if isinstance(counts, str | bytes):
+            if mask.get("size") not in (list(image.size), image.size):
+                raise ValueError(
+                    f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
+                )
+            counts = counts if isinstance(counts, bytes) else counts.encode()
+            rles.append({"size": list(image.size), "counts": counts})
+        else:
+            rles.append(_compressed(entry, image, where) if mask else None)
+    given = [(entry, rle["counts"]) for entry, rle in zip(entries, rles, strict=True) if rle]
+    broken = np.flatnonzero(covered_pixels([counts for _, counts in given]) != image.size[0] * image.size[1])
+    if len(broken):
+        raise ValueError(f"{_named(given[broken[0]][0], image, where)}: its run lengths are broken or cut off")
+    return rles
+
+
+def _compressed(entry: dict, image: _Image, where: str) -> dict[str, Any]:
+    """A mask of another form: polygons, or run lengths as numbers."""
+    objects, problems = objects_of([{"id": 1, "segmentation": entry["segmentation"]}], image.size, "")
+    if objects:
+        counts = objects[0].counts
+    elif {problem for problem, _ in problems} <= {Problem.EMPTY_MASK, Problem.OUTSIDE}:
+        counts = coco_mask.encode(np.zeros(image.size, np.uint8, order="F"))["counts"]
+    else:
+        raise ValueError(f"{_named(entry, image, where)}: {problems[0][0]}")
+    return {"size": list(image.size), "counts": counts}
+
+
+def _recalled(
+    images: dict[int, _Image], listed: set[int], results: Path | Sequence[dict], caps: list[int], engine: Engine
+) -> tuple[dict[Kind, Float64[np.ndarray, "10 4 caps"]], bool]:
+    """How many objects are found by IoU threshold, area and number of proposals; and whether all are boxes alone."""
+    found: dict[Kind, np.ndarray] = {}
+    masks = boxes_alone = 0
+
+    def score(groups: Iterator[tuple[int, list[dict]]]) -> None:
+        nonlocal masks, boxes_alone
+        found.update({kind: np.zeros((len(IOU_THRESHOLDS), len(AREAS), len(caps))) for kind in KINDS})
+        masks, boxes_alone, unknown, read = 0, 0, Counter(), set()
+
+        def noted() -> Iterator[tuple[int, list[dict]]]:
+            nonlocal masks, boxes_alone
+            for image_id, entries in groups:
+                read.add(image_id)
+                if image_id not in listed:
+                    unknown[image_id] += len(entries)
+                with_mask = sum(bool(entry.get("segmentation")) for entry in entries)
+                masks, boxes_alone = masks + with_mask, boxes_alone + len(entries) - with_mask
+                yield image_id, entries
+
+        wanted = _wanted(noted(), images, caps[-1], _name(results))
+        while chunk := [(images[image_id], entries) for image_id, entries in itertools.islice(wanted, CHUNK)]:
+            for kind in KINDS:
+                found[kind] += _found(chunk, kind, caps, engine)
+        _warn(unknown, len(images.keys() - read), len(images))
+
+    _over_groups(results, score)
+    return found, boxes_alone > 0 and masks == 0
+
+
+def _warn(unknown: Counter, silent: int, images: int) -> None:
+    if unknown:
+        named = ", ".join(str(n) for n in sorted(unknown)[:5])
+        log.warning(
+            "%d proposals are of %d images that the annotations do not list (%s%s): left out",
+            unknown.total(),
+            len(unknown),
+            named,
+            ", …" if len(unknown) > 5 else "",
+        )
+    if silent:
+        log.warning("%d of %d images have no proposals", silent, images)
+
+
+def _found(
+    chunk: list[tuple[_Image, list[dict]]], kind: Kind, caps: list[int], engine: Engine
+) -> Float64[np.ndarray, "10 4 caps"]:
+    """How many objects of a few images are found, by IoU threshold, area and number of proposals."""
+    make_coco, make_eval = _ENGINES[engine]
+    truth, proposed = [], []
+    for image, entries in chunk:
+        for o in image.objects:
+            rle = {"size": list(image.size), "counts": o.counts}
+            truth.append(
+                {
+                    "image_id": image.image_id,
+                    "area": o.area,
+                    "bbox": list(o.box),
+                    "iscrowd": int(o.crowd),
+                    "segmentation": rle,
+                }
+            )
+        for entry in entries:
+            if kind == "bbox" or entry["segmentation"] is not None:
+                proposed.append({"image_id": image.image_id, "area": 0.0, "iscrowd": 0, **entry})
+    sizes = [{"id": image.image_id, "height": image.size[0], "width": image.size[1]} for image, _ in chunk]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = make_eval(_coco(make_coco, sizes, truth), _coco(make_coco, sizes, proposed), kind)
+        evaluation.params.useCats = 0
+        evaluation.params.iouThrs = IOU_THRESHOLDS
+        evaluation.params.maxDets = caps
+        evaluation.params.areaRng = [list(span) for span in AREAS.values()]
+        evaluation.params.areaRngLbl = list(AREAS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    recall = np.asarray(evaluation.eval["recall"])[:, 0]  # [thresholds, areas, caps]; −1 where no object is
+    counts = _object_counts(image.objects for image, _ in chunk)
+    return np.rint(np.where(recall < 0, 0, recall) * counts[:, None])
+
+
+def _coco(make_coco: Any, images: list[dict], annotations: list[dict]) -> Any:
+    """An engine's dataset. Numbers begin at 1, since COCO's matching takes number 0 for "not matched"."""
+    coco = make_coco()
+    numbered = [{"id": n, "category_id": CATEGORY, **entry} for n, entry in enumerate(annotations, 1)]
+    coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": CATEGORY, "name": "object"}]}
+    coco.createIndex()
+    return coco
+
+
+_ENGINES: dict[str, tuple[Any, Any]] = {
+    "fast": (faster_coco_eval.core.COCO, COCOeval_faster),
+    "reference": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
+}

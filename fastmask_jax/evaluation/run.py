@@ -1,0 +1,149 @@
+"""From a network and a COCO split to proposals on disk and average recall."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fastmask_jax.data import coco_json
+from fastmask_jax.data.batches import UseBatch
+from fastmask_jax.data.pipeline import use_batches
+from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.inference.results import ResultsWriter
+from fastmask_jax.inference.rle import Proposals, masks_to_results
+from fastmask_jax.models.fastmask import Decoded
+
+PASTING_THREADS = 2
+
+
+class Timed(NamedTuple):
+    """The proposals of one image."""
+
+    image_id: int
+    proposals: Proposals
+
+
+def propose_all(proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float) -> Iterator[Timed]:
+    """Proposals of every image of the batches, in their order.
+
+    While the devices work on a batch, threads write the masks of the one before it.
+    """
+    with ThreadPoolExecutor(PASTING_THREADS) as pool:
+        pending: list[tuple[int, Future[Proposals]]] = []
+        working: tuple[UseBatch, Decoded] | None = None
+        for batch in batches:
+            started = batch, proposer(batch)
+            yield from _collected(pending)
+            pending = _paste(pool, working, proposer.strides, mask_threshold)
+            working = started
+        yield from _collected(pending)
+        yield from _collected(_paste(pool, working, proposer.strides, mask_threshold))
+
+
+def _paste(
+    pool: ThreadPoolExecutor, working: tuple[UseBatch, Decoded] | None, strides: tuple[int, ...], threshold: float
+) -> list[tuple[int, "Future[Proposals]"]]:
+    if working is None:
+        return []
+    batch, decoded = working
+    scores, windows, logits = jax.device_get((decoded.scores, decoded.windows, decoded.mask_logits))
+    return [
+        (
+            int(batch.image_id[row]),
+            pool.submit(
+                masks_to_results,
+                scores[row],
+                windows[row],
+                logits[row],
+                strides=strides,
+                resized=tuple(int(side) for side in batch.size[row]),
+                original=tuple(int(side) for side in batch.original_size[row]),
+                threshold=threshold,
+            ),
+        )
+        for row in np.flatnonzero(batch.image_id >= 0)
+    ]
+
+
+def _collected(pending: list[tuple[int, "Future[Proposals]"]]) -> Iterator[Timed]:
+    for image_id, proposals in pending:
+        yield Timed(image_id, proposals.result())
+
+
+def evaluate(
+    proposer: Proposer,
+    settings: Mapping[str, Any],
+    results: Path,
+    report: Callable[[str], None],
+    watch: Callable[[Iterable[Timed], int], Iterable[Timed]] = lambda proposals, _: proposals,
+) -> dict[str, float]:
+    """Writes proposals of a split to `results` (COCO results JSON) and scores them.
+
+    Args:
+      proposer: the network; `settings["proposals"]` should be its count.
+      settings: the config's `evaluation` section: annotations, images, limit, buckets, long_edge, batch_size,
+        mask_threshold, workers.
+      report: gets a line for each image that cannot be read.
+      watch: wraps the iteration over (proposals, number of images), for a progress bar.
+
+    Returns:
+      The readings of `average_recall`, `images` (how many were read), `unreadable`, and `seconds_per_image`: wall time
+      from the second batch on (the first compiles), reading, network and pasting together.
+    """
+    annotations, folder = Path(settings["annotations"]), Path(settings["images"])
+    split = coco_json.read(annotations, None)
+    chosen = sorted(split.images, key=lambda image: image.image_id)[: settings["limit"] or None]
+    unreadable: list[str] = []
+
+    def on_problem(line: str) -> None:
+        unreadable.append(line)
+        report(line)
+
+    batches = use_batches(
+        [(image.image_id, folder / image.file_name) for image in chosen],
+        settings["buckets"],
+        settings["long_edge"],
+        settings["batch_size"] * proposer.devices,
+        settings["workers"],
+        on_problem,
+    )
+    clock = _Clock()
+    done = 0
+    with ResultsWriter(results) as writer:
+        for image_id, proposals in watch(
+            propose_all(proposer, clock.watched(batches), settings["mask_threshold"]), len(chosen)
+        ):
+            writer.write(image_id, proposals)
+            done += 1
+    seconds = clock.seconds_per_image()
+    if done == 0:
+        raise ValueError(f"none of the {len(chosen)} images of {annotations} could be read in {folder}")
+    readings = average_recall(annotations, results, image_ids=[image.image_id for image in chosen])
+    return {**readings, "images": done, "unreadable": len(unreadable), "seconds_per_image": seconds}
+
+
+class _Clock:
+    """Time per image, without the batches that compile: the first of every bucket."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, ...]] = set()
+        self._seconds = 0.0
+        self._images = 0
+
+    def watched(self, batches: Iterable[UseBatch]) -> Iterator[UseBatch]:
+        """The batches; what passes between one and the next is the time of the images of the first."""
+        for batch in batches:
+            begin = time.perf_counter()
+            yield batch
+            if batch.image.shape in self._seen:
+                self._seconds += time.perf_counter() - begin
+                self._images += int(np.sum(batch.image_id >= 0))
+            self._seen.add(batch.image.shape)
+
+    def seconds_per_image(self) -> float:
+        return self._seconds / self._images if self._images else float("nan")

@@ -1,0 +1,264 @@
+"""Pictures of proposals: masks, windows, attention, sheets. Pure functions: uint8 RGB in, uint8 RGB out, new arrays.
+
+Coordinates are pixels of the picture that is drawn on; extents are edges (x1, y1, x2, y2) as in `geometry`, pixel k
+covering [k, k + 1), and may lie beyond the picture. Letters: H, W sides of a picture; m masks.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from pycocotools import mask as coco_mask
+
+Image = UInt8[np.ndarray, "H W 3"]
+Colours = UInt8[np.ndarray, "m 3"]
+Masks = Bool[np.ndarray, "m H W"] | Sequence[Mapping[str, Any]]
+Extent = tuple[int, int, int, int]
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+DARK, LIGHT = (18, 18, 18), (245, 245, 245)
+BEYOND = 96  # grey of what lies beyond the image
+PALETTE = 240
+
+
+@cache
+def _palette() -> Colours:
+    """Colours in an order in which each is as far as can be, in CIE Lab, from all before it.
+
+    Neither too dark nor too pale, and none near grey: they stand out from the ground and carry black or white text.
+    """
+    steps = np.linspace(0, 255, 16).round().astype(np.uint8)
+    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    lab = cv2.cvtColor((rgb / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[:, 0]
+    vivid = (lab[:, 0] > 45) & (lab[:, 0] < 88) & (np.hypot(lab[:, 1], lab[:, 2]) > 45)
+    rgb, lab = rgb[vivid, 0], lab[vivid]
+    chosen = [int(np.argmax(lab[:, 1] + lab[:, 2]))]
+    distance = np.full(len(lab), np.inf)
+    while len(chosen) < PALETTE:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(np.argmax(distance)))
+    return rgb[chosen]
+
+
+def distinct_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
+    """The first `count` RGB colours of a fixed row in which neighbours and beginnings are easily told apart.
+
+    Colour k is always the same one; after 240 they begin again.
+    """
+    return _palette()[np.arange(count) % PALETTE]
+
+
+def overlay(
+    image: Image,
+    masks: Masks,
+    labels: Sequence[str] = (),
+    colours: Colours | None = None,
+    opacity: float = 0.45,
+) -> Image:
+    """Masks on the image: filled, with a contour, and a label each; the first mask lies on top.
+
+    Args:
+      masks: bitmaps, or RLE of the image's size as `Proposals.segmentations` has it, best first.
+      labels: a text for each mask, or none.
+      colours: of the masks; else the first of `distinct_colours`.
+      opacity: of the filling, 0 to 1.
+
+    Errors:
+      ValueError: numbers or sizes do not fit.
+    """
+    bitmaps = [_bitmap(mask) for mask in masks]
+    colours = distinct_colours(len(bitmaps)) if colours is None else colours
+    if len(colours) != len(bitmaps) or (labels and len(labels) != len(bitmaps)):
+        raise ValueError(
+            f"{len(bitmaps)} masks, {len(labels)} labels, {len(colours)} colours: a mask needs one of each"
+        )
+    if any(bitmap.shape != image.shape[:2] for bitmap in bitmaps):
+        raise ValueError(f"masks of {bitmaps[0].shape} do not fit an image of {image.shape[:2]}; resize one of them")
+    result = image.copy()
+    for bitmap, colour in reversed(list(zip(bitmaps, colours, strict=True))):
+        part = _bounds(bitmap)
+        inside = bitmap[part]
+        view = result[part]
+        view[inside] = np.rint((1 - opacity) * view[inside] + opacity * colour.astype(np.float32)).astype(np.uint8)
+    for bitmap, colour in reversed(list(zip(bitmaps, colours, strict=True))):
+        result = contour(result, bitmap, colour)
+    taken: list[Extent] = []
+    for bitmap, colour, text in zip(bitmaps, colours, labels, strict=False):
+        if text and bitmap.any():
+            taken.append(_label(result, text, _inmost(bitmap), colour, taken))
+    return result
+
+
+def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> Image:
+    """The mask's border in its colour, with a dark line outside of it: it shows on any ground."""
+    result = image.copy()
+    width = line_width(image)
+    top, left = (max(side.start - 2 * width, 0) for side in _bounds(mask))
+    part = tuple(slice(low, side.stop + 2 * width) for low, side in zip((top, left), _bounds(mask), strict=True))
+    inside = mask[part].astype(np.uint8)
+    view = result[part]
+    padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_REPLICATE)  # the image's border is no contour
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    line = inside > cv2.erode(padded, kernel)[1:-1, 1:-1]
+    edge = cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside
+    view[edge] = DARK
+    view[line] = colour
+    return result
+
+
+def frame(image: Image, extent: Extent, colour: Int[np.ndarray, "3"] | tuple, dashed: bool = False) -> Image:
+    """The rectangle's border, inside the rectangle, cut at the image."""
+    result = image.copy()
+    width = line_width(image)
+    x1, y1, x2, y2 = (int(edge) for edge in extent)
+    for inset, ink in ((0, colour), (width, DARK)):
+        ring = np.zeros(image.shape[:2], bool)
+        low, high = inset, inset + (width if inset == 0 else 1)
+        ring[max(y1 + low, 0) : max(y2 - low, 0), max(x1 + low, 0) : max(x2 - low, 0)] = True
+        ring[max(y1 + high, 0) : max(y2 - high, 0), max(x1 + high, 0) : max(x2 - high, 0)] = False
+        if dashed:
+            y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+            ring &= (x - x1 + y - y1) // (4 * width) % 2 == 0
+        result[ring] = ink
+    return result
+
+
+def dots(
+    image: Image, points: Int[np.ndarray, "n 2"], colours: Colours, radius: int | None = None, hollow: bool = False
+) -> Image:
+    """A disc at each (x, y), or a cross where `hollow`, with a dark edge."""
+    result = image.copy()
+    radius = 2 * line_width(image) if radius is None else radius
+    for (x, y), colour in zip(points.tolist(), colours.tolist(), strict=True):
+        if hollow:
+            size = 2 * radius + 1
+            cv2.drawMarker(result, (x, y), DARK, cv2.MARKER_TILTED_CROSS, size + 2, 3)
+            cv2.drawMarker(result, (x, y), colour, cv2.MARKER_TILTED_CROSS, size, 1)
+        else:
+            cv2.circle(result, (x, y), radius + 1, DARK, -1, cv2.LINE_AA)
+            cv2.circle(result, (x, y), radius, colour, -1, cv2.LINE_AA)
+    return result
+
+
+def heat(image: Image, values: Float[np.ndarray, "h w"], extent: Extent, opacity: float = 0.6) -> Image:
+    """Values from 0 (dark) to 1 (bright yellow) as cells over the extent, cut at the image; the rest is untouched."""
+    x1, y1, x2, y2 = (int(edge) for edge in extent)
+    part = slice(max(y1, 0), max(y2, 0)), slice(max(x1, 0), max(x2, 0))
+    result = image.copy()
+    view = result[part]
+    if view.size == 0:
+        return result
+    rows = _cells(np.arange(part[0].start, part[0].start + view.shape[0]) - y1, y2 - y1, values.shape[0])
+    columns = _cells(np.arange(part[1].start, part[1].start + view.shape[1]) - x1, x2 - x1, values.shape[1])
+    level = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    tint = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[rows[:, None], columns, ::-1].astype(np.float32)
+    view[:] = np.rint((1 - opacity) * view + opacity * tint).astype(np.uint8)
+    return result
+
+
+def crop(image: Image, extent: Extent, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """What the extent shows, grey where it goes beyond the image, resized to size × size pixels."""
+    x1, y1, x2, y2 = (int(edge) for edge in extent)
+    H, W = image.shape[:2]
+    view = np.full((y2 - y1, x2 - x1, 3), BEYOND, np.uint8)
+    top, left, bottom, right = max(y1, 0), max(x1, 0), min(y2, H), min(x2, W)
+    if top < bottom and left < right:
+        view[top - y1 : bottom - y1, left - x1 : right - x1] = image[top:bottom, left:right]
+    return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA if y2 - y1 > size else cv2.INTER_LINEAR)
+
+
+def captioned(image: Image, caption: str) -> UInt8[np.ndarray, "_H W 3"]:
+    """The image with a line of text above it, cut where the image is too narrow."""
+    scale = 0.4
+    (_, height), base = cv2.getTextSize("Ag", FONT, scale, 1)
+    bar = np.full((height + base + 8, image.shape[1], 3), DARK, np.uint8)
+    cv2.putText(bar, caption, (4, height + 4), FONT, scale, LIGHT, 1, cv2.LINE_AA)
+    return np.concatenate([bar, image])
+
+
+def grid(
+    pictures: Sequence[UInt8[np.ndarray, "_H _W 3"]],
+    captions: Sequence[str] = (),
+    columns: int | None = None,
+    gap: int = 6,
+) -> UInt8[np.ndarray, "_H _W 3"]:
+    """A sheet of pictures, row by row, each at the top left of its cell, with captions above them.
+
+    Args:
+      captions: one for each picture, or none.
+      columns: pictures of a row; by itself as many as rows, or one more.
+      gap: pixels between them and around.
+
+    Errors:
+      ValueError: no picture, or captions that are not one for each.
+    """
+    if not pictures:
+        raise ValueError("a sheet needs at least one picture")
+    if captions:
+        pictures = [captioned(picture, text) for picture, text in zip(pictures, captions, strict=True)]
+    columns = min(columns or int(np.ceil(np.sqrt(len(pictures)))), len(pictures))
+    rows = [pictures[n : n + columns] for n in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    widths = [max(row[n].shape[1] for row in rows if n < len(row)) for n in range(columns)]
+    sheet = np.full((sum(heights) + gap * (len(rows) + 1), sum(widths) + gap * (columns + 1), 3), DARK, np.uint8)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            y, x = sum(heights[:r]) + gap * (r + 1), sum(widths[:c]) + gap * (c + 1)
+            sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
+
+
+def line_width(image: Image) -> int:
+    """Of lines that are seen when the whole image is looked at."""
+    return max(1, round(max(image.shape[:2]) / 400))
+
+
+def _cells(pixels: Int[np.ndarray, "p"], side: int, count: int) -> Int[np.ndarray, "p"]:
+    """The cell, of `count` on a side of pixels, in which the centre of each pixel lies."""
+    return np.clip((2 * pixels + 1) * count // (2 * side), 0, count - 1)
+
+
+def _bitmap(mask: Mapping[str, Any] | Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    return coco_mask.decode(mask).astype(bool) if isinstance(mask, Mapping) else mask
+
+
+def _bounds(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _inmost(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
+    """(x, y) of a pixel that is as far as can be from the mask's border."""
+    part = _bounds(mask)
+    inside = np.pad(mask[part].astype(np.uint8), 1)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(np.argmax(distance), distance.shape)
+    return part[1].start + int(x), part[0].start + int(y)
+
+
+def _label(image: Image, text: str, at: tuple[int, int], colour: np.ndarray, taken: Sequence[Extent]) -> Extent:
+    """Writes a text in a box of its colour about `at`, moved up or down until it covers no other; returns the box."""
+    scale = max(0.4, max(image.shape[:2]) / 1600)
+    (width, height), base = cv2.getTextSize(text, FONT, scale, 1)
+    width, height = width + 6, height + base + 4
+    left = int(np.clip(at[0] - width // 2, 0, max(image.shape[1] - width, 0)))
+    middle = at[1] - height // 2
+    tops = [middle + sign * n * (height // 2) for n in range(12) for sign in (1, -1)]
+    tops = [top for top in tops if 0 <= top <= image.shape[0] - height] or [0]
+    free = (top for top in tops if not any(_meet((left, top, left + width, top + height), other) for other in taken))
+    top = next(free, tops[0])
+    box = left, top, left + width, top + height
+    cv2.rectangle(image, box[:2], (box[2] - 1, box[3] - 1), colour.tolist(), -1)
+    bright = colour @ np.array([0.299, 0.587, 0.114]) > 120
+    ink = DARK if bright else LIGHT
+    cv2.putText(image, text, (left + 3, top + height - base - 1), FONT, scale, ink, 1, cv2.LINE_AA)
+    return box
+
+
+def _meet(a: Extent, b: Extent) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

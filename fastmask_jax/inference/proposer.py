@@ -1,0 +1,45 @@
+"""The network in use: padded images → the windows that hold objects, with their masks; over all local devices.
+
+Letters: B images of a batch, H, W padded sides, K windows of an image.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fastmask_jax.data.batches import UseBatch
+from fastmask_jax.models.fastmask import Decoded, FastMask
+
+
+class Proposer:
+    """A model with its weights on every local device, compiled once for each bucket and batch size."""
+
+    def __init__(self, model: FastMask, variables: Any, count: int) -> None:
+        """
+        Args:
+          model: the network.
+          variables: its collections (`params`, `frozen_stats`, `batch_stats`).
+          count: K, proposals of an image.
+        """
+        mesh = Mesh(np.array(jax.local_devices()), ("devices",))
+        self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
+        # The weights are an argument of the compiled function: as constants they would be folded for minutes.
+        self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+
+        def propose(variables: Any, image: jax.Array, size: jax.Array) -> Decoded:
+            return model.apply(variables, image, size, count, method="propose")
+
+        self._propose = jax.jit(propose, out_shardings=self._by_image)
+        self.strides = model.strides
+
+    @property
+    def devices(self) -> int:
+        """Local devices; a batch must be a multiple of them."""
+        return self._by_image.mesh.size
+
+    def __call__(self, batch: UseBatch) -> Decoded:
+        """Begins to work on a batch and returns at once; the result's arrays are on the devices until they are read."""
+        image, size = jax.device_put((batch.image, batch.size), self._by_image)
+        return self._propose(self._variables, image, size)

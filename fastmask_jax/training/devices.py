@@ -1,0 +1,44 @@
+"""All that knows about several devices and processes: `pmap` lives here alone.
+
+The step is written against an axis name; another mapping over devices (`shard_map`, say) would replace this file.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fastmask_jax.training.step import Step
+
+AXIS = "devices"
+
+
+def replicate(state: Any) -> Any:
+    """A copy of `state` on every local device, as the mapped step takes it (and may donate it)."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
+def map_over_devices(step: Step) -> Step:
+    """The step over all devices of all processes: one compiled program; the state is broadcast, and donated.
+
+    The batch has a leading axis of local devices (see `split`); metrics come back as scalars.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,))
+
+
+def split(batch: Any) -> Any:
+    """[B, ...] → [local devices, B / local devices, ...] for every array of a batch."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """ValueError where the global batch cannot be shared evenly by all devices of all processes."""
+    devices = jax.device_count()
+    if batch_size % devices:
+        raise ValueError(
+            f"train.batch_size={batch_size} cannot be shared evenly by {devices} devices: "
+            f"choose a multiple, such as {-(-batch_size // devices) * devices}"
+        )

@@ -1,0 +1,217 @@
+"""The training run: from a config and a working directory to trained weights."""
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fastmask_jax.data.batches import TrainBatch
+from fastmask_jax.data.labels import LabelSpec
+from fastmask_jax.data.pipeline import TrainSpec, train_batches
+from fastmask_jax.data.plan import BatchPlan
+from fastmask_jax.data.records import RecordSource
+from fastmask_jax.evaluation.run import evaluate
+from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.models.build import build_model
+from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.training.checkpoints import Checkpoints, save_config
+from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
+from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.optimizer import build_optimizer
+from fastmask_jax.training.reporting import Reporter
+from fastmask_jax.training.step import TrainState, create_state, make_step, measure_frozen_stats, on_device
+
+IN_FLIGHT = 2  # steps whose losses are not read yet: reading one sooner would make the host wait for the devices
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    state: TrainState
+    stopped_by: signal.Signals | None  # None: all images were seen
+
+
+class _Pending(NamedTuple):
+    step: int
+    image_ids: np.ndarray
+    metrics: Mapping[str, jax.Array]
+
+
+def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, TrainSpec, BatchPlan]:
+    """The records of a config, how its images are labelled, and which image comes when."""
+    source = RecordSource(config.data.records)
+    smallest, largest = config.data.long_edges
+    spec = TrainSpec(
+        strides=tuple(config.model.strides),
+        long_edges=tuple(range(smallest, largest + 1)),
+        labels=LabelSpec(**config.labels),
+    )
+    plan = BatchPlan(
+        source.index.height,
+        source.index.width,
+        source.index.objects > 0,
+        batch_size=batch_size,
+        buckets=config.data.buckets,
+        long_edge_max=largest,
+        seed=config.seed,
+    )
+    return source, spec, plan
+
+
+def run(config: ConfigDict, workdir: Path) -> Outcome:
+    """Trains until `train.images` are seen, going on from the latest checkpoint of `workdir` if there is one.
+
+    The state after a step is a function of config and seed alone, however often the run was stopped in between.
+
+    Errors:
+      ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
+      Diverged: the loss became NaN or infinite; names the step, its images and the last good checkpoint.
+    """
+    check_batch_size(config.train.batch_size)
+    source, spec, plan = training_data(config, config.train.batch_size)
+    total_steps = -(-config.train.images // config.train.batch_size)
+    model = build_model(config.model, axis_name=AXIS)
+    optimizer, schedule = build_optimizer(config.optimizer, config.train.batch_size, config.train.images)
+    checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
+    save_config(workdir, config)
+
+    state = create_state(model, optimizer, config.seed)
+    start = checkpoints.latest or 0
+    with (
+        Reporter(
+            workdir,
+            total_steps=total_steps,
+            batch_size=config.train.batch_size,
+            start_step=start,
+            quiet=jax.process_index() > 0,
+        ) as reporter,
+        _signals() as stop,
+    ):
+        reporter.say(
+            f"{plan.images} images to train on ({plan.left_out} without an object left out), "
+            f"{sum(x.size for x in jax.tree.leaves(state.params)):,} parameters, "
+            f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
+        )
+        fixed = next(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
+        if start:
+            state = checkpoints.restore(state, start)
+            reporter.say(f"going on from step {start} of {total_steps} ({workdir})")
+        elif config.train.measure_norms:
+            state = _measured(config, model, state)
+        state = replicate(state)
+        step_function = map_over_devices(make_step(model, optimizer, LossWeights(**config.losses), config.seed))
+        if start < total_steps:
+            reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
+
+        batches = _batches(config, source, spec, plan, start, workers=config.data.workers)
+        pending: deque[_Pending] = deque()
+        seen: list[dict[str, float]] = []
+        step = start
+        try:
+            while step < total_steps and not stop:
+                batch = next(batches)
+                state, metrics = step_function(state, split(on_device(batch)))
+                pending.append(_Pending(step, batch.image_id, metrics))
+                step += 1
+                last = step == total_steps or bool(stop)
+                due = {key: config.train[key] > 0 and step % config.train[key] == 0 for key in _PERIODS}
+                while len(pending) > (0 if last or any(due.values()) else IN_FLIGHT):
+                    seen.append(_read(pending.popleft(), checkpoints))
+                reporter.advance(step)
+                if due["log_every"] or last:
+                    means = {key: float(np.mean([one[key] for one in seen])) for key in seen[0]}
+                    reporter.log(step, {**means, "learning_rate": float(schedule(step - 1))})
+                    seen = []
+                readings = None
+                with reporter.pause():
+                    if due["picture_every"]:
+                        reporter.pictures(step, training_pictures(model, state.variables, fixed))
+                    if due["evaluate_every"]:
+                        readings = _evaluate(config, model, state, workdir, reporter)
+                        reporter.evaluation(step, readings)
+                    if due["checkpoint_every"] or readings or last:
+                        checkpoints.save(state, readings)
+        finally:
+            batches.close()
+            checkpoints.close()
+        if stop:
+            reporter.say(
+                f"stopped by {stop[0].name} after step {step}, which is saved; the same command goes on from there"
+            )
+        return Outcome(state, stop[0] if stop else None)
+
+
+_PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")
+
+
+def _batches(
+    config: ConfigDict, source: RecordSource, spec: TrainSpec, plan: BatchPlan, start: int, workers: int
+) -> Iterator[TrainBatch]:
+    return train_batches(
+        source,
+        spec,
+        plan,
+        start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=workers,
+        seed=config.seed,
+    )
+
+
+def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainState:
+    """Frozen statistics from `measure_norms` images of one bucket; every process measures the same ones."""
+    source, spec, plan = training_data(config, batch_size=config.train.measure_norms)
+    batch = next(train_batches(source, spec, plan, 0, workers=0, seed=config.seed))
+    return measure_frozen_stats(model, state, on_device(batch))
+
+
+def _read(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
+    values = {key: float(value) for key, value in jax.device_get(pending.metrics).items()}
+    if not np.isfinite(values["loss"]):
+        checkpoints.wait()
+        saved = (
+            f"the last good checkpoint is step {checkpoints.latest}" if checkpoints.latest else "nothing is saved yet"
+        )
+        raise Diverged(
+            f"the loss is {values['loss']} at step {pending.step} (images {pending.image_ids.tolist()}); {saved}. "
+            "A lower optimizer.learning_rate, more optimizer.warmup_images or optimizer.clip_norm helps"
+        )
+    return values
+
+
+def _evaluate(
+    config: ConfigDict, model: FastMask, state: TrainState, workdir: Path, reporter: Reporter
+) -> dict[str, float]:
+    proposer = Proposer(model, state.variables, config.evaluation.proposals)
+    return evaluate(proposer, config.evaluation, workdir / "evaluation" / "proposals.json", reporter.say)
+
+
+@contextmanager
+def _signals() -> Iterator[list[signal.Signals]]:
+    """A list that SIGTERM or Ctrl-C appends to: the loop ends after the step at hand. A second Ctrl-C kills."""
+    caught: list[signal.Signals] = []
+    before = {}
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""SGD with momentum, its schedule in images seen, and what decays and moves at which rate (spec section 2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+
+def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_images: int) -> optax.Schedule:
+    """step → learning rate of everything but the body.
+
+    `learning_rate` is that of a batch of `reference_batch` images; `batch_scaling` ("linear", "sqrt" or "none") takes it
+    to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
+    `drop_images` (schedule "step") or along half a cosine to zero at `total_images` (schedule "cosine").
+    """
+    ratio = batch_size / optimizer["reference_batch"]
+    scalings = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
+    _choose("optimizer.batch_scaling", optimizer["batch_scaling"], scalings)
+    peak = optimizer["learning_rate"] * scalings[optimizer["batch_scaling"]]
+
+    def steps(images: int) -> int:
+        return round(images / batch_size)
+
+    _choose("optimizer.schedule", optimizer["schedule"], ("step", "cosine"))
+    warmup = steps(optimizer["warmup_images"])
+    if optimizer["schedule"] == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(steps(total_images) - warmup, 1))
+    else:
+        drops = {steps(at) - warmup: optimizer["drop_factor"] for at in optimizer["drop_images"]}
+        after = optax.piecewise_constant_schedule(peak, drops)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup), after], [warmup])
+
+
+def _choose(key: str, value: str, allowed: Any) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value!r} is not one of {list(allowed)}")
+
+
+def build_optimizer(
+    optimizer: Mapping[str, Any], batch_size: int, total_images: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The transformation that a config's `optimizer` section describes, and its schedule.
+
+    In order: clipping of the global norm (`clip_norm`, 0: none), weight decay on all but norms, momentum, the body's
+    own factor (`body_factor`), the schedule.
+    """
+    schedule = learning_rate_schedule(optimizer, batch_size, total_images)
+    parts = []
+    if optimizer["clip_norm"]:
+        parts.append(optax.clip_by_global_norm(optimizer["clip_norm"]))
+    parts.append(optax.add_decayed_weights(optimizer["weight_decay"], decayed))
+    parts.append(optax.trace(optimizer["momentum"]))
+    if optimizer["body_factor"] != 1:
+        parts.append(optax.masked(optax.scale(optimizer["body_factor"]), of_body))
+    parts.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts), schedule
+
+
+def decayed(params: Any) -> Any:
+    """True for every parameter that decays: all but the scales and shifts of norms."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: len(path) < 2 or "norm" not in path[-2].key, params)
+
+
+def of_body(params: Any) -> Any:
+    """True for the parameters of the body."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "body", params)

@@ -1,0 +1,273 @@
+"""What training shows of itself on fixed images: what the network is taught, and what it says.
+
+Labels are drawn from the batch alone, as the step gets it: a mask shifted by half a pixel, or mirrored, is seen.
+All pictures are in resized pixels. Letters as in docs/design.md.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.data.batches import TrainBatch
+from fastmask_jax.geometry import FINE_MASK, WINDOW, window_extents
+from fastmask_jax.inference.drawing import captioned, contour, crop, distinct_colours, dots, frame, grid, heat, overlay
+from fastmask_jax.inference.paste import THRESHOLD, upsample
+from fastmask_jax.inference.rle import masks_to_results
+from fastmask_jax.inference.suppression import SHOWN_IOU, suppress
+from fastmask_jax.models.fastmask import Decoded, FastMask, Sampled
+
+IMAGES = 4  # of the batch
+OBJECTS = 6  # windows shown in large
+PROPOSALS = 12
+DECODED = 100
+TILE = FINE_MASK
+POSITIVE, NEGATIVE = (80, 255, 120), (255, 70, 70)
+
+
+class Answers(NamedTuple):
+    """What the network says of one image, as NumPy arrays."""
+
+    mask_logits: Float[np.ndarray, "P 40 40"]  # of the windows that are taught
+    attention: Float[np.ndarray, "P 10 10"]  # probabilities of these
+    proposals: Decoded  # of the image, without a batch axis
+
+
+def training_pictures(model: FastMask, variables: Any, batch: TrainBatch) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
+    """Pictures of labels, attention and proposals for the first few images of a batch, by tag ("labels/<image id>").
+
+    The first call for a model and a bucket compiles; later ones do not.
+    """
+    variables = jax.device_put(variables, jax.local_devices()[0])
+    pictures = {}
+    for row in range(min(IMAGES, len(batch.image))):
+        answers = ask(model, variables, batch, row)
+        height, width = batch.size[row]
+        name = int(batch.image_id[row])
+        pictures[f"labels/{name}"] = label_picture(batch, row, model.strides)
+        pictures[f"attention/{name}"] = attention_picture(
+            batch, row, model.strides, answers.attention, answers.mask_logits
+        )
+        pictures[f"proposals/{name}"] = prediction_picture(
+            batch.image[row, :height, :width], answers.proposals, model.strides
+        )
+    return pictures
+
+
+def ask(model: FastMask, variables: Any, batch: TrainBatch, row: int) -> Answers:
+    """The network's answers, in use (stored statistics, no dropout), to one image of a training batch."""
+    one = slice(row, row + 1)
+    sampled, decoded = jax.device_get(
+        _answer(model, variables, batch.image[one], batch.size[one], batch.mask_windows[one])
+    )
+    return Answers(sampled.mask_logits[0], _sigmoid(sampled.attention[0]), Decoded(*(array[0] for array in decoded)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _answer(
+    model: FastMask, variables: Any, image: jax.Array, size: jax.Array, windows: jax.Array
+) -> tuple[Sampled, Decoded]:
+    image = image.astype(np.float32)
+    sampled = model.apply(variables, image, size, windows[:, :1], windows)
+    return sampled._replace(levels=()), model.apply(variables, image, size, DECODED, method="propose")
+
+
+def label_picture(batch: TrainBatch, row: int, strides: Sequence[int]) -> UInt8[np.ndarray, "_H _W 3"]:
+    """What the network is taught of one image: masks and boxes laid back where their windows are, and the windows.
+
+    On the image: the contour of every window's mask target (those of one object have one colour, and must lie on each
+    other), the box of its attention target, centres of the windows sampled (green discs: positive, red crosses:
+    hard negative). Below or beside it, one window of each of a few objects with its targets, cell by cell.
+    """
+    image, windows, extents, masks = _taught(batch, row, strides)
+    owner = objects_of(masks)
+    firsts = _firsts(owner)
+    colours = distinct_colours(len(firsts))
+    panel = overlay(image, masks[firsts], opacity=0.3)
+    for mask, number in zip(masks, owner, strict=True):
+        panel = contour(panel, mask, colours[number])
+    boxes = [_box(batch.attention_targets[row, p], extents[p]) for p in firsts]
+    for box, colour in zip(boxes, colours, strict=True):
+        panel = frame(panel, box, colour, dashed=True)
+    used = batch.score_weights[row] > 0
+    centres = window_extents(batch.score_windows[row], strides).reshape(-1, 2, 2).mean(1).astype(np.int64)
+    for label, ink in ((0, NEGATIVE), (1, POSITIVE)):
+        points = centres[used & (batch.score_labels[row] == label)]
+        panel = dots(panel, points, np.tile(np.uint8(ink), (len(points), 1)), hollow=label == 0)
+    panel = captioned(
+        panel,
+        f"image {batch.image_id[row]}: {len(firsts)} objects taught by {len(windows)} windows; objectness "
+        f"{int((used & (batch.score_labels[row] == 1)).sum())} positive (discs), "
+        f"{int((used & (batch.score_labels[row] == 0)).sum())} hard negative (crosses)",
+    )
+    tiles, captions = [], []
+    for number, p in enumerate(firsts[:OBJECTS]):
+        tile = crop(image, extents[p], TILE)
+        tile = contour(tile, batch.mask_targets[row, p].astype(bool), colours[number])
+        box = _box(batch.attention_targets[row, p], (0, 0, TILE, TILE))
+        tiles.append(frame(tile, box, colours[number], dashed=True))
+        captions.append(_name(windows[p], strides))
+    return _with_tiles(panel, tiles, captions)
+
+
+def attention_picture(
+    batch: TrainBatch,
+    row: int,
+    strides: Sequence[int],
+    attention: Float[np.ndarray, "P 10 10"],
+    mask_logits: Float[np.ndarray, "P 40 40"],
+) -> UInt8[np.ndarray, "_H _W 3"]:
+    """Attention and mask as taught and as predicted, for one window of each of a few objects: a row each.
+
+    Args:
+      attention: probabilities for the windows `batch.mask_windows[row]`.
+      mask_logits: for the same.
+    """
+    image, windows, extents, masks = _taught(batch, row, strides)
+    firsts = _firsts(objects_of(masks))[:OBJECTS]
+    if not len(firsts):
+        return captioned(image, f"image {batch.image_id[row]}: no window to be taught")
+    whole, colour = (0, 0, TILE, TILE), distinct_colours(1)[0]
+    tiles, captions = [], []
+    for p, probability in zip(firsts, _sigmoid(upsample(mask_logits[firsts])), strict=True):
+        tile = crop(image, extents[p], TILE)
+        taught, said = batch.mask_targets[row, p].astype(bool), probability >= 0.5
+        iou = (taught & said).sum() / max((taught | said).sum(), 1)
+        box = _box(batch.attention_targets[row, p], whole)
+        tiles += [
+            tile,
+            heat(tile, batch.attention_targets[row, p].astype(np.float32), whole),
+            frame(heat(tile, attention[p], whole), box, colour, dashed=True),
+            overlay(tile, taught[None]),
+            overlay(heat(tile, probability, whole), said[None], opacity=0),
+        ]
+        captions += [_name(windows[p], strides), "attention taught", "attention", "mask taught", f"mask, IoU {iou:.2f}"]
+    return grid(tiles, captions, columns=5)
+
+
+def prediction_picture(
+    image: UInt8[np.ndarray, "h w 3"],
+    decoded: Decoded,
+    strides: Sequence[int],
+    threshold: float = THRESHOLD,
+    count: int = PROPOSALS,
+) -> UInt8[np.ndarray, "_H _W 3"]:
+    """The best proposals of an image that differ from each other, and the windows of a few with their attention.
+
+    Args:
+      image: resized, without padding.
+      decoded: of this image alone: scores [K], windows [K, 3], mask_logits [K, 40, 40], attention [K, 10, 10].
+      strides: strides of the levels.
+      threshold: probability at and above which a pixel belongs to a mask.
+      count: proposals shown.
+    """
+    size = image.shape[:2]
+    proposals = masks_to_results(
+        decoded.scores,
+        decoded.windows,
+        decoded.mask_logits,
+        strides=strides,
+        resized=size,
+        original=size,
+        threshold=threshold,
+    )
+    differing = suppress(proposals, SHOWN_IOU)
+    best = differing[:count]
+    colours = distinct_colours(len(best))
+    panel = overlay(
+        image, [proposals.segmentations[n] for n in best], [f"{proposals.scores[n]:.2f}" for n in best], colours
+    )
+    panel = captioned(
+        panel,
+        f"best {len(best)} of {len(proposals.scores)} proposals; {len(differing)} differ (mask IoU <= {SHOWN_IOU})",
+    )
+    shown = proposals.kept[best[:OBJECTS]]  # numbers of windows
+    extents = window_extents(decoded.windows[shown], strides)
+    masks = _sigmoid(upsample(decoded.mask_logits[shown])) >= threshold
+    tiles, captions = [], []
+    for k, extent, mask, colour in zip(shown, extents, masks, colours, strict=False):
+        tile = crop(image, extent, TILE)
+        hot = heat(tile, decoded.attention[k], (0, 0, TILE, TILE))
+        tiles.append(np.concatenate([overlay(tile, mask[None], colours=colour[None]), hot], axis=1))
+        captions.append(f"{decoded.scores[k]:.2f}  {_name(decoded.windows[k], strides)}")
+    return _with_tiles(panel, tiles, captions)
+
+
+def objects_of(masks: Bool[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
+    """Numbers 0, 1, 2 ... of the objects that masks show: those that overlap by IoU ≥ ½ with the first of an object."""
+    owner, firsts = np.zeros(len(masks), np.int64), []
+    if not len(masks):
+        return owner
+    rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).view(np.uint8)))
+    iou = coco_mask.iou(rles, rles, [0] * len(rles))
+    for n in range(len(masks)):
+        mine = np.flatnonzero(iou[n, firsts] >= 0.5)
+        if not len(mine):
+            firsts.append(n)
+        owner[n] = mine[0] if len(mine) else len(firsts) - 1
+    return owner
+
+
+def lay_back(
+    target: UInt8[np.ndarray, "160 160"], extent: Sequence[int], size: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """A window's mask target at its extent in an image of `size` (height, width); bilinear, at least ½."""
+    x1, y1, x2, y2 = (int(edge) for edge in extent)
+    cells = cv2.resize(target.astype(np.float32), (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR) >= 0.5
+    result = np.zeros(size, bool)
+    top, left, bottom, right = max(y1, 0), max(x1, 0), min(y2, size[0]), min(x2, size[1])
+    result[top:bottom, left:right] = cells[top - y1 : bottom - y1, left - x1 : right - x1]
+    return result
+
+
+def _taught(
+    batch: TrainBatch, row: int, strides: Sequence[int]
+) -> tuple[np.ndarray, Int[np.ndarray, "p 3"], Int[np.ndarray, "p 4"], Bool[np.ndarray, "p h w"]]:
+    """(image without padding, windows taught with masks, their extents, their mask targets in the image)."""
+    height, width = (int(side) for side in batch.size[row])
+    windows = batch.mask_windows[row, batch.mask_weights[row] > 0]  # the rows that only fill come last
+    extents = window_extents(windows, strides)
+    masks = np.zeros((len(windows), height, width), bool)
+    for p, extent in enumerate(extents):
+        masks[p] = lay_back(batch.mask_targets[row, p], extent, (height, width))
+    return batch.image[row, :height, :width], windows, extents, masks
+
+
+def _firsts(owner: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
+    return np.unique(owner, return_index=True)[1]
+
+
+def _box(cells: UInt8[np.ndarray, "10 10"], extent: Sequence[int]) -> tuple[int, int, int, int]:
+    """Edges of the rectangle that the cells of a window mark, in pixels of the extent."""
+    x1, y1, x2, _ = (int(edge) for edge in extent)
+    side = (x2 - x1) / WINDOW
+    rows, columns = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
+    if not len(rows):
+        return x1, y1, x1, y1
+    return tuple(
+        round(start + edge * side)
+        for start, edge in ((x1, columns[0]), (y1, rows[0]), (x1, columns[-1] + 1), (y1, rows[-1] + 1))
+    )
+
+
+def _with_tiles(panel: np.ndarray, tiles: list[np.ndarray], captions: list[str]) -> UInt8[np.ndarray, "_H _W 3"]:
+    """The tiles in rows below a lying picture, in columns beside a standing one."""
+    if not tiles:
+        return panel
+    lying = panel.shape[1] >= panel.shape[0]
+    across = max(panel.shape[1] // (tiles[0].shape[1] + 6), 1)
+    down = max(panel.shape[0] // (tiles[0].shape[0] + 30), 1)
+    return grid([panel, grid(tiles, captions, across if lying else -(-len(tiles) // down))], columns=1 if lying else 2)
+
+
+def _name(window: Int[np.ndarray, "3"], strides: Sequence[int]) -> str:
+    return f"stride {strides[window[0]]}, row {window[1]}, column {window[2]}"
+
+
+def _sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return 1 / (1 + np.exp(-logits))

@@ -1,0 +1,300 @@
+"""What a training run says of itself: console, progress bar, metrics.jsonl, TensorBoard, pictures."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+from statistics import median_low
+from types import TracebackType
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import psutil
+from jaxtyping import UInt8
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+LOSS_PARTS = ("objectness", "mask", "attention")
+PACES = 9  # logs whose median pace gives the time left: one slow stretch, such as a compilation, does not count
+GIB = 1 << 30
+
+
+class Stopwatch:
+    """Seconds of work: the time between two readings, without that inside `pause`."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._idle = 0.0
+        self._pauses = 0
+
+    @property
+    def seconds(self) -> float:
+        """Differences of two readings count; the first has no meaning."""
+        return self._clock() - self._idle
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside does not count; pauses may contain each other."""
+        self._pauses += 1
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self._idle += self._clock() - begin
+
+
+class Pace:
+    """How fast steps follow each other, from readings at some of them."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._total_steps = total_steps
+        self._last: tuple[int, float] | None = None
+        self._seconds_per_step: deque[float] = deque(maxlen=PACES)
+
+    def begin(self, step: int, seconds: float) -> None:
+        """Sets the first reading, if there is none yet."""
+        self._last = self._last or (step, seconds)
+
+    def lap(self, step: int, seconds: float) -> float | None:
+        """Steps per second since the last reading; None if there was no step or no time between them."""
+        self.begin(step, seconds)
+        steps, passed = step - self._last[0], seconds - self._last[1]
+        self._last = step, seconds
+        if steps <= 0 or passed <= 0:
+            return None
+        self._seconds_per_step.append(passed / steps)
+        return steps / passed
+
+    def left(self, step: int) -> float | None:
+        """Seconds to the end: the steps left at the median pace of the last readings; None before there is a pace."""
+        if not self._seconds_per_step:
+            return None
+        return max(self._total_steps - step, 0) * median_low(self._seconds_per_step)
+
+
+class Reporter:
+    """Reports a run of `total_steps` steps into its working directory; use it as a context manager.
+
+    Of a run that goes on from `start_step`, what an earlier and longer life wrote of later steps is dropped from
+    metrics.jsonl (and hidden in TensorBoard), so that the file is one history.
+
+    The first step, which compiles, does not count into images/s.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        total_steps: int,
+        batch_size: int,
+        start_step: int,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        Args:
+          workdir: gets metrics.jsonl, tensorboard/ and pictures/; made if it is not there.
+          batch_size: images of a step, over all processes.
+          start_step: steps that were done before.
+          quiet: nothing is written or printed: of several processes only one reports.
+          clock: seconds, from any beginning.
+        """
+        self._workdir, self._quiet = Path(workdir), quiet
+        self._total_steps, self._batch_size = total_steps, batch_size
+        self._stopwatch = Stopwatch(clock)
+        self._pace = Pace(total_steps)
+        self._open = not quiet
+        if quiet:
+            return
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix}",
+        )
+        dropped = cut_history(self._workdir / METRICS, start_step)
+        if dropped:
+            self.say(f"{self._workdir / METRICS}: {dropped} line(s) of an earlier run beyond step {start_step} dropped")
+        self._lines = (self._workdir / METRICS).open("a", encoding="utf-8", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(self._workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One console line, one line of metrics.jsonl, and TensorBoard scalars.
+
+        Args:
+          step: steps done.
+          metrics: means since the last log: `loss`, its parts (see LOSS_PARTS), and any others.
+        """
+        steps_per_second = self._pace.lap(step, self._stopwatch.seconds)
+        if not self._open:
+            return
+        rate = None if steps_per_second is None else steps_per_second * self._batch_size
+        left = self._pace.left(step)
+        where, in_use, peak = memory()
+        self._record(
+            step,
+            "train",
+            {
+                **metrics,
+                "images_per_second": rate,
+                "seconds_left": left,
+                f"{where}_memory_bytes": in_use,
+                f"{where}_memory_peak_bytes": peak,
+            },
+        )
+        parts = ", ".join(f"{name} {metrics[name]:.4f}" for name in LOSS_PARTS if name in metrics)
+        readings = [f"{_word(k)} {_number(v)}" for k, v in metrics.items() if k not in ("loss", *LOSS_PARTS)]
+        pieces = [
+            f"step {step:{len(str(self._total_steps))}}/{self._total_steps}",
+            f"loss {metrics['loss']:.4f} ({parts})",
+            *([" ".join(readings)] if readings else []),
+            "–" if rate is None else f"{rate:.3g} images/s",
+            f"ETA {duration(left)}",
+            f"{where} memory {in_use / GIB:.2f} GiB (peak {peak / GIB:.2f})",
+        ]
+        self.say(" | ".join(pieces))
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, ETA {duration(left)}")
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar; to be called after each step."""
+        self._pace.begin(step, self._stopwatch.seconds)
+        if self._open:
+            self._bar.update(step - self._bar.n)
+
+    def evaluation(self, step: int, readings: Mapping[str, float]) -> None:
+        """Readings such as "segm/AR@100": console lines, one for each group before the slash, jsonl, TensorBoard."""
+        if not self._open:
+            return
+        self._record(step, "evaluation", readings)
+        for group, named in groupby(sorted(readings, key=_group), _group):
+            values = "  ".join(f"{name.removeprefix(group + '/')} {_number(readings[name])}" for name in named)
+            self.say(f"step {step} evaluation | {group + ' | ' if group else ''}{values}")
+
+    def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_H _W 3"]]) -> None:
+        """RGB pictures by tag: to TensorBoard, and to <workdir>/pictures/<tag>/<step>.png."""
+        if not self._open:
+            return
+        for tag, picture in pictures.items():
+            path = self._workdir / "pictures" / tag / f"{step}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+                raise OSError(f"{path}: the picture could not be written; is the disk full?")
+            self._tensorboard.add_image(tag, picture, step, dataformats="HWC")
+
+    def say(self, line: str) -> None:
+        """A line on the console, above the progress bar if there is one."""
+        if not self._quiet:
+            with tqdm.external_write_mode(sys.stdout):
+                print(line, flush=True)
+
+    def pause(self) -> Any:
+        """A context whose time does not count into images/s and the time left: evaluation, pictures, checkpoints."""
+        return self._stopwatch.pause()
+
+    def close(self) -> None:
+        """Writes out what is left; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._bar.close()
+            self._lines.close()
+            self._tensorboard.close()
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _record(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
+        """JSON knows no NaN: what is not a finite number is null there, and left out of TensorBoard."""
+        finite = {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
+        line = {"step": step, "kind": kind, "images": step * self._batch_size, "time": round(time.time(), 3), **finite}
+        self._lines.write(json.dumps(line) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._tensorboard.add_scalar(f"{kind}/{name.replace('@', '_')}", value, step)
+
+
+def cut_history(path: Path, step: int) -> int:
+    """Drops the lines of a metrics.jsonl that speak of steps beyond `step`, and lines that a crash left broken.
+
+    The file is replaced as a whole, or stays as it is.
+
+    Returns:
+      How many lines were dropped.
+    """
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        new = path.with_name(path.name + ".part")
+        new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(new, path)
+    return len(lines) - len(kept)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def memory() -> tuple[str, int, int]:
+    """("device" or "process", bytes in use, most bytes ever in use).
+
+    The first local device's memory where the backend tells; else what this process holds of the host's.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_in_use" in stats:
+        return "device", stats["bytes_in_use"], stats.get("peak_bytes_in_use", stats["bytes_in_use"])
+    info = psutil.Process().memory_info()
+    return "process", info.rss, max(info.rss, _peak_rss(info))
+
+
+def _peak_rss(info: Any) -> int:
+    if hasattr(info, "peak_wset"):  # Windows
+        return info.peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def duration(seconds: float | None) -> str:
+    """1:02:03, "2 days, 1:02:03", or "unknown"."""
+    return "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def _group(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _word(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float) -> str:
+    """Four digits, without a needless fraction."""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"

@@ -1,0 +1,138 @@
+"""The training step: a pure function (state, batch) → (state, metrics), made once from the model and the optimiser."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from fastmask_jax.data.batches import TrainBatch
+from fastmask_jax.models.build import initial_variables
+from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.training.losses import LossWeights, image_losses
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes in training; a pytree."""
+
+    step: Int[Array, ""]
+    params: Any
+    frozen_stats: Any  # statistics of the frozen norms: measured or loaded once, never trained
+    batch_stats: Any  # running averages of the window norm
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The collections that the model is applied to."""
+        return {"params": self.params, "frozen_stats": self.frozen_stats, "batch_stats": self.batch_stats}
+
+
+class DeviceBatch(NamedTuple):
+    """The part of a TrainBatch that devices need (image ids stay on the host); same shapes."""
+
+    image: Any
+    size: Any
+    slot: Any
+    score_windows: Any
+    score_labels: Any
+    score_weights: Any
+    mask_windows: Any
+    mask_weights: Any
+    mask_targets: Any
+    attention_targets: Any
+
+
+def on_device(batch: TrainBatch) -> DeviceBatch:
+    """Drops what stays on the host."""
+    return DeviceBatch(*(getattr(batch, field) for field in DeviceBatch._fields))
+
+
+Step = Callable[[TrainState, DeviceBatch], tuple[TrainState, Mapping[str, Float[Array, ""]]]]
+
+
+def create_state(model: FastMask, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step."""
+    variables = initial_variables(model, seed)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        frozen_stats=variables["frozen_stats"],
+        batch_stats=variables["batch_stats"],
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
+    )
+
+
+def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights: LossWeights, seed: int) -> Step:
+    """The step function of one device; gradients, moments and metrics are summed over `model.axis_name` if it has one.
+
+    Images without any sampled positive weigh nothing (spec section 2), and the others alike, whichever device holds
+    them: D devices with one image each do what one device with D images does. Dropout keys come from
+    (seed, step, slot of the image), so that they, too, do not depend on the devices.
+    """
+    axis = model.axis_name
+
+    def total(tree: Any) -> Any:
+        return tree if axis is None else jax.lax.psum(tree, axis)
+
+    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Mapping[str, jax.Array]]:
+        at_step = jax.random.fold_in(jax.random.key(seed), state.step)
+        keys = jax.vmap(lambda slot: jax.random.fold_in(at_step, slot))(batch.slot)
+        trained_on = jnp.any(batch.mask_weights > 0, axis=1).astype(jnp.float32)  # [B]
+        images = jnp.maximum(total(jnp.sum(trained_on)), 1.0)
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            seen, changed = model.apply(
+                {**state.variables, "params": params},
+                batch.image,
+                batch.size,
+                batch.score_windows,
+                batch.mask_windows,
+                train=True,
+                dropout_keys=keys,
+                mutable=["batch_stats"],
+            )
+            losses = image_losses(
+                seen.scores,
+                seen.mask_logits,
+                seen.attention,
+                batch.score_labels,
+                batch.score_weights,
+                batch.mask_targets,
+                batch.attention_targets,
+                batch.mask_weights,
+            )
+            means = {name: jnp.sum(value * trained_on) / images for name, value in losses._asdict().items()}
+            means["loss"] = (
+                weights.objectness * means["objectness"]
+                + weights.mask * means["mask"]
+                + weights.attention * means["attention"]
+            )
+            return means["loss"], (means, changed["batch_stats"])
+
+        gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        gradients, metrics = total((gradients, metrics))  # each device holds its images' share of the mean
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        new = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new, metrics
+
+    return step
+
+
+def measure_frozen_stats(model: FastMask, state: TrainState, batch: DeviceBatch) -> TrainState:
+    """Statistics for the body's frozen norms from one batch of images: what a body that starts from nothing needs."""
+    measured = jax.jit(
+        lambda variables, image, size: model.clone(axis_name=None).apply(
+            variables, image, size, method="levels", mutable=["frozen_stats"]
+        )[1]["frozen_stats"]
+    )(state.variables, batch.image, batch.size)
+    return state.replace(frozen_stats=measured)

@@ -1,0 +1,40 @@
+"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS says otherwise, eight simulated devices, no cache on disk."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+_EIGHT = "--xla_force_host_platform_device_count"
+if _EIGHT not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}=8".strip()
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Compiling takes as long as it takes, and a test that passes once should pass again.
+settings.register_profile("fastmask", deadline=None, derandomize=True)
+settings.load_profile("fastmask")
+
+
+@pytest.fixture(scope="session")
+def tiny_network():
+    """(network, variables): FastMask of a few channels over the strides 16, 24, 32 and 48, every weight drawn at random.
+
+    The package is imported here and not above, so that pytest has set up its run-time checks of shapes before.
+    """
+    import jax.numpy as jnp
+
+    from fastmask_jax.models.fastmask import FastMask
+    from fastmask_jax.models.resnet import ResNet
+    from tests.plain_network import random_variables
+
+    network = FastMask(
+        ResNet(width=4, depths=(1, 1, 1)),
+        strides=(16, 24, 32, 48),
+        channels=6,
+        neck_hidden=8,
+        mask_width=12,
+        objectness_widths=(16, 24),
+    )
+    windows = jnp.zeros((1, 1, 3), jnp.int32)
+    return network, random_variables(network, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]), windows, windows)
