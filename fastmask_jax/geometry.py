@@ -6,9 +6,10 @@ K windows. A window is the triple (level, i, j): row i and column j of the windo
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 WINDOW = 10  # cells on a window's side
 HALF_WINDOW = WINDOW // 2
@@ -108,3 +109,17 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
             f"bucket of data.buckets={[tuple(b) for b in buckets]}: add a bucket of {long_edge}x{long_edge}"
         )
     return min(fitting)[1]
+
+
+@cache
+def upscale_matrix() -> Float32[np.ndarray, "160 40"]:
+    """The fixed bilinear x4 enlargement of mask logits along one axis (spec section 1); not to be written to.
+
+    A transposed convolution, kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, two cells cut at each border: row y holds
+    the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one: nothing is beyond.
+    """
+    kernel = 1 - np.abs(np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE
+    matrix = np.zeros((FINE_MASK + UPSCALE, MASK), np.float32)
+    for cell in range(MASK):
+        matrix[cell * UPSCALE : (cell + 2) * UPSCALE, cell] = kernel
+    return matrix[UPSCALE // 2 : -UPSCALE // 2].copy()

@@ -20,8 +20,10 @@ settings.load_profile("fastmask")
 def tiny_network():
     """(network, variables): FastMask of a few channels over the strides 16, 24, 32 and 48, every weight drawn at random.
 
-    The package is imported here and not above, so that pytest has set up its run-time checks of shapes before.
+    Its norms hold the statistics of an image, so that values are of order one. The package is imported here and not
+    above, so that pytest has set up its run-time checks of shapes before.
     """
+    import jax
     import jax.numpy as jnp
 
     from fastmask_jax.models.fastmask import FastMask
@@ -36,5 +38,11 @@ def tiny_network():
         mask_width=12,
         objectness_widths=(16, 24),
     )
+    image = jax.random.uniform(jax.random.key(0), (1, 96, 128, 3), maxval=255.0)
     windows = jnp.zeros((1, 1, 3), jnp.int32)
-    return network, random_variables(network, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]), windows, windows)
+    arguments = image, jnp.array([[96, 128]]), windows, windows
+    variables = random_variables(network, *arguments)
+    measure = jax.jit(lambda v: network.apply(v, *arguments, train=True, mutable=["frozen_stats", "batch_stats"])[1])
+    variables |= measure(variables)
+    variables["batch_stats"]["window_norm"]["weight"] = jnp.zeros(())  # training would begin here
+    return network, variables

@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 Image = UInt8[np.ndarray, "H W 3"]
 Colours = UInt8[np.ndarray, "m 3"]
 Masks = Bool[np.ndarray, "m H W"] | Sequence[Mapping[str, Any]]
-Extent = tuple[int, int, int, int]
+Colour = Sequence[int] | UInt8[np.ndarray, "3"]
+Extent = Sequence[int] | Int[np.ndarray, "4"]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 DARK, LIGHT = (18, 18, 18), (245, 245, 245)
@@ -79,10 +80,8 @@ def overlay(
         raise ValueError(f"masks of {bitmaps[0].shape} do not fit an image of {image.shape[:2]}; resize one of them")
     result = image.copy()
     for bitmap, colour in reversed(list(zip(bitmaps, colours, strict=True))):
-        part = _bounds(bitmap)
-        inside = bitmap[part]
-        view = result[part]
-        view[inside] = np.rint((1 - opacity) * view[inside] + opacity * colour.astype(np.float32)).astype(np.uint8)
+        below = result[bitmap]
+        result[bitmap] = np.rint((1 - opacity) * below + opacity * colour.astype(np.float32)).astype(np.uint8)
     for bitmap, colour in reversed(list(zip(bitmaps, colours, strict=True))):
         result = contour(result, bitmap, colour)
     taken: list[Extent] = []
@@ -92,54 +91,50 @@ def overlay(
     return result
 
 
-def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> Image:
-    """The mask's border in its colour, with a dark line outside of it: it shows on any ground."""
+def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: Colour) -> Image:
+    """The mask's border in its colour, with a dark line outside of it: it shows on any ground.
+
+    The line lies inside the mask, and where the mask ends with the image there is none.
+    """
     result = image.copy()
+    if not mask.any():
+        return result
     width = line_width(image)
-    top, left = (max(side.start - 2 * width, 0) for side in _bounds(mask))
-    part = tuple(slice(low, side.stop + 2 * width) for low, side in zip((top, left), _bounds(mask), strict=True))
+    part = _bounds(mask, margin=1)
     inside = mask[part].astype(np.uint8)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    within = cv2.erode(cv2.copyMakeBorder(inside, width, width, width, width, cv2.BORDER_REPLICATE), disc)
     view = result[part]
-    padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_REPLICATE)  # the image's border is no contour
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    line = inside > cv2.erode(padded, kernel)[1:-1, 1:-1]
-    edge = cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside
-    view[edge] = DARK
-    view[line] = colour
+    view[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside] = DARK
+    view[inside > within[width:-width, width:-width]] = colour
     return result
 
 
-def frame(image: Image, extent: Extent, colour: Int[np.ndarray, "3"] | tuple, dashed: bool = False) -> Image:
-    """The rectangle's border, inside the rectangle, cut at the image."""
+def frame(image: Image, extent: Extent, colour: Colour, dashed: bool = False) -> Image:
+    """The rectangle's border, with a dark line within; all inside the rectangle, cut at the image."""
     result = image.copy()
     width = line_width(image)
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     x1, y1, x2, y2 = (int(edge) for edge in extent)
-    for inset, ink in ((0, colour), (width, DARK)):
-        ring = np.zeros(image.shape[:2], bool)
-        low, high = inset, inset + (width if inset == 0 else 1)
-        ring[max(y1 + low, 0) : max(y2 - low, 0), max(x1 + low, 0) : max(x2 - low, 0)] = True
-        ring[max(y1 + high, 0) : max(y2 - high, 0), max(x1 + high, 0) : max(x2 - high, 0)] = False
-        if dashed:
-            y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-            ring &= (x - x1 + y - y1) // (4 * width) % 2 == 0
-        result[ring] = ink
+    depth = np.minimum(np.minimum(x - x1, x2 - 1 - x), np.minimum(y - y1, y2 - 1 - y))  # 0 on the outmost pixels
+    shown = (x - x1 + y - y1) // (4 * width) % 2 == 0 if dashed else True
+    result[(depth >= 0) & (depth < width) & shown] = colour
+    result[(depth == width) & shown] = DARK
     return result
 
 
-def dots(
-    image: Image, points: Int[np.ndarray, "n 2"], colours: Colours, radius: int | None = None, hollow: bool = False
-) -> Image:
-    """A disc at each (x, y), or a cross where `hollow`, with a dark edge."""
+def dots(image: Image, points: Int[np.ndarray, "n 2"], colour: Colour, cross: bool = False) -> Image:
+    """A disc, or a cross, with a dark edge, at each (x, y)."""
     result = image.copy()
-    radius = 2 * line_width(image) if radius is None else radius
-    for (x, y), colour in zip(points.tolist(), colours.tolist(), strict=True):
-        if hollow:
-            size = 2 * radius + 1
-            cv2.drawMarker(result, (x, y), DARK, cv2.MARKER_TILTED_CROSS, size + 2, 3)
-            cv2.drawMarker(result, (x, y), colour, cv2.MARKER_TILTED_CROSS, size, 1)
+    width = line_width(image)
+    ink = [int(part) for part in colour]
+    for x, y in points.tolist():
+        if cross:
+            cv2.drawMarker(result, (x, y), DARK, cv2.MARKER_TILTED_CROSS, 4 * width + 4, width + 2)
+            cv2.drawMarker(result, (x, y), ink, cv2.MARKER_TILTED_CROSS, 4 * width + 2, width)
         else:
-            cv2.circle(result, (x, y), radius + 1, DARK, -1, cv2.LINE_AA)
-            cv2.circle(result, (x, y), radius, colour, -1, cv2.LINE_AA)
+            cv2.circle(result, (x, y), 2 * width + 1, DARK, -1, cv2.LINE_AA)
+            cv2.circle(result, (x, y), 2 * width, ink, -1, cv2.LINE_AA)
     return result
 
 
@@ -171,11 +166,20 @@ def crop(image: Image, extent: Extent, size: int) -> UInt8[np.ndarray, "size siz
 
 
 def captioned(image: Image, caption: str) -> UInt8[np.ndarray, "_H W 3"]:
-    """The image with a line of text above it, cut where the image is too narrow."""
+    """The image below a text, in as many lines as its width asks for."""
     scale = 0.4
+    lines = [""]
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and cv2.getTextSize(longer, FONT, scale, 1)[0][0] > image.shape[1] - 8:
+            longer = word
+            lines.append("")
+        lines[-1] = longer
     (_, height), base = cv2.getTextSize("Ag", FONT, scale, 1)
-    bar = np.full((height + base + 8, image.shape[1], 3), DARK, np.uint8)
-    cv2.putText(bar, caption, (4, height + 4), FONT, scale, LIGHT, 1, cv2.LINE_AA)
+    step = height + base + 4
+    bar = np.full((step * len(lines) + 4, image.shape[1], 3), DARK, np.uint8)
+    for number, line in enumerate(lines):
+        cv2.putText(bar, line, (4, number * step + height + 4), FONT, scale, LIGHT, 1, cv2.LINE_AA)
     return np.concatenate([bar, image])
 
 
@@ -225,11 +229,10 @@ def _bitmap(mask: Mapping[str, Any] | Bool[np.ndarray, "H W"]) -> Bool[np.ndarra
     return coco_mask.decode(mask).astype(bool) if isinstance(mask, Mapping) else mask
 
 
-def _bounds(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+def _bounds(mask: Bool[np.ndarray, "H W"], margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns of a mask's box, `margin` pixels wider where the image has them; the mask must have a pixel."""
+    ends = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (1, 0))
+    return tuple(slice(max(first - margin, 0), last + 1 + margin) for first, last in ends)
 
 
 def _inmost(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:

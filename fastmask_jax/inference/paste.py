@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
-from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_extents
+from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_extents, upscale_matrix
 
 THRESHOLD = 0.2  # probability at and above which a pixel belongs to a mask (spec section 3)
 
@@ -33,19 +33,9 @@ class Runs(NamedTuple):
     size: tuple[int, int]
 
 
-@cache
-def _upsampling() -> Float32[np.ndarray, "160 40"]:
-    """The transposed convolution along one axis as a matrix: kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8, two cells cut."""
-    kernel = 1 - np.abs(np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE
-    matrix = np.zeros((FINE_MASK + UPSCALE, MASK), np.float32)
-    for cell in range(MASK):
-        matrix[cell * UPSCALE : (cell + 2) * UPSCALE, cell] = kernel
-    return matrix[UPSCALE // 2 : -UPSCALE // 2].copy()
-
-
 def upsample(logits: Float32[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K 160 160"]:
     """Mask logits enlarged by the fixed bilinear transposed convolution 8×8 stride 4, two cells cut at each border."""
-    matrix = _upsampling()
+    matrix = upscale_matrix()
     return matrix @ (logits @ matrix.T)
 
 
@@ -108,7 +98,7 @@ def _crossings(
       from probability `before` to `after`; the rows before the first and behind the last are of probability 0.
     """
     p, q, f, end, scale = columns
-    matrix = _upsampling()
+    matrix = upscale_matrix()
     cells = matrix[f:end] @ (logits.T @ matrix[rows[2] : rows[3]].T)  # [fine columns, fine rows]
     cells *= 0.5  # the sigmoid as a tanh, which cannot overflow
     np.tanh(cells, out=cells)

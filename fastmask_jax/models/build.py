@@ -16,7 +16,8 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
     """The network that a config's `model` section describes.
 
     Args:
-      model: fields of FastMask, with `body`: {"kind": a key of BODIES, and the fields of that body}, and `dtype` by name.
+      model: fields of FastMask, with `body`: {"kind": a key of BODIES, and the fields of that body}, and `dtype` by
+        name.
       axis_name: device axis of the window norm's moments in training.
 
     Errors:

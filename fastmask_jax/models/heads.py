@@ -7,12 +7,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, WINDOW
+from fastmask_jax.geometry import MASK, WINDOW, upscale_matrix
 from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.windows import WindowDense
 
@@ -80,19 +79,6 @@ class MaskHead(nn.Module):
         x = FrozenNorm(trained=True, dtype=self.dtype, name="norm")(x)
         x = nn.Dense(MASK**2, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="fc2")(x)
         return x.reshape(*x.shape[:-1], MASK, MASK).astype(jnp.float32), attention
-
-
-def upscale_matrix() -> Float[np.ndarray, "160 40"]:
-    """The fixed bilinear x4 enlargement along one axis: a transposed convolution 8/4, two cells cut at each border.
-
-    Each row holds the weights of the coarse cells in one fine cell. At the border the weights sum to less than one: the
-    transposed convolution sees zeros there.
-    """
-    tap = 1 - np.abs((np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE)
-    full = np.zeros(((MASK - 1) * UPSCALE + 2 * UPSCALE, MASK), np.float32)
-    for cell in range(MASK):
-        full[cell * UPSCALE : cell * UPSCALE + 2 * UPSCALE, cell] = tap
-    return full[UPSCALE // 2 : UPSCALE // 2 + FINE_MASK]
 
 
 def upscale(logits: Float[Array, "... 40 40"]) -> Float[Array, "... 160 160"]:

@@ -30,7 +30,7 @@ def extract_patches(x: Float[Array, "B H W C"]) -> Float[Array, "B h2 w2 D"]:
 
     The forward pass is `lax.conv_general_dilated_patches` at full precision, since it is a convolution with a one-hot
     kernel, which lower precisions would round. Its stock gradient is a transposed convolution with that kernel, of
-    quadratic work in C; ours is what it stands for, a sum of 100 shifted maps.
+    quadratic work in C; ours is what it stands for, a sum of 100 shifted maps: by columns, then by rows.
     """
     return lax.conv_general_dilated_patches(
         x,
@@ -49,10 +49,12 @@ def _extract_forward(x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
 def _extract_backward(shape: tuple[int, ...], g: jax.Array) -> tuple[jax.Array]:
     rows, columns = g.shape[1:3]
     g = g.reshape(*g.shape[:3], shape[3], WINDOW, WINDOW)
+    bands = jnp.zeros((*g.shape[:2], *shape[2:], WINDOW), g.dtype)  # [B, h2, W, C, row]: columns summed, rows to come
+    for c in range(WINDOW):
+        bands = bands.at[:, :, c : c + columns].add(g[..., c])
     grad = jnp.zeros(shape, g.dtype)
     for r in range(WINDOW):
-        for c in range(WINDOW):
-            grad = grad.at[:, r : r + rows, c : c + columns].add(g[..., r, c])
+        grad = grad.at[:, r : r + rows].add(bands[..., r])
     return (grad,)
 
 

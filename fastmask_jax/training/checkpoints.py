@@ -43,7 +43,7 @@ class Checkpoints:
                 best_fn=lambda readings: readings[BEST],
                 keep_checkpoints_without_metrics=True,
             ),
-            item_names=("state", "config"),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "config": ocp.JsonCheckpointHandler()},
         )
 
     @property
@@ -73,7 +73,7 @@ class Checkpoints:
             state = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
         self._manager.save(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(dict(self._config))),
+            args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), config=ocp.args.JsonSave(dict(self._config))),
             metrics=None if readings is None else {BEST: float(readings[BEST])},
         )
 
@@ -83,27 +83,26 @@ class Checkpoints:
         Errors:
           ValueError: the checkpoint's network is not that of `template`; names the first array that differs.
         """
-        self.check(template, step)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted)))["state"]
+        return self._restore(template, step)
 
     def restore_variables(self, template: Mapping[str, Any], step: int) -> dict[str, Any]:
         """The model's collections saved at `step`; the optimiser's state is not read. Errors: as in `restore`."""
+        return self._restore(dict(template), step)
+
+    def _restore(self, template: Any, step: int) -> Any:
         self.check(template, step)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), dict(template))
+        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template)
         how = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
 
     def check(self, template: Any, step: int) -> None:
-        """ValueError where names or shapes at `step` differ from those of `template`, which may be a part of the state."""
+        """ValueError where names or shapes at `step` differ from those of `template`, a state or a part of one."""
         found = self._manager.item_metadata(step)["state"]
-        saved, wanted = _shapes(getattr(found, "tree", found)), _shapes(ocp.utils.serialize_tree(template))
-        saved = {
-            name: shape for name, shape in saved.items() if name.split("/")[0] in ocp.utils.serialize_tree(template)
-        }
+        asked = ocp.utils.serialize_tree(template)
+        saved, wanted = _shapes(getattr(found, "tree", found)), _shapes(asked)
+        saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in asked}
         where = f"{self.workdir / _FOLDER / str(step)}"
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):

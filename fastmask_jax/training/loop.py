@@ -25,6 +25,7 @@ from fastmask_jax.training.checkpoints import Checkpoints, save_config
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
 from fastmask_jax.training.losses import LossWeights
 from fastmask_jax.training.optimizer import build_optimizer
+from fastmask_jax.training.pictures import training_pictures
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.training.step import TrainState, create_state, make_step, measure_frozen_stats, on_device
 

@@ -1,7 +1,7 @@
 """What training shows of itself on fixed images: what the network is taught, and what it says.
 
 Labels are drawn from the batch alone, as the step gets it: a mask shifted by half a pixel, or mirrored, is seen.
-All pictures are in resized pixels. Letters as in docs/design.md.
+Small images are enlarged by whole numbers. Letters as in docs/design.md; n windows that are taught.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,9 @@ IMAGES = 4  # of the batch
 OBJECTS = 6  # windows shown in large
 PROPOSALS = 12
 DECODED = 100
-TILE = FINE_MASK
+TILE = FINE_MASK  # pixels on a tile's side: one for each cell of a mask target
+SHOWN_SIDE = 700  # images are enlarged to about this long edge
+WHOLE = (0, 0, TILE, TILE)
 POSITIVE, NEGATIVE = (80, 255, 120), (255, 70, 70)
 
 
@@ -84,34 +86,31 @@ def label_picture(batch: TrainBatch, row: int, strides: Sequence[int]) -> UInt8[
     other), the box of its attention target, centres of the windows sampled (green discs: positive, red crosses:
     hard negative). Below or beside it, one window of each of a few objects with its targets, cell by cell.
     """
-    image, windows, extents, masks = _taught(batch, row, strides)
-    owner = objects_of(masks)
+    taught = _taught(batch, row, strides)
+    owner = objects_of(taught.masks)
     firsts = _firsts(owner)
     colours = distinct_colours(len(firsts))
-    panel = overlay(image, masks[firsts], opacity=0.3)
-    for mask, number in zip(masks, owner, strict=True):
+    panel = overlay(taught.image, taught.masks[firsts], opacity=0.3)
+    for mask, number in zip(taught.masks, owner, strict=True):
         panel = contour(panel, mask, colours[number])
-    boxes = [_box(batch.attention_targets[row, p], extents[p]) for p in firsts]
-    for box, colour in zip(boxes, colours, strict=True):
-        panel = frame(panel, box, colour, dashed=True)
-    used = batch.score_weights[row] > 0
-    centres = window_extents(batch.score_windows[row], strides).reshape(-1, 2, 2).mean(1).astype(np.int64)
-    for label, ink in ((0, NEGATIVE), (1, POSITIVE)):
-        points = centres[used & (batch.score_labels[row] == label)]
-        panel = dots(panel, points, np.tile(np.uint8(ink), (len(points), 1)), hollow=label == 0)
+    for number, p in enumerate(firsts):
+        box = _box(batch.attention_targets[row, p], taught.extents[p])
+        panel = frame(panel, box, colours[number], dashed=True)
+    used, labels = batch.score_weights[row] > 0, batch.score_labels[row]
+    centres = window_extents(batch.score_windows[row], taught.strides).reshape(-1, 2, 2).sum(1) // 2
+    panel = dots(panel, centres[used & (labels == 0)], NEGATIVE, cross=True)
+    panel = dots(panel, centres[used & (labels == 1)], POSITIVE)
     panel = captioned(
         panel,
-        f"image {batch.image_id[row]}: {len(firsts)} objects taught by {len(windows)} windows; objectness "
-        f"{int((used & (batch.score_labels[row] == 1)).sum())} positive (discs), "
-        f"{int((used & (batch.score_labels[row] == 0)).sum())} hard negative (crosses)",
+        f"image {batch.image_id[row]}: {len(owner)} windows teach the masks of {len(firsts)} objects; objectness from "
+        f"{np.sum(used & (labels == 1))} positive (discs) and {np.sum(used & (labels == 0))} hard negative (crosses)",
     )
     tiles, captions = [], []
     for number, p in enumerate(firsts[:OBJECTS]):
-        tile = crop(image, extents[p], TILE)
+        tile = crop(taught.image, taught.extents[p], TILE)
         tile = contour(tile, batch.mask_targets[row, p].astype(bool), colours[number])
-        box = _box(batch.attention_targets[row, p], (0, 0, TILE, TILE))
-        tiles.append(frame(tile, box, colours[number], dashed=True))
-        captions.append(_name(windows[p], strides))
+        tiles.append(frame(tile, _box(batch.attention_targets[row, p], WHOLE), colours[number], dashed=True))
+        captions.append(_name(batch.mask_windows[row, p], strides))
     return _with_tiles(panel, tiles, captions)
 
 
@@ -128,25 +127,31 @@ def attention_picture(
       attention: probabilities for the windows `batch.mask_windows[row]`.
       mask_logits: for the same.
     """
-    image, windows, extents, masks = _taught(batch, row, strides)
-    firsts = _firsts(objects_of(masks))[:OBJECTS]
+    seen = _taught(batch, row, strides)
+    firsts = _firsts(objects_of(seen.masks))[:OBJECTS]
     if not len(firsts):
-        return captioned(image, f"image {batch.image_id[row]}: no window to be taught")
-    whole, colour = (0, 0, TILE, TILE), distinct_colours(1)[0]
+        return captioned(seen.image, f"image {batch.image_id[row]}: no window to be taught")
+    colour = distinct_colours(1)[0]
     tiles, captions = [], []
     for p, probability in zip(firsts, _sigmoid(upsample(mask_logits[firsts])), strict=True):
-        tile = crop(image, extents[p], TILE)
+        tile = crop(seen.image, seen.extents[p], TILE)
         taught, said = batch.mask_targets[row, p].astype(bool), probability >= 0.5
         iou = (taught & said).sum() / max((taught | said).sum(), 1)
-        box = _box(batch.attention_targets[row, p], whole)
+        box = _box(batch.attention_targets[row, p], WHOLE)
         tiles += [
             tile,
-            heat(tile, batch.attention_targets[row, p].astype(np.float32), whole),
-            frame(heat(tile, attention[p], whole), box, colour, dashed=True),
+            heat(tile, batch.attention_targets[row, p].astype(np.float32), WHOLE),
+            frame(heat(tile, attention[p], WHOLE), box, colour, dashed=True),
             overlay(tile, taught[None]),
-            overlay(heat(tile, probability, whole), said[None], opacity=0),
+            overlay(heat(tile, probability, WHOLE), said[None], opacity=0),
         ]
-        captions += [_name(windows[p], strides), "attention taught", "attention", "mask taught", f"mask, IoU {iou:.2f}"]
+        captions += [
+            _name(batch.mask_windows[row, p], strides),
+            "attention taught",
+            "attention",
+            "mask taught",
+            f"mask, IoU {iou:.2f}",
+        ]
     return grid(tiles, captions, columns=5)
 
 
@@ -166,14 +171,15 @@ def prediction_picture(
       threshold: probability at and above which a pixel belongs to a mask.
       count: proposals shown.
     """
-    size = image.shape[:2]
+    resized = image.shape[:2]
+    image, large = _enlarged(image, strides)
     proposals = masks_to_results(
         decoded.scores,
         decoded.windows,
         decoded.mask_logits,
         strides=strides,
-        resized=size,
-        original=size,
+        resized=resized,
+        original=image.shape[:2],
         threshold=threshold,
     )
     differing = suppress(proposals, SHOWN_IOU)
@@ -187,12 +193,12 @@ def prediction_picture(
         f"best {len(best)} of {len(proposals.scores)} proposals; {len(differing)} differ (mask IoU <= {SHOWN_IOU})",
     )
     shown = proposals.kept[best[:OBJECTS]]  # numbers of windows
-    extents = window_extents(decoded.windows[shown], strides)
+    extents = window_extents(decoded.windows[shown], large)
     masks = _sigmoid(upsample(decoded.mask_logits[shown])) >= threshold
     tiles, captions = [], []
     for k, extent, mask, colour in zip(shown, extents, masks, colours, strict=False):
         tile = crop(image, extent, TILE)
-        hot = heat(tile, decoded.attention[k], (0, 0, TILE, TILE))
+        hot = heat(tile, decoded.attention[k], WHOLE)
         tiles.append(np.concatenate([overlay(tile, mask[None], colours=colour[None]), hot], axis=1))
         captions.append(f"{decoded.scores[k]:.2f}  {_name(decoded.windows[k], strides)}")
     return _with_tiles(panel, tiles, captions)
@@ -225,17 +231,30 @@ def lay_back(
     return result
 
 
-def _taught(
-    batch: TrainBatch, row: int, strides: Sequence[int]
-) -> tuple[np.ndarray, Int[np.ndarray, "p 3"], Int[np.ndarray, "p 4"], Bool[np.ndarray, "p h w"]]:
-    """(image without padding, windows taught with masks, their extents, their mask targets in the image)."""
-    height, width = (int(side) for side in batch.size[row])
-    windows = batch.mask_windows[row, batch.mask_weights[row] > 0]  # the rows that only fill come last
-    extents = window_extents(windows, strides)
-    masks = np.zeros((len(windows), height, width), bool)
+class _Taught(NamedTuple):
+    image: UInt8[np.ndarray, "h w 3"]  # without padding, enlarged
+    strides: tuple[int, ...]  # in its pixels
+    extents: Int[np.ndarray, "n 4"]  # of the windows that are taught with masks, in its pixels
+    masks: Bool[np.ndarray, "n h w"]  # their mask targets, laid back
+
+
+def _taught(batch: TrainBatch, row: int, strides: Sequence[int]) -> _Taught:
+    height, width = batch.size[row]
+    image, large = _enlarged(batch.image[row, :height, :width], strides)
+    count = int(np.sum(batch.mask_weights[row] > 0))  # the rows that only fill the array come last
+    extents = window_extents(batch.mask_windows[row, :count], large)
+    masks = np.zeros((count, *image.shape[:2]), bool)
     for p, extent in enumerate(extents):
-        masks[p] = lay_back(batch.mask_targets[row, p], extent, (height, width))
-    return batch.image[row, :height, :width], windows, extents, masks
+        masks[p] = lay_back(batch.mask_targets[row, p], extent, image.shape[:2])
+    return _Taught(image, large, extents, masks)
+
+
+def _enlarged(
+    image: UInt8[np.ndarray, "h w 3"], strides: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "_h _w 3"], tuple[int, ...]]:
+    """A small image with every pixel repeated, and the strides in its pixels."""
+    factor = max(1, round(SHOWN_SIDE / max(image.shape[:2])))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1), tuple(factor * stride for stride in strides)
 
 
 def _firsts(owner: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:

@@ -135,7 +135,7 @@ class Reporter:
             str(self._workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
         )
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """One console line, one line of metrics.jsonl, and TensorBoard scalars.
 
         Args:
@@ -178,7 +178,7 @@ class Reporter:
         if self._open:
             self._bar.update(step - self._bar.n)
 
-    def evaluation(self, step: int, readings: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, readings: Mapping[str, float | int]) -> None:
         """Readings such as "segm/AR@100": console lines, one for each group before the slash, jsonl, TensorBoard."""
         if not self._open:
             return
@@ -224,7 +224,7 @@ class Reporter:
     ) -> None:
         self.close()
 
-    def _record(self, step: int, kind: str, values: Mapping[str, float | None]) -> None:
+    def _record(self, step: int, kind: str, values: Mapping[str, float | int | None]) -> None:
         """JSON knows no NaN: what is not a finite number is null there, and left out of TensorBoard."""
         finite = {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
         line = {"step": step, "kind": kind, "images": step * self._batch_size, "time": round(time.time(), 3), **finite}
@@ -293,7 +293,7 @@ def _word(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     """Four digits, without a needless fraction."""
     if float(value).is_integer() and abs(value) < 1e15:
         return str(int(value))
