@@ -16,7 +16,7 @@ from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Proposes on every image of a COCO-format split and prints average recall; or scores a results file.",
+        description="Proposes on a COCO-format split and prints average recall, or scores a results file",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.workers=4",
     )
     parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
     parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
     parser.add_argument("--limit", type=int, help="only the first LIMIT images by sorted id")
+    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw N images into WORKDIR/pictures")
     parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
     options, overrides = parse_command_line(parser)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -46,10 +47,20 @@ def main() -> int:
     (options.workdir / "metrics.json").write_text(json.dumps(readings, indent=2) + "\n")
     ours = Row(str(options.workdir), readings, readings["seconds_per_image"])
     print(text_table([ours, PUBLISHED_FASTMASK]))
-    print(
-        f"\n{readings['images']} images, {readings['unreadable']} unreadable; {options.workdir}/metrics.json, proposals.json"
-    )
+    where = f"{options.workdir}/metrics.json and proposals.json"
+    print(f"\n{readings['images']} images, {readings['unreadable']} unreadable; {where}")
+    if options.pictures:
+        draw(config, options.workdir, options.pictures)
     return 0 if not readings["unreadable"] else 1
+
+
+def draw(config: Any, workdir: Path, count: int) -> None:
+    """Writes pictures of the first `count` images of the proposals."""
+    from fastmask_jax.evaluation.pictures import write_pictures
+
+    where = Path(config.evaluation.annotations), Path(config.evaluation.images), workdir / "proposals.json"
+    written = write_pictures(*where, workdir / "pictures" / "evaluation", count)
+    print(f"{len(written)} pictures in {written[0].parent}")
 
 
 def _evaluate(config: Any, workdir: Path, step: int | None) -> dict[str, float]:

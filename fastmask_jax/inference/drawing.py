@@ -76,8 +76,9 @@ def overlay(
         raise ValueError(
             f"{len(bitmaps)} masks, {len(labels)} labels, {len(colours)} colours: a mask needs one of each"
         )
-    if any(bitmap.shape != image.shape[:2] for bitmap in bitmaps):
-        raise ValueError(f"masks of {bitmaps[0].shape} do not fit an image of {image.shape[:2]}; resize one of them")
+    for number, bitmap in enumerate(bitmaps):
+        if bitmap.shape != image.shape[:2]:
+            raise ValueError(f"mask {number} of {bitmap.shape} does not fit an image of {image.shape[:2]}; resize one")
     result = image.copy()
     for bitmap, colour in reversed(list(zip(bitmaps, colours, strict=True))):
         below = result[bitmap]
@@ -103,10 +104,9 @@ def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: Colour) -> Imag
     part = _bounds(mask, margin=1)
     inside = mask[part].astype(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    within = cv2.erode(cv2.copyMakeBorder(inside, width, width, width, width, cv2.BORDER_REPLICATE), disc)
     view = result[part]
     view[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside] = DARK
-    view[inside > within[width:-width, width:-width]] = colour
+    view[inside > cv2.erode(inside, disc)] = colour
     return result
 
 

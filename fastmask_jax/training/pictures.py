@@ -16,7 +16,18 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.geometry import FINE_MASK, WINDOW, window_extents
-from fastmask_jax.inference.drawing import captioned, contour, crop, distinct_colours, dots, frame, grid, heat, overlay
+from fastmask_jax.inference.drawing import (
+    Extent,
+    captioned,
+    contour,
+    crop,
+    distinct_colours,
+    dots,
+    frame,
+    grid,
+    heat,
+    overlay,
+)
 from fastmask_jax.inference.paste import THRESHOLD, upsample
 from fastmask_jax.inference.rle import masks_to_results
 from fastmask_jax.inference.suppression import SHOWN_IOU, suppress
@@ -143,7 +154,7 @@ def attention_picture(
             heat(tile, batch.attention_targets[row, p].astype(np.float32), WHOLE),
             frame(heat(tile, attention[p], WHOLE), box, colour, dashed=True),
             overlay(tile, taught[None]),
-            overlay(heat(tile, probability, WHOLE), said[None], opacity=0),
+            overlay(heat(tile, probability, WHOLE), said[None], opacity=0.0),
         ]
         captions += [
             _name(batch.mask_windows[row, p], strides),
@@ -219,9 +230,7 @@ def objects_of(masks: Bool[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
     return owner
 
 
-def lay_back(
-    target: UInt8[np.ndarray, "160 160"], extent: Sequence[int], size: tuple[int, int]
-) -> Bool[np.ndarray, "h w"]:
+def lay_back(target: UInt8[np.ndarray, "160 160"], extent: Extent, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """A window's mask target at its extent in an image of `size` (height, width); bilinear, at least ½."""
     x1, y1, x2, y2 = (int(edge) for edge in extent)
     cells = cv2.resize(target.astype(np.float32), (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR) >= 0.5
@@ -261,7 +270,7 @@ def _firsts(owner: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
     return np.unique(owner, return_index=True)[1]
 
 
-def _box(cells: UInt8[np.ndarray, "10 10"], extent: Sequence[int]) -> tuple[int, int, int, int]:
+def _box(cells: UInt8[np.ndarray, "10 10"], extent: Extent) -> tuple[int, int, int, int]:
     """Edges of the rectangle that the cells of a window mark, in pixels of the extent."""
     x1, y1, x2, _ = (int(edge) for edge in extent)
     side = (x2 - x1) / WINDOW

@@ -1,0 +1,41 @@
+# make quickstart   install, draw the shapes data, train, evaluate on held-out shapes: a table and pictures in runs/shapes
+# make test         the tests, in parallel
+# Both make their own virtual environment in .venv and can be repeated.
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+SHAPES := datasets/shapes
+WORKDIR := runs/shapes
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/installed $(SHAPES)/records/val/index.npz
+	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
+	$(RUN) evaluate.py --config configs/shapes.py --workdir $(WORKDIR) --pictures 8
+	@echo "pictures: $(WORKDIR)/pictures, readings: $(WORKDIR)/metrics.json"
+
+test: .venv/installed-test
+	$(RUN) -m pytest -n auto -q
+
+lint: .venv/installed-test
+	.venv/bin/pip install -q ruff
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+$(SHAPES)/records/val/index.npz: | .venv/installed
+	$(RUN) prepare.py shapes --out $(SHAPES) --overwrite
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt constraints.txt | .venv/bin/python
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements-test.txt -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs $(SHAPES)

@@ -1,0 +1,101 @@
+"""Time of a training step and of proposing, on random images in the largest bucket; a Markdown table.
+
+python benchmarks/step.py --config configs/coco.py --batch 1 2 --proposals 100 1000
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fastmask_jax.configuration import load_config
+from fastmask_jax.data.batches import TrainBatch, UseBatch
+from fastmask_jax.geometry import FINE_MASK, WINDOW
+from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.models.build import build_model
+from fastmask_jax.training.devices import AXIS, map_over_devices, replicate, split
+from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.optimizer import build_optimizer
+from fastmask_jax.training.step import create_state, make_step, on_device
+
+
+def random_batch(images: int, bucket: tuple[int, int], scored: int, masked: int) -> TrainBatch:
+    """Images of noise, every sampled window in use."""
+    rng = np.random.default_rng(0)
+    return TrainBatch(
+        image=rng.integers(0, 256, (images, *bucket, 3), np.uint8),
+        size=np.full((images, 2), bucket, np.int32) // 4 * 4,
+        image_id=np.arange(images),
+        slot=np.arange(images, dtype=np.int32),
+        score_windows=rng.integers(0, 5, (images, scored, 3), np.int32),
+        score_labels=rng.integers(0, 2, (images, scored)).astype(np.float32),
+        score_weights=np.ones((images, scored), np.float32),
+        mask_windows=rng.integers(0, 5, (images, masked, 3), np.int32),
+        mask_weights=np.ones((images, masked), np.float32),
+        mask_targets=rng.integers(0, 2, (images, masked, FINE_MASK, FINE_MASK), np.uint8),
+        attention_targets=rng.integers(0, 2, (images, masked, WINDOW, WINDOW), np.uint8),
+    )
+
+
+def measure(work: Callable[[], object], runs: int) -> tuple[float, float]:
+    """(seconds of the first call, which compiles; median seconds of the following ones)."""
+    seconds = []
+    for _ in range(runs + 1):
+        begin = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - begin)
+    return seconds[0], statistics.median(seconds[1:])
+
+
+def memory() -> str:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return f"{stats['peak_bytes_in_use'] / 2**30:.1f} GiB" if "peak_bytes_in_use" in stats else "–"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/coco.py")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images of a device")
+    parser.add_argument("--proposals", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--runs", type=int, default=10)
+    options, overrides = parser.parse_known_args()
+    config = load_config(options.config, overrides)
+    bucket = max(config.data.buckets, key=lambda b: b[0] * b[1])
+    devices = jax.local_device_count()
+
+    print(f"{options.config}, {config.model.dtype}, bucket {bucket}, {devices} × {jax.devices()[0].device_kind}\n")
+    print(
+        "| what | images a device | first call, s | s a call | images/s | peak memory |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for images in options.batch:
+        model = build_model(config.model, axis_name=AXIS)
+        optimizer, _ = build_optimizer(config.optimizer, images * devices, config.train.images)
+        state = replicate(create_state(model, optimizer, 0))
+        step = map_over_devices(make_step(model, optimizer, LossWeights(), 0))
+        windows = config.labels.score_positives + config.labels.score_negatives
+        batch = random_batch(images * devices, bucket, windows, config.labels.mask_positives)
+        on_devices = split(on_device(batch))
+
+        def train(step: Callable = step, batch: object = on_devices) -> object:
+            nonlocal state
+            state, metrics = step(state, batch)
+            return metrics
+
+        row("training step", images, devices, *measure(train, options.runs))
+        for count in options.proposals:
+            proposer = Proposer(build_model(config.model), state.variables, count)
+            used = UseBatch(batch.image.astype(np.float32), batch.size, batch.size, batch.image_id)
+            use = measure(lambda proposer=proposer, used=used: proposer(used), options.runs)
+            row(f"{count} proposals, decoded", images, devices, *use)
+
+
+def row(what: str, images: int, devices: int, first: float, median: float) -> None:
+    rate = images * devices / median
+    print(f"| {what} | {images} | {first:.1f} | {median:.3f} | {rate:.2f} | {memory()} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
