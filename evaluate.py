@@ -21,6 +21,9 @@ def main() -> int:
     )
     parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
     parser.add_argument("--workdir", type=Path, help="the training run; metrics.json and proposals.json go there, too")
+    parser.add_argument(
+        "--weights", metavar="SPEC", help="a network from elsewhere, instead of --workdir's: see docs/weights.md"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, or else the latest)")
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
     parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
@@ -38,12 +41,14 @@ def main() -> int:
         return 0
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
+    if options.weights and options.step is not None:
+        parser.error("--step is of --workdir's checkpoints, which --weights replaces: give one of them")
     config = load_config(options.config, overrides).unlock()
     for name in ("annotations", "images", "limit"):
         if getattr(options, name) is not None:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 
-    readings = _evaluate(config, options.workdir, options.step)
+    readings = _evaluate(config, options.workdir, options.step, options.weights)
     (options.workdir / "metrics.json").write_text(json.dumps(readings, indent=2) + "\n")
     ours = Row(str(options.workdir), readings, readings["seconds_per_image"])
     print(text_table([ours, PUBLISHED_FASTMASK]))
@@ -63,13 +68,19 @@ def draw(config: Any, workdir: Path, count: int) -> None:
     print(f"{len(written)} pictures in {written[0].parent}")
 
 
-def _evaluate(config: Any, workdir: Path, step: int | None) -> dict[str, float]:
+def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:
     from fastmask_jax.evaluation.run import evaluate  # JAX starts here: mistakes above are answered at once
     from fastmask_jax.inference.proposer import Proposer
     from fastmask_jax.training.restoring import restore_model
+    from fastmask_jax.weights.specs import load_trained
 
-    model, variables, step = restore_model(config, workdir, step)
-    print(f"step {step} of {workdir}; compiling for each bucket that comes up", file=sys.stderr)
+    if weights:
+        model, variables, report = load_trained(weights, config.model)
+        print("\n".join(report.lines()), file=sys.stderr)
+    else:
+        model, variables, step = restore_model(config, workdir, step)
+        print(f"step {step} of {workdir}", file=sys.stderr)
+    print("compiling for each bucket that comes up", file=sys.stderr)
     proposer = Proposer(model, variables, config.evaluation.proposals)
 
     def watch(proposals: Any, total: int) -> Any:

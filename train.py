@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from fastmask_jax.configuration import load_config, parse_command_line, run_command
@@ -19,14 +20,19 @@ def main() -> int:
     parser.add_argument(
         "--workdir", type=Path, help="checkpoints, metrics, pictures (default: runs/NAME_OF_THE_CONFIG)", default=None
     )
+    parser.add_argument(
+        "--weights", metavar="SPEC", help="what to begin with: see docs/weights.md (default: from nothing)"
+    )
     options, overrides = parse_command_line(parser)
     config = load_config(options.config, overrides)
     workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem
 
     from fastmask_jax.training.loop import Diverged, run  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax.weights.specs import load_weights
 
+    weights = partial(load_weights, options.weights, config.model) if options.weights else None
     try:
-        outcome = run(config, workdir)
+        outcome = run(config, workdir, weights)
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,11 +25,15 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     path = Path(path_text)
     if not path.is_file():
         raise FileNotFoundError(f"--config: no file {path}; this project's are in configs/")
-    config = _get_config(path)(variant)
-    for override in overrides:
-        key, equals, value = override.removeprefix("--config.").partition("=")
+    return override(_get_config(path)(variant), overrides)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """The config itself, changed by `--config.key.subkey=value` texts, and locked. Errors: as of `load_config`."""
+    for text in overrides:
+        key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
-            raise ValueError(f"{override}: give a value, as in --config.{key}=VALUE")
+            raise ValueError(f"{text}: give a value, as in --config.{key}=VALUE")
         _set(config, key, value)
     return config.lock()
 

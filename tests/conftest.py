@@ -1,4 +1,4 @@
-"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS says otherwise, eight simulated devices, no cache on disk."""
+"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS says otherwise, eight simulated devices, no disk cache."""
 
 import os
 
@@ -18,7 +18,7 @@ settings.load_profile("fastmask")
 
 @pytest.fixture(scope="session")
 def tiny_network():
-    """(network, variables): FastMask of a few channels over the strides 16, 24, 32 and 48, every weight drawn at random.
+    """(network, variables): FastMask of a few channels over strides 16, 24, 32 and 48, every weight drawn at random.
 
     Its norms hold the statistics of an image, so that values are of order one. The package is imported here and not
     above, so that pytest has set up its run-time checks of shapes before.

@@ -71,7 +71,7 @@ def test_chosen_windows_are_those_of_the_plain_network(tiny_network, literal, fo
 
 
 def test_ties_go_to_the_earlier_window(tiny_network):
-    """An objectness of nothing but its bias scores every window alike: they come in their order, the absent ones last."""
+    """An objectness without weights scores every window alike: they come in their order, the absent ones last."""
     network, variables = tiny_network
     params = dict(variables["params"])
     params["objectness"] = jax.tree.map(jnp.zeros_like, params["objectness"])
@@ -99,8 +99,8 @@ def test_bfloat16_computes_in_half_and_returns_whole(tiny_network):
     a, b = jax.jit(network.apply)(variables, *arguments), jax.jit(half.apply)(variables, *arguments)
     for whole, rounded in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert rounded.dtype == jnp.float32
-        assert 0 < np.abs(whole - rounded).max()
-        assert np.abs(whole - rounded).mean() < 0.03 * np.abs(whole).std()
+        assert np.abs(whole - rounded).max() > 0
+        assert np.abs(whole - rounded).mean() < 0.1 * np.std(whole)
     got = propose(half, 5)(variables, *arguments[:2])
     assert {x.dtype for x in (got.scores, got.mask_logits, got.attention)} == {jnp.dtype("float32")}
 
@@ -109,7 +109,7 @@ def test_levels_that_no_stream_reaches_are_named(tiny_network):
     network, variables = tiny_network
     one = network.clone(body=network.body.clone(stream_steps=(2,)))
     with pytest.raises(ValueError, match=r"levels \[24, 48\] .*streams' \(16,\)"):
-        one.apply(variables, padded()[0], jnp.array([SIZE]), method="levels")
+        jax.eval_shape(lambda v: one.apply(v, padded()[0], jnp.array([SIZE]), method="levels"), variables)
 
 
 # Parameters by the layer list of the spec: a convolution has k² · in · out weights, a bias `out`, a norm 2 · channels.

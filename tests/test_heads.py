@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from fastmask_jax.models.heads import MaskHead, ObjectnessHead, upscale, upscale_matrix
+from fastmask_jax.geometry import upscale_matrix
+from fastmask_jax.models.heads import MaskHead, ObjectnessHead, upscale
 from tests.plain_network import mask, objectness, random_variables, weights_of
 
 

@@ -145,7 +145,7 @@ def test_metrics_reach_console_jsonl_and_tensorboard(tmp_path, capsys):
     assert ("evaluation/segm/AR_small_100", 50) not in seen
     out = capsys.readouterr().out
     assert "step  50/100 | loss 2.0700 (objectness 0.6900, mask 0.7000, attention 0.6800)" in out
-    assert "gradient norm 3.2500 learning rate 0.001" in out
+    assert "accuracy 0.5000, IoU 0.1000, gradient 3.2500, rate 0.001 |" in out
     assert "bbox | AR@100 0.4000" in out and "segm | AR@100 0.3100" in out
 
 

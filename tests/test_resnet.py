@@ -49,7 +49,8 @@ def test_flavours_differ_where_the_spec_says():
     assert pool(x, 3, 2, 1, False, np.max)[:, 0, 0].tolist() == [1, 3, 5]
     still = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1 - 1e-5}
     one = {"kernel": np.ones((1, 1))}
-    w = {"conv1": one, "conv2": {"kernel": np.ones((3, 3, 1, 1))}, "conv3": one, "project": {"kernel": np.zeros((1, 1))}}
+    w = {"conv1": one, "conv2": {"kernel": np.ones((3, 3, 1, 1))}, "conv3": one}
+    w |= {"project": {"kernel": np.zeros((1, 1))}}
     w |= {name: still for name in ("norm1", "norm2", "norm3", "project_norm")}
     odd = np.zeros((4, 4, 1))
     odd[1, 1] = 1.0

@@ -81,7 +81,7 @@ def test_gradient_of_patches_is_that_of_finite_differences():
 @given(st.lists(st.tuples(st.integers(1, 24), st.integers(1, 20)), min_size=2, max_size=2))
 @settings(max_examples=10)
 def test_gathered_windows_are_those_of_each_image_alone(quarters):
-    """Images of two sizes in one padded batch: levels of one cell, of less than a window, and windows at every border."""
+    """Two images in one padded batch: levels of one cell or less than a window, and windows at every border."""
     sizes = [(4 * h, 4 * w) for h, w in quarters]
     every = all_windows(*PADDED, STRIDES)
     # Not cut: what lies beyond an image must not be looked at by its own windows.

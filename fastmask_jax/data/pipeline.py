@@ -4,8 +4,11 @@ A training batch is a pure function of (plan, seed, step): each image draws from
 `slot` being its place in the global batch. Nothing is kept between steps, so a run goes on from any step.
 """
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,6 +222,13 @@ def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent to act on
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when its parent is gone without a word, which grain's workers would not notice."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @dataclass(frozen=True)

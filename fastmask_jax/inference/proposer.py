@@ -3,6 +3,8 @@
 Letters: B images of a batch, H, W padded sides, K windows of an image.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from fastmask_jax.models.fastmask import Decoded, FastMask
 
 
 class Proposer:
-    """A model with its weights on every local device, compiled once for each bucket and batch size."""
+    """A model with its weights on every local device; compiled once for each bucket and batch size, whatever the weights."""
 
     def __init__(self, model: FastMask, variables: Any, count: int) -> None:
         """
@@ -25,13 +27,8 @@ class Proposer:
         """
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
-        # The weights are an argument of the compiled function: as constants they would be folded for minutes.
         self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-
-        def propose(variables: Any, image: jax.Array, size: jax.Array) -> Decoded:
-            return model.apply(variables, image, size, count, method="propose")
-
-        self._propose = jax.jit(propose, out_shardings=self._by_image)
+        self._propose = _compiled(model, count, self._by_image)
         self.strides = model.strides
 
     @property
@@ -43,3 +40,12 @@ class Proposer:
         """Begins to work on a batch and returns at once; the result's arrays are on the devices until they are read."""
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
         return self._propose(self._variables, image, size)
+
+
+@cache
+def _compiled(model: FastMask, count: int, by_image: NamedSharding) -> Callable[[Any, jax.Array, jax.Array], Decoded]:
+    # The weights are an argument of the compiled function: as constants they would be folded for minutes.
+    def propose(variables: Any, image: jax.Array, size: jax.Array) -> Decoded:
+        return model.apply(variables, image, size, count, method="propose")
+
+    return jax.jit(propose, out_shardings=by_image)

@@ -1,6 +1,8 @@
 """Checkpoints by orbax: saved in the background, the latest few and the best one kept."""
 
 import json
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from fastmask_jax.training.step import TrainState
 
 BEST = "segm/AR@100"  # the reading that makes a checkpoint the best one
 _FOLDER = "checkpoints"
+_EXPECTED = ("Requested `tracked_metric`; did not provide", "Given directory is read only")  # orbax warns of them
+
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(_EXPECTED))
 
 
 class Checkpoints:
@@ -39,6 +44,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 create=config is not None,
                 read_only=config is None,
+                save_interval_steps=0 if config is None else 1,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=lambda readings: readings[BEST],
                 keep_checkpoints_without_metrics=True,
@@ -74,8 +80,24 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), config=ocp.args.JsonSave(dict(self._config))),
-            metrics=None if readings is None else {BEST: float(readings[BEST])},
+            metrics=None if readings is None or math.isnan(readings[BEST]) else {BEST: float(readings[BEST])},
         )
+
+    def drop(self, step: int) -> None:
+        """Deletes the checkpoint of a step, if there is one."""
+        self.wait()
+        if step in self.steps:
+            self._manager.delete(step)
+
+    def changes(self, step: int) -> list[str]:
+        """Settings in which this config differs from that of the checkpoint: "section.key: old → new"."""
+        saved = _flat(self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
+        now = _flat(json.loads(json.dumps(self._config)))
+        return [
+            f"{key}: {saved.get(key, 'absent')} → {now.get(key, 'absent')}"
+            for key in sorted(saved.keys() | now.keys())
+            if saved.get(key) != now.get(key)
+        ]
 
     def restore(self, template: TrainState, step: int) -> TrainState:
         """The state saved at `step`, as arrays on the first device.
@@ -100,8 +122,8 @@ class Checkpoints:
     def check(self, template: Any, step: int) -> None:
         """ValueError where names or shapes at `step` differ from those of `template`, a state or a part of one."""
         found = self._manager.item_metadata(step)["state"]
-        asked = ocp.utils.serialize_tree(template)
-        saved, wanted = _shapes(getattr(found, "tree", found)), _shapes(asked)
+        saved, wanted = _shapes(getattr(found, "tree", found)), _shapes(template)
+        asked = {name.split("/")[0] for name in wanted}
         saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in asked}
         where = f"{self.workdir / _FOLDER / str(step)}"
         for name in sorted(saved.keys() | wanted.keys()):
@@ -123,10 +145,17 @@ class Checkpoints:
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
     return {
-        "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
         if hasattr(leaf, "shape")
     }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:

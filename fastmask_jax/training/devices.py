@@ -17,7 +17,7 @@ AXIS = "devices"
 def replicate(state: Any) -> Any:
     """A copy of `state` on every local device, as the mapped step takes it (and may donate it)."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
 def map_over_devices(step: Step) -> Step:

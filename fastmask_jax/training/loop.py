@@ -2,11 +2,12 @@
 
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.evaluation.run import evaluate
 from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.inference.proposing import Timed
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.checkpoints import Checkpoints, save_config
@@ -70,26 +72,47 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, Tr
     return source, spec, plan
 
 
-def run(config: ConfigDict, workdir: Path) -> Outcome:
+class LoadReport(Protocol):
+    """What became of loaded weights; see weights.fitting.Report."""
+
+    def lines(self) -> list[str]: ...
+
+    def holds(self, part: str) -> bool: ...
+
+
+LoadWeights = Callable[[Mapping[str, Any]], tuple[dict[str, Any], LoadReport]]
+
+
+def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -> Outcome:
     """Trains until `train.images` are seen, going on from the latest checkpoint of `workdir` if there is one.
 
-    The state after a step is a function of config and seed alone, however often the run was stopped in between.
+    The state after a step is a function of config, seed and weights alone, however often the run was stopped in between.
+
+    Args:
+      config: the whole config.
+      workdir: of the run.
+      weights: puts weights into the variables with which a fresh run begins; what it loads is not measured.
 
     Errors:
       ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
       Diverged: the loss became NaN or infinite; names the step, its images and the last good checkpoint.
     """
     check_batch_size(config.train.batch_size)
+    _check_evaluation(config)
     source, spec, plan = training_data(config, config.train.batch_size)
     total_steps = -(-config.train.images // config.train.batch_size)
     model = build_model(config.model, axis_name=AXIS)
     optimizer, schedule = build_optimizer(config.optimizer, config.train.batch_size, config.train.images)
     checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
-    save_config(workdir, config)
-
-    state = create_state(model, optimizer, config.seed)
     start = checkpoints.latest or 0
+    begin = partial(create_state, model, optimizer, config.seed)
+    template = jax.eval_shape(begin)
+    if start:
+        checkpoints.check(template, start)
+    if jax.process_index() == 0:
+        save_config(workdir, config)
     with (
+        closing(checkpoints),
         Reporter(
             workdir,
             total_steps=total_steps,
@@ -101,55 +124,72 @@ def run(config: ConfigDict, workdir: Path) -> Outcome:
     ):
         reporter.say(
             f"{plan.images} images to train on ({plan.left_out} without an object left out), "
-            f"{sum(x.size for x in jax.tree.leaves(state.params)):,} parameters, "
+            f"{sum(x.size for x in jax.tree.leaves(template.params)):,} parameters, "
             f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
         )
-        fixed = next(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
         if start:
-            state = checkpoints.restore(state, start)
-            reporter.say(f"going on from step {start} of {total_steps} ({workdir})")
-        elif config.train.measure_norms:
-            state = _measured(config, model, state)
+            state = checkpoints.restore(template, start)
+            instead = ", not from --weights" if weights else ""
+            reporter.say(f"going on from step {start} of {total_steps} ({workdir}){instead}")
+            for change in checkpoints.changes(start):
+                reporter.say(f"changed since then: {change}")
+        else:
+            state = _fresh(config, model, begin(), weights, reporter)
+        if start >= total_steps:
+            reporter.say("nothing is left to do: this run is finished; more train.images would make it longer")
+            return Outcome(state, None)
         state = replicate(state)
         step_function = map_over_devices(make_step(model, optimizer, LossWeights(**config.losses), config.seed))
-        if start < total_steps:
-            reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
+        fixed = next(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
+        reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
 
         batches = _batches(config, source, spec, plan, start, workers=config.data.workers)
         pending: deque[_Pending] = deque()
         seen: list[dict[str, float]] = []
         step = start
+
+        def read(but: int = 0) -> None:
+            while len(pending) > but:
+                seen.append(_read(pending.popleft(), checkpoints, start))
+
+        def log() -> None:
+            means = {key: float(np.mean([one[key] for one in seen])) for key in seen[0]}
+            reporter.log(step, {**means, "learning_rate": float(schedule(step - 1))})
+            seen.clear()
+
         try:
             while step < total_steps and not stop:
                 batch = next(batches)
                 state, metrics = step_function(state, split(on_device(batch)))
                 pending.append(_Pending(step, batch.image_id, metrics))
                 step += 1
-                last = step == total_steps or bool(stop)
                 due = {key: config.train[key] > 0 and step % config.train[key] == 0 for key in _PERIODS}
-                while len(pending) > (0 if last or any(due.values()) else IN_FLIGHT):
-                    seen.append(_read(pending.popleft(), checkpoints))
+                read(but=0 if any(due.values()) else IN_FLIGHT)
                 reporter.advance(step)
-                if due["log_every"] or last:
-                    means = {key: float(np.mean([one[key] for one in seen])) for key in seen[0]}
-                    reporter.log(step, {**means, "learning_rate": float(schedule(step - 1))})
-                    seen = []
+                if due["log_every"]:
+                    log()
                 readings = None
                 with reporter.pause():
                     if due["picture_every"]:
                         reporter.pictures(step, training_pictures(model, state.variables, fixed))
                     if due["evaluate_every"]:
-                        readings = _evaluate(config, model, state, workdir, reporter)
+                        readings = _evaluate(config, model, state, workdir, reporter, stop)
+                    if readings:
                         reporter.evaluation(step, readings)
-                    if due["checkpoint_every"] or readings or last:
+                    if due["checkpoint_every"] or readings:
                         checkpoints.save(state, readings)
+            read()
+            if seen:
+                log()
+            if step > start:
+                checkpoints.save(state)
         finally:
+            batch = None  # its memory is shared with the workers, and must be free before they end
             batches.close()
-            checkpoints.close()
+        checkpoints.wait()
         if stop:
-            reporter.say(
-                f"stopped by {stop[0].name} after step {step}, which is saved; the same command goes on from there"
-            )
+            saved = f"after step {step}, which is saved" if step else "before the first step"
+            reporter.say(f"stopped by {stop[0].name} {saved}; the same command goes on from there")
         return Outcome(state, stop[0] if stop else None)
 
 
@@ -171,6 +211,20 @@ def _batches(
     )
 
 
+def _fresh(
+    config: ConfigDict, model: FastMask, state: TrainState, weights: LoadWeights | None, reporter: Reporter
+) -> TrainState:
+    """The state with what is loaded, and with measured statistics for a body that is not."""
+    body_loaded = False
+    if weights:
+        variables, report = weights(state.variables)
+        state = state.replace(**variables)
+        body_loaded = report.holds("body")
+        for line in report.lines():
+            reporter.say(line)
+    return _measured(config, model, state) if config.train.measure_norms and not body_loaded else state
+
+
 def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainState:
     """Frozen statistics from `measure_norms` images of one bucket; every process measures the same ones."""
     source, spec, plan = training_data(config, batch_size=config.train.measure_norms)
@@ -178,25 +232,54 @@ def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainSt
     return measure_frozen_stats(model, state, on_device(batch))
 
 
-def _read(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
+def _read(pending: _Pending, checkpoints: Checkpoints, start: int) -> dict[str, float]:
     values = {key: float(value) for key, value in jax.device_get(pending.metrics).items()}
-    if not np.isfinite(values["loss"]):
+    broken = [name for name in ("loss", "gradient_norm", "update_norm") if not np.isfinite(values[name])]
+    if broken:
+        if broken[0] == "loss" and pending.step > start:
+            checkpoints.drop(pending.step)  # weights of which this loss came, and no other loss in this run
         checkpoints.wait()
         saved = (
             f"the last good checkpoint is step {checkpoints.latest}" if checkpoints.latest else "nothing is saved yet"
         )
         raise Diverged(
-            f"the loss is {values['loss']} at step {pending.step} (images {pending.image_ids.tolist()}); {saved}. "
+            f"the {broken[0].replace('_', ' ')} is {values[broken[0]]} in step {pending.step + 1} "
+            f"(images {pending.image_ids.tolist()}); {saved}. "
             "A lower optimizer.learning_rate, more optimizer.warmup_images or optimizer.clip_norm helps"
         )
     return values
 
 
+class _Stopped(Exception):
+    """A signal came during an evaluation."""
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+    """An evaluation that cannot read its files should be known of before hours of training."""
+    if config.train.evaluate_every > 0:
+        for key, exists in (("annotations", Path.is_file), ("images", Path.is_dir)):
+            if not exists(Path(config.evaluation[key])):
+                raise FileNotFoundError(
+                    f"evaluation.{key}={config.evaluation[key]} is not there; train.evaluate_every=0 trains without"
+                )
+
+
 def _evaluate(
-    config: ConfigDict, model: FastMask, state: TrainState, workdir: Path, reporter: Reporter
-) -> dict[str, float]:
+    config: ConfigDict, model: FastMask, state: TrainState, workdir: Path, reporter: Reporter, stop: list
+) -> dict[str, float] | None:
+    """Readings of the split; None if a signal came in between: whoever sent it will not wait for long."""
+
+    def watch(proposals: Iterable[Timed], _: int) -> Iterator[Timed]:
+        for one in proposals:
+            if stop:
+                raise _Stopped
+            yield one
+
     proposer = Proposer(model, state.variables, config.evaluation.proposals)
-    return evaluate(proposer, config.evaluation, workdir / "evaluation" / "proposals.json", reporter.say)
+    try:
+        return evaluate(proposer, config.evaluation, workdir / "evaluation" / "proposals.json", reporter.say, watch)
+    except _Stopped:
+        return None
 
 
 @contextmanager

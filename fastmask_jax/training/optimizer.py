@@ -20,14 +20,16 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
     peak = optimizer["learning_rate"] * scalings[optimizer["batch_scaling"]]
 
     def steps(images: int) -> int:
-        return round(images / batch_size)
+        return -(-images // batch_size)  # what has begun counts, as a run's last step does
 
     _choose("optimizer.schedule", optimizer["schedule"], ("step", "cosine"))
     warmup = steps(optimizer["warmup_images"])
     if optimizer["schedule"] == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps(total_images) - warmup, 1))
     else:
-        drops = {steps(at) - warmup: optimizer["drop_factor"] for at in optimizer["drop_images"]}
+        drops: dict[int, float] = {}
+        for at in map(steps, optimizer["drop_images"]):  # two drops may fall on one step of a large batch
+            drops[at - warmup] = drops.get(at - warmup, 1.0) * optimizer["drop_factor"]
         after = optax.piecewise_constant_schedule(peak, drops)
     if warmup == 0:
         return after
@@ -44,19 +46,20 @@ def build_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation that a config's `optimizer` section describes, and its schedule.
 
-    In order: clipping of the global norm (`clip_norm`, 0: none), weight decay on all but norms, momentum, the body's
-    own factor (`body_factor`), the schedule.
+    In order: clipping of the global norm (`clip_norm`, 0: none), weight decay on all but norms, momentum, the schedule,
+    the body's own factor (`body_factor`). The state has one form whatever the settings are, so that a run may go on
+    with other ones.
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
-    parts = []
-    if optimizer["clip_norm"]:
-        parts.append(optax.clip_by_global_norm(optimizer["clip_norm"]))
-    parts.append(optax.add_decayed_weights(optimizer["weight_decay"], decayed))
-    parts.append(optax.trace(optimizer["momentum"]))
-    if optimizer["body_factor"] != 1:
-        parts.append(optax.masked(optax.scale(optimizer["body_factor"]), of_body))
-    parts.append(optax.scale_by_learning_rate(schedule))
-    return optax.chain(*parts), schedule
+    clip = optimizer["clip_norm"]
+    chain = optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.add_decayed_weights(optimizer["weight_decay"], decayed),
+        optax.trace(optimizer["momentum"]),
+        optax.scale_by_learning_rate(schedule),
+        optax.masked(optax.scale(optimizer["body_factor"]), of_body),
+    )
+    return chain, schedule
 
 
 def decayed(params: Any) -> Any:

@@ -288,7 +288,7 @@ def _with_tiles(panel: np.ndarray, tiles: list[np.ndarray], captions: list[str])
     if not tiles:
         return panel
     lying = panel.shape[1] >= panel.shape[0]
-    across = max(panel.shape[1] // (tiles[0].shape[1] + 6), 1)
+    across = -(-panel.shape[1] // (tiles[0].shape[1] + 6))
     down = max(panel.shape[0] // (tiles[0].shape[0] + 30), 1)
     return grid([panel, grid(tiles, captions, across if lying else -(-len(tiles) // down))], columns=1 if lying else 2)
 
@@ -298,4 +298,4 @@ def _name(window: Int[np.ndarray, "3"], strides: Sequence[int]) -> str:
 
 
 def _sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 1 / (1 + np.exp(-logits))
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)  # cannot overflow

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,12 @@ from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
 LOSS_PARTS = ("objectness", "mask", "attention")
+READINGS = {
+    "accuracy": "accuracy",
+    "iou": "IoU",
+    "gradient_norm": "gradient",
+    "learning_rate": "rate",
+}  # on the console
 PACES = 9  # logs whose median pace gives the time left: one slow stretch, such as a compilation, does not count
 GIB = 1 << 30
 
@@ -131,16 +137,15 @@ class Reporter:
         if dropped:
             self.say(f"{self._workdir / METRICS}: {dropped} line(s) of an earlier run beyond step {start_step} dropped")
         self._lines = (self._workdir / METRICS).open("a", encoding="utf-8", buffering=1)
-        self._tensorboard = SummaryWriter(
-            str(self._workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
-        )
+        self._tensorboard = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """One console line, one line of metrics.jsonl, and TensorBoard scalars.
 
         Args:
           step: steps done.
-          metrics: means since the last log: `loss`, its parts (see LOSS_PARTS), and any others.
+          metrics: means since the last log: `loss`, its parts (see LOSS_PARTS), and any others, of which the console
+            shows READINGS.
         """
         steps_per_second = self._pace.lap(step, self._stopwatch.seconds)
         if not self._open:
@@ -160,11 +165,11 @@ class Reporter:
             },
         )
         parts = ", ".join(f"{name} {metrics[name]:.4f}" for name in LOSS_PARTS if name in metrics)
-        readings = [f"{_word(k)} {_number(v)}" for k, v in metrics.items() if k not in ("loss", *LOSS_PARTS)]
+        readings = [f"{word} {_number(metrics[name])}" for name, word in READINGS.items() if name in metrics]
         pieces = [
             f"step {step:{len(str(self._total_steps))}}/{self._total_steps}",
             f"loss {metrics['loss']:.4f} ({parts})",
-            *([" ".join(readings)] if readings else []),
+            *([", ".join(readings)] if readings else []),
             "–" if rate is None else f"{rate:.3g} images/s",
             f"ETA {duration(left)}",
             f"{where} memory {in_use / GIB:.2f} GiB (peak {peak / GIB:.2f})",
@@ -204,7 +209,7 @@ class Reporter:
             with tqdm.external_write_mode(sys.stdout):
                 print(line, flush=True)
 
-    def pause(self) -> Any:
+    def pause(self) -> AbstractContextManager[None]:
         """A context whose time does not count into images/s and the time left: evaluation, pictures, checkpoints."""
         return self._stopwatch.pause()
 
@@ -287,10 +292,6 @@ def duration(seconds: float | None) -> str:
 
 def _group(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _word(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _number(value: float | int) -> str:

@@ -116,7 +116,8 @@ def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights:
         gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         gradients, metrics = total((gradients, metrics))  # each device holds its images' share of the mean
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.global_norm(gradients)  # before clipping
+        metrics["update_norm"] = optax.global_norm(updates)
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),

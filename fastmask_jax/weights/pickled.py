@@ -1,0 +1,205 @@
+"""PyTorch's .pth files without PyTorch, and without running anything that they hold.
+
+A .pth file is a pickle that names storages, and the storages' bytes: in a zip archive (PyTorch ≥ 1.6), or one after
+another behind the pickle (before). The unpickler here knows ordered dicts, tensors and storages; any other name in
+the pickle is refused before anything is called.
+"""
+
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+STORAGES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model", "model_ema", "net", "network")
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file older than PyTorch 1.6 begins
+_LARGEST_PICKLE = 1 << 26  # names and shapes alone: this is many times a real one
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    numbers = (offset, *shape, *strides)
+    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides) or len(shape) > 32:
+        raise pickle.UnpicklingError("a tensor of it is malformed")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+_NAMES: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Nothing but containers, numbers, texts, and what `_NAMES` lists."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}  # all that the pickle names
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _NAMES:
+            raise pickle.UnpicklingError(
+                f"it wants {module}.{name} to be run, and only tensors are read here: save the state dict alone "
+                "(torch.save(model.state_dict(), ...)), or as .safetensors"
+            )
+        return _NAMES[module, name]
+
+    def persistent_load(self, key: Any) -> _Storage:
+        if not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage" or not isinstance(key[1], np.dtype):
+            raise pickle.UnpicklingError("a storage of it is malformed")
+        count = key[4]
+        if not isinstance(count, int) or count < 0:
+            raise pickle.UnpicklingError("a storage of it is malformed")
+        return self.storages.setdefault(str(key[2]), _Storage(str(key[2]), key[1], count))
+
+
+def read_pth(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict, read-only, by name; from below a key such as "state_dict" if they are there.
+
+    Errors:
+      FileNotFoundError, ValueError: no such file, no state dict, or anything in it but tensors; one line.
+    """
+    try:
+        with path.open("rb") as file:
+            tree, storage = _from_zip(file) if zipfile.is_zipfile(file) else _from_legacy(file)
+            return {name: _array(tensor, storage) for name, tensor in _state_dict(tree).items()}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except Exception as error:  # a broken pickle or archive may raise anything
+        raise ValueError(f"{path}: not a state dict of PyTorch that can be read: {error}") from None
+
+
+_Read = Callable[[_Storage], np.ndarray]
+
+
+def _from_zip(file: IO[bytes]) -> tuple[Any, _Read]:
+    archive = zipfile.ZipFile(file)
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError("the archive has no data.pkl (TorchScript or no PyTorch file: save the state dict)")
+    folder = pickles[0].removesuffix("data.pkl")
+    if folder + "byteorder" in archive.namelist() and _stored(archive, folder + "byteorder", 16) != b"little":
+        raise ValueError("its numbers are big-endian")
+    with archive.open(_member(archive, pickles[0], _LARGEST_PICKLE)) as data:
+        tree = _Unpickler(data).load()
+
+    def read(storage: _Storage) -> np.ndarray:
+        size = storage.count * storage.dtype.itemsize
+        data = _stored(archive, f"{folder}data/{storage.key}", size)
+        if len(data) < size:
+            raise ValueError(f"storage {storage.key} has {len(data)} bytes, not {size}")
+        return np.frombuffer(data, storage.dtype, storage.count)
+
+    return tree, _once(read)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> zipfile.ZipInfo:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+        raise ValueError(f"{name} of the archive is compressed, or of {info.file_size} bytes where {limit} fit")
+    return info
+
+
+def _stored(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    return archive.read(_member(archive, name, limit))
+
+
+def _from_legacy(file: IO[bytes]) -> tuple[Any, _Read]:
+    file.seek(0)
+    if file.read(1) != b"\x80":
+        raise ValueError("neither a zip archive nor a pickle")
+    file.seek(0)
+    if [_Unpickler(file).load() for _ in range(2)] != [_MAGIC, _PROTOCOL]:
+        raise ValueError("neither a zip archive nor a pickle of PyTorch's own")
+    system = _Unpickler(file).load()
+    if not isinstance(system, Mapping) or not system.get("little_endian"):
+        raise ValueError("its numbers are big-endian")
+    unpickler = _Unpickler(file)
+    tree = unpickler.load()
+    places: dict[str, int] = {}
+    for key in map(str, _Unpickler(file).load()):
+        storage, (count,) = unpickler.storages[key], struct.unpack("<q", file.read(8))
+        if count != storage.count:
+            raise ValueError(f"storage {key} has {count} numbers, not {storage.count}")
+        places[key] = file.tell()
+        file.seek(count * storage.dtype.itemsize, 1)
+    end = file.seek(0, 2)
+
+    def read(storage: _Storage) -> np.ndarray:
+        size = storage.count * storage.dtype.itemsize
+        if places[storage.key] + size > end:
+            raise ValueError(f"cut off in storage {storage.key}")
+        file.seek(places[storage.key])
+        return np.frombuffer(file.read(size), storage.dtype)
+
+    return tree, _once(read)
+
+
+def _once(read: _Read) -> _Read:
+    """Tensors may share a storage: each is read once."""
+    known: dict[str, np.ndarray] = {}
+
+    def remembered(storage: _Storage) -> np.ndarray:
+        if storage.key not in known:
+            known[storage.key] = read(storage)
+        return known[storage.key]
+
+    return remembered
+
+
+def _state_dict(tree: Any) -> dict[str, _Tensor]:
+    while isinstance(tree, Mapping):
+        tensors = {name: value for name, value in tree.items() if isinstance(name, str) and isinstance(value, _Tensor)}
+        if tensors:
+            return tensors
+        tree = next((tree[key] for key in NESTED if key in tree), None)
+    raise ValueError(f"no tensors by name in it, nor below one of the keys {', '.join(NESTED)}")
+
+
+def _array(tensor: _Tensor, read: _Read) -> np.ndarray:
+    values = read(tensor.storage)
+    if math.prod(tensor.shape) == 0:
+        return np.zeros(tensor.shape, values.dtype)
+    last = tensor.offset + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
+    if last >= len(values) or math.prod(tensor.shape) > len(values):
+        raise ValueError(f"a tensor of shape {tensor.shape} lies beyond its storage of {len(values)} numbers")
+    bytes_ = [step * values.dtype.itemsize for step in tensor.strides]
+    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, bytes_, writeable=False)

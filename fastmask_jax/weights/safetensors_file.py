@@ -1,0 +1,75 @@
+""".safetensors files: others' state dicts, and this project's own networks, written and read back bit by bit.
+
+Ours hold the variables under the network's names, "params.body.stem.kernel", and the config as JSON under "config" of
+the metadata, whose "format" says that the file is ours.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fastmask_jax.weights.fitting import names_of
+
+FORMAT = "fastmask_jax"
+
+
+class Contents(NamedTuple):
+    """What a .safetensors file holds."""
+
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any] | None  # of the network, where the file is one of ours
+
+
+def read_safetensors(path: Path) -> Contents:
+    """All arrays of a file, and the config where it is one of this project's.
+
+    Errors:
+      FileNotFoundError, ValueError: no such file, or it is cut off or no .safetensors; one line.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            config = _config(file.metadata())
+            return Contents({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118  (no mapping)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole .safetensors file: {error}") from None
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config in the metadata of a file of ours; None in others. Errors: as `read_safetensors`."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _config(file.metadata())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole .safetensors file: {error}") from None
+
+
+def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Writes a network's variables and its config; the file is there whole or not at all.
+
+    Returns:
+      The number of arrays.
+    """
+    arrays = {name: np.array(leaf, order="C") for name, leaf in names_of(variables).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(arrays, part, {"format": FORMAT, "config": json.dumps(config)})
+    part.replace(path)
+    return len(arrays)
+
+
+def _config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+    if not metadata or metadata.get("format") != FORMAT:
+        return None
+    config = json.loads(metadata.get("config", ""))
+    if not isinstance(config, dict) or "model" not in config:
+        raise ValueError("the config in its metadata has no model section")
+    return config

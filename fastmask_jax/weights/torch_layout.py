@@ -1,0 +1,85 @@
+"""PyTorch's names of bodies, and our names for them: one table for each kind of body.
+
+torchvision and timm name the arrays of a ResNet alike. Whatever stands before all the names ("module.", "model.",
+"backbone.") is found by itself.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastmask_jax.weights.fitting import CONV, POINTWISE, VECTOR, Found, Shape, Stored, translate
+
+_BOOKKEEPING = "num_batches_tracked"
+
+
+def norm_names(ours: str, theirs: str) -> dict[str, Stored]:
+    """A frozen norm of ours, `ours` being its path in the network, and a BatchNorm2d."""
+    return {
+        f"params.{ours}.scale": Stored(f"{theirs}.weight", VECTOR),
+        f"params.{ours}.bias": Stored(f"{theirs}.bias", VECTOR),
+        f"frozen_stats.{ours}.mean": Stored(f"{theirs}.running_mean", VECTOR),
+        f"frozen_stats.{ours}.var": Stored(f"{theirs}.running_var", VECTOR),
+    }
+
+
+def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
+    """torchvision's and timm's names of a ResNet of bottlenecks; its fifth stage (layer4) and classifier have no use.
+
+    Errors:
+      ValueError: the config's body is of the caffe flavour, which these weights do not fit (spec section 1).
+    """
+    if body["flavour"] != "torchvision":
+        raise ValueError(
+            f"its names are torchvision's, and the config's body is of flavour {body['flavour']}: "
+            "set model.body.flavour=torchvision, as configs/coco.py:torchvision does"
+        )
+    names = {"params.body.stem.kernel": Stored("conv1.weight", CONV), **norm_names("body.stem_norm", "bn1")}
+    for stage, depth in zip((2, 3, 4), body["depths"], strict=True):
+        for n in range(depth):
+            ours, theirs = f"body.stage{stage}_block{n + 1}", f"layer{stage - 1}.{n}"
+            for k in (1, 2, 3):
+                layout = CONV if k == 2 else POINTWISE
+                names[f"params.{ours}.conv{k}.kernel"] = Stored(f"{theirs}.conv{k}.weight", layout)
+                names |= norm_names(f"{ours}.norm{k}", f"{theirs}.bn{k}")
+            names[f"params.{ours}.project.kernel"] = Stored(f"{theirs}.downsample.0.weight", POINTWISE)
+            names |= norm_names(f"{ours}.project_norm", f"{theirs}.downsample.1")
+    return names
+
+
+BODY_NAMES: dict[str, Callable[[Mapping[str, Any]], dict[str, Stored]]] = {"resnet": resnet_names}
+
+
+def read_torch_names(
+    source: str, arrays: Mapping[str, np.ndarray], model: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Found:
+    """A body from arrays under PyTorch's names.
+
+    Args:
+      source: the file, for messages.
+      arrays: a state dict.
+      model: the config's `model` section: `body.kind` names the table of BODY_NAMES.
+      shapes: of the network's arrays.
+
+    Errors:
+      ValueError: no names for that body, or names or shapes that do not fit; one line.
+    """
+    kind = model["body"]["kind"]
+    if kind not in BODY_NAMES:
+        raise ValueError(
+            f"{source}: no PyTorch names are known for a body of kind {kind}; for {sorted(BODY_NAMES)} they are"
+        )
+    try:
+        table = BODY_NAMES[kind](model["body"])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    # A file has one prefix: the one under which most of the wanted names are there.
+    first = next(iter(table.values())).name
+    prefixes = {"", *(name.removesuffix(first) for name in arrays if name.endswith(first))}
+    prefix = max(prefixes, key=lambda p: (sum(p + stored.name in arrays for stored in table.values()), -len(p)))
+    table = {ours: stored._replace(name=prefix + stored.name) for ours, stored in table.items()}
+    found = translate(source, arrays, table, shapes)
+    used = {stored.name for ours, stored in table.items() if ours in found}
+    unused = [name for name in arrays if name not in used and not name.endswith(_BOOKKEEPING)]
+    return Found(source, found, sorted(unused), [f"names begin with {prefix}"] if prefix else [])

@@ -1,0 +1,70 @@
+"""A network, a config and a dataset so small that whole runs of train.py and evaluate.py fit into tests."""
+
+from functools import cache
+from pathlib import Path
+
+from fastmask_jax.configuration import load_config
+from fastmask_jax.data.prepare import prepare_shapes
+from fastmask_jax.data.shapes import ShapesSpec
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "shapes.py")
+TRAIN_IMAGES, VAL_IMAGES = 6, 4
+
+_NETWORK = {
+    "model.body.width": 4,
+    "model.body.depths": (1, 1, 1),
+    "model.strides": (8, 12),
+    "model.channels": 4,
+    "model.neck_hidden": 4,
+    "model.mask_width": 8,
+    "model.objectness_widths": (8, 8),
+    "data.long_edges": (96, 96),
+    "data.buckets": ((96, 96),),
+    "data.workers": 0,
+    "labels.score_positives": 4,
+    "labels.score_negatives": 4,
+    "labels.mask_positives": 4,
+    "optimizer.reference_batch": 2,
+    "optimizer.warmup_images": 4,
+    "train.batch_size": 2,
+    "train.images": 12,
+    "train.measure_norms": 2,
+    "train.log_every": 2,
+    "train.checkpoint_every": 0,
+    "train.picture_every": 0,
+    "evaluation.long_edge": 96,
+    "evaluation.buckets": ((96, 96),),
+    "evaluation.batch_size": 1,
+    "evaluation.proposals": 20,
+    "evaluation.workers": 0,
+}
+
+
+@cache
+def dataset(base: Path) -> Path:
+    """Drawn shapes of 96x96 and 72x96 pixels, with their records; made once in a process."""
+    spec = ShapesSpec(image_sizes=((96, 96), (72, 96)), objects=(2, 4), side=(30.0, 80.0), small_share=0.0)
+    prepare_shapes(base / "shapes", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=0, workers=0, spec=spec)
+    return base / "shapes"
+
+
+def settings(data: Path, **changed):
+    """Keys and values of the tiny config; `changed` has a double underscore for a point."""
+    return {
+        **_NETWORK,
+        "data.records": str(data / "records" / "train"),
+        "evaluation.annotations": str(data / "annotations" / "instances_val.json"),
+        "evaluation.images": str(data / "images"),
+        **{key.replace("__", "."): value for key, value in changed.items()},
+    }
+
+
+def overrides(data: Path, **changed) -> list[str]:
+    """The tiny config on the command line, after `--config CONFIG`."""
+    return [f"--config.{key}={value}" for key, value in settings(data, **changed).items()]
+
+
+def config(data: Path, **changed):
+    """The tiny config."""
+    return load_config(CONFIG, overrides(data, **changed))
