@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
     options, overrides = parse_command_line(parser)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit {options.limit}: at least 1 image is needed")
 
     if options.results:
         if not options.annotations:
@@ -49,7 +52,8 @@ def main() -> int:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 
     readings = _evaluate(config, options.workdir, options.step, options.weights)
-    (options.workdir / "metrics.json").write_text(json.dumps(readings, indent=2) + "\n")
+    finite = {key: value if math.isfinite(value) else None for key, value in readings.items()}  # JSON knows no NaN
+    (options.workdir / "metrics.json").write_text(json.dumps(finite, indent=2) + "\n")
     ours = Row(str(options.workdir), readings, readings["seconds_per_image"])
     print(text_table([ours, PUBLISHED_FASTMASK]))
     where = f"{options.workdir}/metrics.json and proposals.json"
@@ -75,7 +79,7 @@ def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None)
     from fastmask_jax.weights.specs import load_trained
 
     if weights:
-        model, variables, report = load_trained(weights, config.model)
+        model, variables, report = load_trained(weights, config.model.to_dict())
         print("\n".join(report.lines()), file=sys.stderr)
     else:
         model, variables, step = restore_model(config, workdir, step)
@@ -86,7 +90,7 @@ def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None)
     def watch(proposals: Any, total: int) -> Any:
         return tqdm(proposals, total=total, unit="image", disable=None)
 
-    return evaluate(proposer, config.evaluation, workdir / "proposals.json", tqdm.write, watch)
+    return evaluate(proposer, config.evaluation.to_dict(), workdir / "proposals.json", tqdm.write, watch)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trained network as one file: python export_weights.py --config configs/coco.py --workdir runs/coco --out net.safetensors"""
+"""A trained network as one file: python export_weights.py --workdir runs/coco --out net.safetensors"""
 
 import argparse
 import sys
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = given or config_of(spec, overrides)
     if config is None:
         parser.error(f"--config: {spec} does not say which config its network has")
-    _, variables, report = load_trained(spec, config.model)
+    _, variables, report = load_trained(spec, config.model.to_dict())
     print("\n".join(report.lines()), file=sys.stderr)
     count = write_safetensors(options.out, variables, config.to_dict())
     print(f"{options.out}: {count} arrays, {report.numbers:,} numbers, {options.out.stat().st_size:,} bytes")

@@ -11,8 +11,8 @@ _PUBLISHED = str(Path(__file__).parent / "configs" / "coco.py")
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Writes object proposals of images to DIR/results.json in COCO results form; image_id is the number "
-        "that a file's name ends with or, where the names have no distinct ones, the file's place (from 1).",
+        description="Writes object proposals of images to DIR/results.json in COCO results form; image_id is the "
+        "number that a file's name ends with or, where the names have no distinct ones, the file's place (from 1).",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=1300",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     from fastmask_jax.weights.specs import config_of, load_trained
 
     config = given or config_of(options.weights, overrides) or load_config(_PUBLISHED, overrides)
-    model, variables, loaded = load_trained(options.weights, config.model)
+    model, variables, loaded = load_trained(options.weights, config.model.to_dict())
     print("\n".join(loaded.lines()), file=sys.stderr)
     results = options.out / "results.json"
     proposer = Proposer(model, variables, options.max_proposals)
     done = predict_files(
-        proposer, options.images, config.evaluation, results, lambda line: print(line, file=sys.stderr)
+        proposer, options.images, config.evaluation.to_dict(), results, lambda line: print(line, file=sys.stderr)
     )
     print(f"{results}: {done.proposals} proposals of {done.images} images; {done.unreadable} unreadable")
     return 1 if done.unreadable else 0

@@ -30,7 +30,7 @@ def main() -> int:
     from fastmask_jax.training.loop import Diverged, run  # JAX starts here: mistakes above are answered at once
     from fastmask_jax.weights.specs import load_weights
 
-    weights = partial(load_weights, options.weights, config.model) if options.weights else None
+    weights = partial(load_weights, options.weights, config.model.to_dict()) if options.weights else None
     try:
         outcome = run(config, workdir, weights)
     except Diverged as error:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-
 from timing import device_name, medians, table
+
 from fastmask_jax.models.pointwise import Pointwise
 
 # (h, w, channels in, channels out, stride)

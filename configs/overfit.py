@@ -11,7 +11,7 @@ from configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's network on small images, at a steady scale and a learning rate for weights that start from nothing."""
+    """The paper's network on small images of one scale, at a learning rate for weights that start from nothing."""
     config = coco.get_config(variant)
 
     config.model.dropout = 0.0

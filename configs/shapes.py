@@ -18,9 +18,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.body.depths = (1, 2, 2)
     config.model.body.middle_step = 1  # strides 8 and 12: the images are small
     config.model.body.train_norms = True
-    config.model.strides = (8, 12, 16, 24, 32, 48)
+    config.model.strides = (8, 12, 16, 24, 32, 48) if 3 in config.model.body.stream_steps else (8, 16, 32)
     config.model.channels = 32
-    config.model.neck_hidden = 64
+    config.model.neck_hidden = 32
     config.model.mask_width = 256
     config.model.objectness_widths = (256, 256)
     config.model.norm_decay = 0.99
@@ -35,16 +35,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.mask = 10.0  # few images: a mean over 25,600 pixels learns slowly at weight 1
 
     config.optimizer.learning_rate = 0.02
-    config.optimizer.reference_batch = 8
+    config.optimizer.reference_batch = 4
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_images = 400
+    config.optimizer.warmup_images = 200
     config.optimizer.clip_norm = 10.0
 
-    config.train.batch_size = 8
-    config.train.images = 8_000
+    config.train.batch_size = 4
+    config.train.images = 3_200
     config.train.log_every = 50
-    config.train.checkpoint_every = 500
-    config.train.picture_every = 500
+    config.train.checkpoint_every = 400
+    config.train.picture_every = 400
 
     config.evaluation.annotations = "datasets/shapes/annotations/instances_val.json"
     config.evaluation.images = "datasets/shapes/images"

@@ -55,39 +55,32 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     section = config
     for depth, part in enumerate([*sections, name]):
         if not isinstance(section, ConfigDict) or part not in section:
-            raise ValueError(f"--config.{key}: no such key; {_nearest(config, key, depth)}")
+            raise ValueError(f"--config.{key}: no such key; did you mean --config.{_nearest(config, key)}?")
         if depth < len(sections):
             section = section[part]
     old = section[name]
     if isinstance(old, ConfigDict):
         raise ValueError(f"--config.{key} is a section: set one of its keys {sorted(old)}")
-    value = text if isinstance(old, str) else _literal(key, text, old)
     try:
-        with section.ignore_type():
-            section[name] = type(old)(value) if isinstance(old, float | tuple) else value
-    except (TypeError, ValueError):
+        section[name] = text if isinstance(old, str) else _like(ast.literal_eval(text), old)
+    except (TypeError, ValueError, SyntaxError):
         raise ValueError(f"--config.{key}={text}: not of the type of {old!r}") from None
 
 
-def _literal(key: str, text: str, old: object) -> object:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}") from None
-    fits = {
-        bool: lambda: isinstance(value, bool),
-        int: lambda: isinstance(value, int) and not isinstance(value, bool),
-        float: lambda: isinstance(value, int | float) and not isinstance(value, bool),
-        tuple: lambda: isinstance(value, list | tuple),
-    }
-    if not fits.get(type(old), lambda: True)():
-        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}")
+def _like(value: object, old: object) -> object:
+    """`value` in the type of `old`, items of a tuple in that of its first; TypeError where it is of another."""
+    if isinstance(old, tuple) and isinstance(value, list | tuple):
+        return tuple(_like(item, old[0]) if old else item for item in value)
+    if isinstance(old, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(old):
+        raise TypeError
     return value
 
 
-def _nearest(config: ConfigDict, key: str, depth: int) -> str:
-    close = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.0)
-    return f"did you mean --config.{close[0]}?"
+def _nearest(config: ConfigDict, key: str) -> str:
+    (close,) = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.0)
+    return close
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -102,9 +95,11 @@ def parse_command_line(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Known arguments, and the `--config.key=value` overrides; anything else is an error of the parser."""
     options, rest = parser.parse_known_args(arguments)
-    strange = [text for text in rest if not text.startswith("--config.")]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    for text in rest:
+        if text.startswith("--config.") and "=" not in text:
+            parser.error(f"{text}: give a value, as in {text}=VALUE")
+        if not text.startswith("--config."):
+            parser.error(f"unrecognized argument: {text}")
     return options, rest
 
 
@@ -112,7 +107,7 @@ def run_command(command: Callable[[], int]) -> int:
     """Runs an entry point: foreseen errors become one line on stderr and code 2, Ctrl-C code 130."""
     try:
         return command()
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

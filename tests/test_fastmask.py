@@ -101,7 +101,7 @@ def test_bfloat16_computes_in_half_and_returns_whole(tiny_network):
         assert rounded.dtype == jnp.float32
         assert np.abs(whole - rounded).max() > 0
         assert np.abs(whole - rounded).mean() < 0.1 * np.std(whole)
-    got = propose(half, 5)(variables, *arguments[:2])
+    got = jax.eval_shape(propose(half, 5), variables, *arguments[:2])
     assert {x.dtype for x in (got.scores, got.mask_logits, got.attention)} == {jnp.dtype("float32")}
 
 

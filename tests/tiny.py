@@ -1,11 +1,16 @@
 """A network, a config and a dataset so small that whole runs of train.py and evaluate.py fit into tests."""
 
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import jax
+
 from fastmask_jax.configuration import load_config
+from fastmask_jax.data.pipeline import train_batches
 from fastmask_jax.data.prepare import prepare_shapes
 from fastmask_jax.data.shapes import ShapesSpec
+from fastmask_jax.training.loop import training_data
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "shapes.py")
@@ -68,3 +73,28 @@ def overrides(data: Path, **changed) -> list[str]:
 def config(data: Path, **changed):
     """The tiny config."""
     return load_config(CONFIG, overrides(data, **changed))
+
+
+def batch(settings, images: int):
+    """The first training batch, of `images` images, for one process."""
+    source, spec, plan = training_data(settings, images)
+    batches = train_batches(source, spec, plan, 0, workers=0, seed=settings.seed)
+    first = next(batches)
+    batches.close()
+    return first
+
+
+@contextmanager
+def compilations():
+    """A list that gets an entry for every program that XLA compiles."""
+    seen = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -11,6 +11,7 @@ from fastmask_jax.data import coco_json
 from fastmask_jax.data.batches import UseBatch
 from fastmask_jax.data.pipeline import use_batches
 from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.geometry import choose_bucket
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.inference.proposing import Timed, propose_all
 from fastmask_jax.inference.results import ResultsWriter
@@ -34,11 +35,20 @@ def evaluate(
 
     Returns:
       The readings of `average_recall`, `images` (how many were read), `unreadable`, and `seconds_per_image`: wall time
-      from the second batch on (the first compiles), reading, network and pasting together.
+      of reading, network and pasting together, without each bucket's first batch, which compiles; NaN where there is
+      no other. An unreadable image counts as one without proposals.
+
+    Errors:
+      FileNotFoundError, ValueError: annotations that are missing or broken, an image larger than every bucket, or
+      none that can be read; one line.
     """
     annotations, folder = Path(settings["annotations"]), Path(settings["images"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"evaluation.images={folder}: no such folder")
     split = coco_json.read(annotations, None)
     chosen = sorted(split.images, key=lambda image: image.image_id)[: settings["limit"] or None]
+    for size in {image.size for image in chosen if image.size}:
+        choose_bucket(*size, settings["long_edge"], settings["buckets"])  # known now rather than hours later
     unreadable: list[str] = []
 
     def on_problem(line: str) -> None:
@@ -61,30 +71,38 @@ def evaluate(
         ):
             writer.write(image_id, proposals)
             done += 1
-    seconds = clock.seconds_per_image()
     if done == 0:
         raise ValueError(f"none of the {len(chosen)} images of {annotations} could be read in {folder}")
     readings = average_recall(annotations, results, image_ids=[image.image_id for image in chosen])
-    return {**readings, "images": done, "unreadable": len(unreadable), "seconds_per_image": seconds}
+    return {
+        **readings,
+        "images": done,
+        "unreadable": len(unreadable),
+        "seconds_per_image": clock.seconds_per_image,
+    }
 
 
 class _Clock:
-    """Time per image, without the batches that compile: the first of every bucket."""
+    """Seconds per image, without the batches that compile: the first of every bucket."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
         self._seen: set[tuple[int, ...]] = set()
         self._seconds = 0.0
         self._images = 0
 
     def watched(self, batches: Iterable[UseBatch]) -> Iterator[UseBatch]:
-        """The batches; what passes between one and the next is the time of the images of the first."""
+        """The batches; a batch's time is that from asking for it to asking for the next, reading included."""
+        begin = self._now()
         for batch in batches:
-            begin = time.perf_counter()
             yield batch
+            end = self._now()
             if batch.image.shape in self._seen:
-                self._seconds += time.perf_counter() - begin
+                self._seconds += end - begin
                 self._images += int(np.sum(batch.image_id >= 0))
             self._seen.add(batch.image.shape)
+            begin = end
 
+    @property
     def seconds_per_image(self) -> float:
         return self._seconds / self._images if self._images else float("nan")

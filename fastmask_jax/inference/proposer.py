@@ -16,7 +16,10 @@ from fastmask_jax.models.fastmask import Decoded, FastMask
 
 
 class Proposer:
-    """A model with its weights on every local device; compiled once for each bucket and batch size, whatever the weights."""
+    """A model with its weights on every local device.
+
+    It is compiled once for each bucket and batch size, and not again for other weights.
+    """
 
     def __init__(self, model: FastMask, variables: Any, count: int) -> None:
         """

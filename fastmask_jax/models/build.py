@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.resnet import ResNet
 
-BODIES = {"resnet": ResNet}
+BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
 
 
 def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastMask:

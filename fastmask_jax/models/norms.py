@@ -27,10 +27,12 @@ class FrozenNorm(nn.Module):
     Attributes:
       trained: whether gradients reach scale and bias.
       dtype: of the result.
+      epsilon: added to the variance.
     """
 
     trained: bool = False
     dtype: DTypeLike = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], size: Size | None = None, stride: int = 1) -> Float[Array, "... C"]:
@@ -47,7 +49,7 @@ class FrozenNorm(nn.Module):
             var.value = jnp.sum(jnp.square(x - mean.value) * count, (0, 1, 2)) / jnp.sum(count)
         if not self.trained:
             scale, bias = jax.lax.stop_gradient((scale, bias))
-        factor = scale * jax.lax.rsqrt(var.value + EPSILON)
+        factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
         return x * factor.astype(self.dtype) + (bias - mean.value * factor).astype(self.dtype)
 
 

@@ -86,7 +86,7 @@ LoadWeights = Callable[[Mapping[str, Any]], tuple[dict[str, Any], LoadReport]]
 def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -> Outcome:
     """Trains until `train.images` are seen, going on from the latest checkpoint of `workdir` if there is one.
 
-    The state after a step is a function of config, seed and weights alone, however often the run was stopped in between.
+    The state after a step is a function of config, seed and weights alone, however often the run was stopped.
 
     Args:
       config: the whole config.
@@ -101,8 +101,8 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
     _check_evaluation(config)
     source, spec, plan = training_data(config, config.train.batch_size)
     total_steps = -(-config.train.images // config.train.batch_size)
-    model = build_model(config.model, axis_name=AXIS)
-    optimizer, schedule = build_optimizer(config.optimizer, config.train.batch_size, config.train.images)
+    model = build_model(config.model.to_dict(), axis_name=AXIS)
+    optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
     start = checkpoints.latest or 0
     begin = partial(create_state, model, optimizer, config.seed)
@@ -112,6 +112,7 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
     if jax.process_index() == 0:
         save_config(workdir, config)
     with (
+        _signals() as stop,
         closing(checkpoints),
         Reporter(
             workdir,
@@ -120,7 +121,6 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
             start_step=start,
             quiet=jax.process_index() > 0,
         ) as reporter,
-        _signals() as stop,
     ):
         reporter.say(
             f"{plan.images} images to train on ({plan.left_out} without an object left out), "
@@ -276,8 +276,9 @@ def _evaluate(
             yield one
 
     proposer = Proposer(model, state.variables, config.evaluation.proposals)
+    results = workdir / "evaluation" / "proposals.json"
     try:
-        return evaluate(proposer, config.evaluation, workdir / "evaluation" / "proposals.json", reporter.say, watch)
+        return evaluate(proposer, config.evaluation.to_dict(), results, reporter.say, watch)
     except _Stopped:
         return None
 

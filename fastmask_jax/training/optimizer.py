@@ -10,8 +10,8 @@ import optax
 def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_images: int) -> optax.Schedule:
     """step → learning rate of everything but the body.
 
-    `learning_rate` is that of a batch of `reference_batch` images; `batch_scaling` ("linear", "sqrt" or "none") takes it
-    to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
+    `learning_rate` is that of a batch of `reference_batch` images; `batch_scaling` ("linear", "sqrt" or "none") takes
+    it to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
     `drop_images` (schedule "step") or along half a cosine to zero at `total_images` (schedule "cosine").
     """
     ratio = batch_size / optimizer["reference_batch"]

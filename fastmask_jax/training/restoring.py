@@ -24,7 +24,7 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
     found = checkpoints.best if step is None else step
     if found is None or found not in checkpoints.steps:
         raise FileNotFoundError(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
-    model = build_model(config.model)
+    model = build_model(config.model.to_dict())
     variables = checkpoints.restore_variables(jax.eval_shape(lambda: initial_variables(model, 0)), found)
     checkpoints.close()
     return model, variables, found

