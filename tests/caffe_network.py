@@ -5,7 +5,6 @@ under its own name; it shares nothing with the package.
 """
 
 import math
-import struct
 
 import cv2
 import numpy as np
@@ -271,7 +270,3 @@ def paste(probability, place, size, original):
     if top < bottom and left < right:
         drawn[top:bottom, left:right] = fine[top - y1 : bottom - y1, left - x1 : right - x1]
     return drawn
-
-
-def packed_floats(values):
-    return struct.pack(f"<{len(values)}f", *values)

@@ -94,7 +94,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(ValueError) as caught:
         reading.restore(jax.eval_shape(lambda: state_at(0, width=4)), 1)
     line = str(caught.value)
-    assert "checkpoints/1 does not fit" in line and "\n" not in line and "(3,)" in line and "(4,)" in line
+    assert "checkpoints/1 does not fit" in line and "\n" not in line
+    assert "params/body/conv/kernel is (2, 3) in the checkpoint and (2, 4) in the network" in line
     more = state_at(0).variables
     more["params"]["extra"] = jnp.zeros(2)
     with pytest.raises(ValueError, match=r"params/extra is absent in the checkpoint and \(2,\) in the network"):

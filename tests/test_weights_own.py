@@ -1,18 +1,19 @@
 """Networks of our own: checkpoints into networks that differ in part, the exported file, and training from weights."""
 
+import shutil
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import traverse_util
 
 import export_weights
 from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.training import loop
 from fastmask_jax.training.checkpoints import Checkpoints, save_config
-from fastmask_jax.training.loop import run
+from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import TrainState
 from fastmask_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from fastmask_jax.weights.specs import config_of, load_trained, load_weights
@@ -23,6 +24,11 @@ from tests.plain_network import random_variables
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return tiny.dataset(tmp_path_factory.mktemp("weights"))
+
+
+def own_config(data, **changed):
+    """A network of three levels, so that there is a neck."""
+    return tiny.config(data, **{"model__strides": (8, 12, 16), **changed})
 
 
 def shapes(config):
@@ -36,13 +42,17 @@ def drawn(config):
     return random_variables(model, jnp.zeros((1, 64, 64, 3)), jnp.full((1, 2), 64), windows, windows)
 
 
+def state_of(config, variables, step=0):
+    optimizer, _ = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
+    return TrainState(step=jnp.array(step), opt_state=optimizer.init(variables["params"]), **variables)
+
+
 @pytest.fixture(scope="session")
 def workdir(data, tmp_path_factory):
     """A run of one saved state, with random weights."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.config(data)
-    variables = drawn(config)
-    state = TrainState(step=jnp.array(5), opt_state=optax.sgd(0.1, momentum=0.9).init(variables["params"]), **variables)
+    config = own_config(data)
+    state = state_of(config, drawn(config), step=5)
     checkpoints = Checkpoints(folder, config.to_dict())
     save_config(folder, config)
     checkpoints.save(state)
@@ -62,7 +72,7 @@ def assert_same(found, wanted):
 
 
 def test_a_checkpoint_whole(data, workdir, caplog):
-    config = tiny.config(data)
+    config = own_config(data)
     loaded = load_weights(str(workdir), config.model.to_dict(), shapes(config))
     assert_same(loaded.variables, drawn(config))
     assert loaded.report.source == f"{workdir} (step 5)"
@@ -71,12 +81,12 @@ def test_a_checkpoint_whole(data, workdir, caplog):
 
 
 def test_a_checkpoint_into_a_network_with_other_levels(data, workdir):
-    config = tiny.config(data, model__strides=(8, 12, 16, 24))
-    assert_same(load_trained(str(workdir), config.model.to_dict()).variables, drawn(tiny.config(data)))
+    config = own_config(data, model__strides=(8, 12, 16, 24))
+    assert_same(load_trained(str(workdir), config.model.to_dict()).variables, drawn(own_config(data)))
 
 
 def test_a_checkpoint_into_a_network_with_another_neck_and_other_heads(data, workdir):
-    config = tiny.config(data, model__neck="average", model__head="standard", model__objectness_widths=(8, 9))
+    config = own_config(data, model__neck="average", model__head="standard", model__objectness_widths=(8, 9))
     loaded = load_weights(str(workdir), config.model.to_dict(), shapes(config))
     assert {name.rpartition(".")[0] for name in loaded.report.initial} == {
         "params.objectness.fc2", "params.objectness.score"
@@ -88,12 +98,12 @@ def test_a_checkpoint_into_a_network_with_another_neck_and_other_heads(data, wor
         "objectness.score is not taken: params.objectness.score.kernel is (8, 1) in the file and (9, 1) in the network",
     )
     np.testing.assert_array_equal(
-        loaded.variables["params"]["mask"]["fc1"]["kernel"], drawn(tiny.config(data))["params"]["mask"]["fc1"]["kernel"]
+        loaded.variables["params"]["mask"]["fc1"]["kernel"], drawn(own_config(data))["params"]["mask"]["fc1"]["kernel"]
     )
 
 
 def test_only_the_body(data, workdir):
-    config = tiny.config(data)
+    config = own_config(data)
     loaded = load_weights(f"{workdir}:body", config.model.to_dict(), shapes(config))
     assert {name.split(".")[1] for name in loaded.report.loaded} == {"body"}
     assert {name.split(".")[1] for name in loaded.report.unused} == {
@@ -112,14 +122,14 @@ def test_only_the_body(data, workdir):
     ],
 )
 def test_another_body_is_refused(data, workdir, changed, said):
-    config = tiny.config(data, **changed)
+    config = own_config(data, **changed)
     with pytest.raises(ValueError, match=said) as error:
         load_weights(str(workdir), config.model.to_dict(), shapes(config))
     assert str(workdir) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_without_checkpoints_is_refused(data, tmp_path):
-    config = tiny.config(data)
+    config = own_config(data)
     with pytest.raises(FileNotFoundError, match="no checkpoints in it"):
         load_weights(str(tmp_path), config.model.to_dict(), shapes(config))
 
@@ -128,7 +138,7 @@ def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):
     path = tmp_path / "exported" / "net.safetensors"
     assert export_weights.main(["--workdir", str(workdir), "--out", str(path)]) == 0
     written = capsys.readouterr().out
-    config = tiny.config(data)
+    config = own_config(data)
     assert f"{len(flat(shapes(config)))} arrays" in written
     assert_same(load_trained(str(path), config.model.to_dict()).variables, drawn(config))
     assert set(read_safetensors(path).arrays) == set(flat(shapes(config)))
@@ -141,18 +151,27 @@ def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_training_begins_with_the_weights(data, tmp_path):
-    """With a learning rate of 0, parameters and frozen statistics stay those of the file; nothing is measured."""
-    eight = {"optimizer__learning_rate": 0.0, "train__batch_size": jax.device_count()}
-    config = tiny.config(data, train__images=8, **eight)
-    wanted = drawn(config)
-    write_safetensors(tmp_path / "net.safetensors", wanted, config.to_dict())
-    weights = partial(load_weights, str(tmp_path / "net.safetensors"), config.model.to_dict())
-    state = run(config, tmp_path / "run", weights).state
-    assert_same(state.params, wanted["params"])
-    assert_same(state.frozen_stats, wanted["frozen_stats"])
+@pytest.fixture
+def no_steps(data, monkeypatch):
+    """A run of no step, whose first state is all ones (nothing is compiled)."""
+    config = own_config(data, train__images=0, train__batch_size=jax.device_count())
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes(config))
+    monkeypatch.setattr(loop, "create_state", lambda *_: state_of(config, ones))
+    return config
 
+
+def test_training_begins_with_the_weights(no_steps, tmp_path):
+    """Parameters and frozen statistics are those of the file, and nothing is measured."""
+    wanted = drawn(no_steps)
+    write_safetensors(tmp_path / "net.safetensors", wanted, no_steps.to_dict())
+    weights = partial(load_weights, str(tmp_path / "net.safetensors"), no_steps.model.to_dict())
+    assert_same(loop.run(no_steps, tmp_path / "run", weights).state.variables, wanted)
+
+
+def test_a_run_that_goes_on_keeps_its_own_weights(no_steps, workdir, tmp_path, capsys):
     def unasked(variables):
-        raise AssertionError("a run that goes on has its own weights")
+        raise AssertionError("asked for weights")
 
-    assert_same(run(config, tmp_path / "run", unasked).state.params, wanted["params"])
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    assert_same(loop.run(no_steps, copy, unasked).state.variables, drawn(no_steps))
+    assert "not from --weights" in capsys.readouterr().out

@@ -1,10 +1,12 @@
 """A network, a config and a dataset so small that whole runs of train.py and evaluate.py fit into tests."""
 
+import os
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.pipeline import train_batches
@@ -98,3 +100,33 @@ def compilations():
         yield seen
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@contextmanager
+def compilations_kept(folder: Path):
+    """Compiled programs go to a folder: several runs, in this process and others, compile them once."""
+    before = {name: getattr(jax.config, name) for name in _KEPT}
+    for name, value in _KEPT.items():
+        jax.config.update(name, str(folder) if value is None else value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+_KEPT = {
+    "jax_enable_compilation_cache": True,
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+}
+
+
+def environment(folder: Path, devices: int = 1) -> dict[str, str]:
+    """Of a command started by a test: so many simulated devices, compiled programs kept in a folder."""
+    kept = {name.upper(): str(folder) if value is None else str(value) for name, value in _KEPT.items()}
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -76,7 +76,7 @@ class FastMask(nn.Module):
     dropout: float = 0.5
     norm_decay: float = 0.999
     train_form: Literal["gather", "patches"] = "gather"
-    score_form: WindowForm = "conv"
+    score_form: WindowForm = "gather"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -177,7 +177,7 @@ class FastMask(nn.Module):
 
     def _normalise(self, x: jax.Array, affine: tuple[jax.Array, jax.Array]) -> jax.Array:
         factor, shift = affine
-        return x * factor.astype(self.dtype) + shift.astype(self.dtype)
+        return (x * factor + shift).astype(self.dtype)
 
     def _gather(self, levels: Sequence[jax.Array], affine: tuple, size: Size, windows: jax.Array) -> jax.Array:
         cells = self._normalise(flatten_levels(levels), affine)  # the cell of zeros is normalised, too

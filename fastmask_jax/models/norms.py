@@ -50,7 +50,8 @@ class FrozenNorm(nn.Module):
         if not self.trained:
             scale, bias = jax.lax.stop_gradient((scale, bias))
         factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
-        return x * factor.astype(self.dtype) + (bias - mean.value * factor).astype(self.dtype)
+        # In float32 even where x is bfloat16: the compiler fuses the casts, and the rounding happens once.
+        return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
 
 
 class WindowNorm(nn.Module):

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 class Pointwise(nn.Module):
     """A 1x1 convolution with a stride, written as one matrix product over the cells that it keeps.
 
-    The same numbers as `nn.Conv(features, (1, 1), (step, step))`; on the CPU XLA runs the product, and above all its
-    gradient, several times faster than the convolution (benchmarks/pointwise.py).
+    The same numbers as `nn.Conv(features, (1, 1), (step, step))`; on the CPU XLA runs the
+    gradient of the product several times faster than that of the convolution (benchmarks/pointwise.py).
 
     Attributes:
       features: F, channels out.

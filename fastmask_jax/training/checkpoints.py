@@ -126,7 +126,7 @@ class Checkpoints:
         asked = {name.split("/")[0] for name in wanted}
         saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in asked}
         where = f"{self.workdir / _FOLDER / str(step)}"
-        for name in sorted(saved.keys() | wanted.keys()):
+        for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
             if saved.get(name) != wanted.get(name):
                 raise ValueError(
                     f"{where} does not fit the config: {name} is {saved.get(name, 'absent')} in the checkpoint and "

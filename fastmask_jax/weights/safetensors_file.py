@@ -1,7 +1,6 @@
 """.safetensors files: others' state dicts, and this project's own networks, written and read back bit by bit.
 
-Ours hold the variables under the network's names, "params.body.stem.kernel", and the config as JSON under "config" of
-the metadata, whose "format" says that the file is ours.
+Ours hold the variables under the network's names, "params.body.stem.kernel", and in their metadata the config as JSON.
 """
 
 import json
@@ -15,7 +14,7 @@ from safetensors.numpy import save_file
 
 from fastmask_jax.weights.fitting import names_of
 
-FORMAT = "fastmask_jax"
+CONFIG = "fastmask_jax_config"  # the metadata's only key: of several, safetensors would not keep the order
 
 
 class Contents(NamedTuple):
@@ -61,15 +60,15 @@ def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[
     arrays = {name: np.array(leaf, order="C") for name, leaf in names_of(variables).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(arrays, part, {"format": FORMAT, "config": json.dumps(config)})
+    save_file(arrays, part, {CONFIG: json.dumps(config)})
     part.replace(path)
     return len(arrays)
 
 
 def _config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
-    if not metadata or metadata.get("format") != FORMAT:
+    if not metadata or CONFIG not in metadata:
         return None
-    config = json.loads(metadata.get("config", ""))
+    config = json.loads(metadata[CONFIG])
     if not isinstance(config, dict) or "model" not in config:
         raise ValueError("the config in its metadata has no model section")
     return config

@@ -1,0 +1,239 @@
+"""Whole runs: stopped and gone on with, finished, diverged; in this process on all devices, and as a command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from fastmask_jax.configuration import run_command
+from fastmask_jax.training import loop
+from fastmask_jax.training.checkpoints import BEST, Checkpoints
+from fastmask_jax.training.reporting import Reporter
+from tests import tiny
+
+STEPS = 4
+BATCH = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    if BATCH % jax.local_device_count():
+        pytest.skip(f"needs a number of devices that divides {BATCH}")
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    with tiny.compilations_kept(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.dataset(tmp_path_factory.getbasetemp())
+
+
+def settings(data, **changed):
+    """A run of four steps, the last of which has images left over; logs after three."""
+    few = {"train__batch_size": BATCH, "train__images": STEPS * BATCH - 3, "train__log_every": 3}
+    return tiny.config(data, **few | changed)
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """(final state, workdir) of a run without a stop."""
+    workdir = tmp_path_factory.mktemp("straight")
+    outcome = loop.run(settings(data), workdir)
+    assert outcome.stopped_by is None
+    return jax.device_get(outcome.state), workdir
+
+
+def stop_after(monkeypatch, step, number=signal.SIGTERM):
+    """The signal comes while the loop is busy with the step."""
+    advance = Reporter.advance
+
+    def and_stop(self, at):
+        advance(self, at)
+        if at == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Reporter, "advance", and_stop)
+
+
+def history(workdir, kind="train"):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def assert_bit_equal(got, want):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_stopped_and_gone_on_is_bit_equal(data, straight, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        outcome = loop.run(settings(data), tmp_path)
+    assert outcome.stopped_by == signal.SIGTERM and int(outcome.state.step) == 2
+    assert "stopped by SIGTERM after step 2, which is saved" in capsys.readouterr().out
+    assert [line["step"] for line in history(tmp_path)] == [2]
+    outcome = loop.run(settings(data, data__workers=1), tmp_path)
+    assert "going on from step 2 of 4" in capsys.readouterr().out
+    want, _ = straight
+    assert int(outcome.state.step) == STEPS
+    assert_bit_equal(outcome.state, want)
+    momentum = jax.tree.leaves(outcome.state.opt_state[1:3])
+    assert any(np.any(x) for x in momentum) and float(outcome.state.batch_stats["window_norm"]["weight"]) > 1
+
+
+def test_a_run_reports_all_its_steps_and_saves_the_last(straight):
+    state, workdir = straight
+    lines = history(workdir)
+    assert [line["step"] for line in lines] == [3, 4]  # the last log is of one step
+    assert all(np.isfinite(line[key]) for line in lines for key in ("loss", "mask", "update_norm", "learning_rate"))
+    assert lines[1]["images"] == STEPS * BATCH
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.steps == [STEPS]
+    assert_bit_equal(checkpoints.restore(state, STEPS), state)
+    assert json.loads((workdir / "config.json").read_text())["train"]["batch_size"] == BATCH
+
+
+def test_a_finished_run_says_so(data, straight, capsys, monkeypatch):
+    state, workdir = straight
+    monkeypatch.setattr(loop, "map_over_devices", None)  # nothing is compiled for it
+    outcome = loop.run(settings(data), workdir)
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert outcome.stopped_by is None
+    assert_bit_equal(outcome.state, state)
+
+
+def command(monkeypatch, data, workdir, **changed):
+    """Exit code of train.py, called here: the programs it needs are compiled already."""
+    few = {"train__batch_size": BATCH, "train__images": STEPS * BATCH - 3}
+    arguments = ["train.py", "--config", tiny.CONFIG, "--workdir", str(workdir)]
+    monkeypatch.setattr(sys, "argv", arguments + tiny.overrides(data, **few | changed))
+    return run_command(train.main)
+
+
+def test_another_network_is_refused_in_a_line(data, straight, capsys, monkeypatch):
+    _, workdir = straight
+    config = (workdir / "config.json").read_text()
+    assert command(monkeypatch, data, workdir, model__channels=6) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "does not fit the config: params/" in error and "\n" not in error
+    assert (workdir / "config.json").read_text() == config
+
+
+def test_missing_files_are_named_before_anything_is_made(data, tmp_path, capsys, monkeypatch):
+    for changed in ({"data__records": tmp_path}, {"train__evaluate_every": 5, "evaluation__annotations": "no.json"}):
+        assert command(monkeypatch, data, tmp_path / "run", **changed) == 2
+        error = capsys.readouterr().err.strip()
+        assert str(next(reversed(changed.values()))) in error and "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def poisoned(monkeypatch, step):
+    """The objectness labels of one batch are no numbers."""
+    batches = loop.train_batches
+
+    def spoiled(*arguments, **options):
+        for number, batch in enumerate(batches(*arguments, **options)):
+            yield batch._replace(score_labels=batch.score_labels * np.float32("nan")) if number == step else batch
+
+    monkeypatch.setattr(loop, "train_batches", spoiled)
+
+
+def test_nan_stops_with_step_images_and_the_last_good_checkpoint(data, tmp_path, capsys, monkeypatch):
+    numbers = [image["id"] for image in json.loads((data / "annotations/instances_train.json").read_text())["images"]]
+    poisoned(monkeypatch, 2)
+    assert command(monkeypatch, data, tmp_path, train__checkpoint_every=1) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: the loss is nan in step 3 (images [") and "\n" not in error
+    assert all(int(n) in numbers for n in error.partition("[")[2].partition("]")[0].split(","))
+    # Checkpoint 2 holds the weights from which the NaN came: one before is known to have given a loss.
+    assert "the last good checkpoint is step 1" in error
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps == [1]
+    template = jax.eval_shape(lambda: straight_template(data))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(checkpoints.restore(template, 1)))
+
+
+def straight_template(data):
+    config = settings(data)
+    model = loop.build_model(config.model.to_dict())
+    optimizer, _ = loop.build_optimizer(config.optimizer.to_dict(), BATCH, config.train.images)
+    return loop.create_state(model, optimizer, 0)
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient_norm", "update_norm"])
+def test_any_reading_that_is_no_number_stops(tmp_path, broken):
+    """A finite loss whose update is infinite would be saved as weights that are none."""
+    metrics = {name: np.float32(1) for name in ("loss", "gradient_norm", "update_norm")} | {broken: np.float32("inf")}
+    checkpoints = Checkpoints(tmp_path, {})
+    with pytest.raises(loop.Diverged, match=rf"the {broken.replace('_', ' ')} is inf in step 1 .*nothing is saved yet"):
+        loop._read(loop._Pending(0, np.array([7]), metrics), checkpoints, 0)
+    checkpoints.close()
+
+
+def test_the_best_evaluated_checkpoint_stays(data, tmp_path, monkeypatch):
+    readings = iter([0.1, 0.7, 0.3])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {BEST: next(readings)})
+    loop.run(settings(data, train__evaluate_every=1, train__keep_checkpoints=1, train__images=3 * BATCH), tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.steps, checkpoints.best, checkpoints.latest) == ([2, 3], 2, 3)
+    assert [line[BEST] for line in history(tmp_path, "evaluation")] == [0.1, 0.7, 0.3]
+
+
+def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path, monkeypatch):
+    def endless(proposer, settings, results, report, watch):
+        def proposals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            while True:
+                yield None
+
+        return list(watch(proposals(), 9))
+
+    monkeypatch.setattr(loop, "evaluate", endless)
+    outcome = loop.run(settings(data, train__evaluate_every=3), tmp_path)
+    assert outcome.stopped_by == signal.SIGTERM
+    assert Checkpoints(tmp_path).steps == [3] and not history(tmp_path, "evaluation")
+
+
+def start(data, workdir, folder, **changed):
+    """train.py for a thousand steps, in a process of its own."""
+    arguments = tiny.overrides(data, train__images=4000, train__batch_size=4, data__workers=1, **changed)
+    return subprocess.Popen(
+        [sys.executable, "train.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *arguments],
+        cwd=tiny.ROOT,
+        env=tiny.environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stopped(process, number):
+    """(exit code, what was said after the first log, errors) of a run that gets a signal then."""
+    try:
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, line + out, err
+
+
+def test_the_command_stops_at_a_signal_and_goes_on(data, tmp_path, compiled_once):
+    code, out, err = stopped(start(data, tmp_path, compiled_once), signal.SIGTERM)
+    assert (code, err) == (0, "")
+    saved = Checkpoints(tmp_path).latest
+    assert f"stopped by SIGTERM after step {saved}, which is saved" in out
+    code, out, err = stopped(start(data, tmp_path, compiled_once), signal.SIGINT)
+    assert (code, err) == (130, "")
+    later = Checkpoints(tmp_path).latest
+    assert later > saved and f"stopped by SIGINT after step {later}, which is saved" in out
+    assert [line["step"] for line in history(tmp_path)] == sorted({line["step"] for line in history(tmp_path)})
