@@ -1,4 +1,4 @@
-"""Bodies on one image, forward and with the gradient of all weights: python benchmarks/bodies.py [--rounds 5]
+"""Bodies on one image, forward and with the gradient of all weights: python benchmarks/bodies.py [--only ResNet]
 
 Prints a Markdown table for each image size: medians over alternating rounds in one process. "frozen" stops the gradient
 behind stage 2. The last table is of depthwise convolutions alone, as XLA has them and as models/depthwise.py does.
@@ -71,17 +71,20 @@ def depthwise_calls(h: int, w: int, channels: int, k: int, step: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", default="", help="bodies with this in their names")
+    options = parser.parse_args()
+    rounds = options.rounds
+    bodies = {name: body for name, body in BODIES.items() if options.only in name}
 
     print(f"Milliseconds, {device_name()}")
     for height, width in SIZES:
         calls = {
             (name, column): call
-            for name, body in BODIES.items()
+            for name, body in bodies.items()
             for column, call in body_calls(body, height, width).items()
         }
         taken = medians(calls, rounds)
-        rows = {name: {column: ms for (n, column), ms in taken.items() if n == name} for name in BODIES}
+        rows = {name: {column: ms for (n, column), ms in taken.items() if n == name} for name in bodies}
         print(f"\n{height}x{width}\n\n{table('body', rows)}")
     rows = {f"{h}x{w}x{c}, {k}x{k}/{s}": medians(depthwise_calls(h, w, c, k, s), rounds) for h, w, c, k, s in DEPTHWISE}
     print(f"\n{table('depthwise', rows)}")

@@ -96,6 +96,7 @@ def test_a_run_reports_all_its_steps_and_saves_the_last(straight):
     assert lines[1]["images"] == STEPS * BATCH
     checkpoints = Checkpoints(workdir)
     assert checkpoints.steps == [STEPS]
+    assert np.all(state.params["body"]["stem_norm"]["scale"] != 1)  # this config trains the body's norms
     assert_bit_equal(checkpoints.restore(state, STEPS), state)
     assert json.loads((workdir / "config.json").read_text())["train"]["batch_size"] == BATCH
 
@@ -178,12 +179,12 @@ def test_any_reading_that_is_no_number_stops(tmp_path, broken):
 
 
 def test_the_best_evaluated_checkpoint_stays(data, tmp_path, monkeypatch):
-    readings = iter([0.1, 0.7, 0.3])
+    readings = iter(figures := [0.1, 0.7, 0.3, 0.2])
     monkeypatch.setattr(loop, "evaluate", lambda *_: {BEST: next(readings)})
-    loop.run(settings(data, train__evaluate_every=1, train__keep_checkpoints=1, train__images=3 * BATCH), tmp_path)
+    loop.run(settings(data, train__evaluate_every=1, train__keep_checkpoints=1), tmp_path)
     checkpoints = Checkpoints(tmp_path)
-    assert (checkpoints.steps, checkpoints.best, checkpoints.latest) == ([2, 3], 2, 3)
-    assert [line[BEST] for line in history(tmp_path, "evaluation")] == [0.1, 0.7, 0.3]
+    assert (checkpoints.steps, checkpoints.best, checkpoints.latest) == ([2, 4], 2, 4)
+    assert [line[BEST] for line in history(tmp_path, "evaluation")] == figures
 
 
 def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path, monkeypatch):

