@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fastmask_jax.weights.fitting import names_of
 
@@ -60,7 +60,7 @@ def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[
     arrays = {name: np.array(leaf, order="C") for name, leaf in names_of(variables).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(arrays, part, {CONFIG: json.dumps(config)})
+    part.write_bytes(save(arrays, {CONFIG: json.dumps(config)}))  # save_file would leave it to its owner alone
     part.replace(path)
     return len(arrays)
 
