@@ -5,6 +5,11 @@
     python evaluate.py --config configs/coco_lite.py --workdir runs/coco_lite --limit 5000
 
 All but the network is as in configs/coco.py, and so are the variants, but for `torchvision`, which is the ResNet's.
+
+Cost: 4,794,213 parameters, 777,376 of them the body's. The body alone, on one 656x872 image and two cores of an AMD
+EPYC that others used at the same time: 0.18 s forward, 0.73 s with its gradient, 0.46 s with
+`--config.model.body.frozen_stages=2` (python benchmarks/bodies.py --only EfficientNet). Result on COCO: not yet
+measured.
 """
 
 from ml_collections import ConfigDict

@@ -144,6 +144,7 @@ def test_parameter_count():
         "objectness": 6400 * 128 + 128 + 128 * 256 + 256 + 256 + 1,
         "mask": 6400 * 100 + 100 + 6400 * 256 + 2 * 256 + 256 * 1600 + 1600,
     }
+    assert count + sum(rest.values()) == sum(x.size for x in jax.tree.leaves(variables["params"])) == 4_794_213
     for part, number in rest.items():
         assert sum(x.size for x in jax.tree.leaves(variables["params"][part])) == number, part
 

@@ -120,7 +120,7 @@ def test_unknown_shape_or_texture():
 
 def test_distinct_colour_is_the_farthest_candidate():
     others = np.array([[250, 250, 250], [240, 240, 255]], np.float32)
-    darkest = distinct_colour(np.random.default_rng(0), others, 200)
+    darkest = distinct_colour(np.random.default_rng(0), others, 200, (0.15, 1.0))
     assert darkest.mean() < 90
 
 

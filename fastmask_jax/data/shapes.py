@@ -28,14 +28,16 @@ class ShapesSpec:
     """What is drawn. Lengths are in pixels; levels are of 255."""
 
     image_sizes: tuple[tuple[int, int], ...] = ((240, 320), (240, 320), (320, 240), (256, 320), (224, 304))  # (h, w)
-    objects: tuple[int, int] = (1, 8)  # tried for an image; hidden ones are then left out
+    objects: tuple[int, int] = (1, 6)  # tried for an image; hidden ones are then left out
     side: tuple[float, float] = (30.0, 240.0)  # longest side, log-uniform, before cutting and hiding
     small_side: tuple[float, float] = (14.0, 30.0)  # the same of small objects
     small_share: float = 0.08  # of objects that are small
     largest: float = 0.9  # an object's box, at most this share of the image's height and width
     outside: float = 0.15  # how far an object's box may reach beyond the image, as a share of its side
-    min_visible: float = 0.5  # an object with a smaller part visible is not drawn
+    min_visible: float = 0.6  # an object with a smaller part visible is not drawn
     colour_candidates: int = 12  # a colour is the most distinct of so many: more, and objects are easier to tell apart
+    object_saturation: tuple[float, float] = (0.5, 1.0)
+    ground_saturation: tuple[float, float] = (0.0, 0.2)  # a muted ground: what is an object is learnt in minutes
     object_contrast: tuple[float, float] = (10.0, 45.0)  # of textures, levels
     ground_contrast: tuple[float, float] = (8.0, 40.0)
     lighting: float = 0.2  # brightness changes by up to this share across the image
@@ -126,10 +128,10 @@ def _paint(
     spec: ShapesSpec, rng: np.random.Generator, objects: list[_Object], height: int, width: int
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels: ground, objects from the farthest on with smooth edges, light and noise over all."""
-    colours = random_colours(rng, 1)
+    colours = random_colours(rng, 1, spec.ground_saturation)
     image = _textured(rng, height, width, colours[0], spec.ground_contrast)
     for item in objects:
-        colour = distinct_colour(rng, colours, spec.colour_candidates)
+        colour = distinct_colour(rng, colours, spec.colour_candidates, spec.object_saturation)
         colours = np.concatenate([colours, colour[None]])
         x1, y1 = np.maximum(np.floor(item.curves[0].min(axis=0)).astype(int), 0).tolist()
         x2, y2 = np.minimum(np.ceil(item.curves[0].max(axis=0)).astype(int), [width, height]).tolist()

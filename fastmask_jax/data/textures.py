@@ -9,10 +9,12 @@ TEXTURES = ("plain", "noise", "stripes", "checks", "gradient", "spots")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def random_colours(rng: np.random.Generator, number: int) -> Float32[np.ndarray, "number 3"]:
-    """RGB colours 0 … 255, even in hue and free in saturation and brightness."""
+def random_colours(
+    rng: np.random.Generator, number: int, saturation: tuple[float, float]
+) -> Float32[np.ndarray, "number 3"]:
+    """RGB colours 0 … 255, even in hue, in saturation within the range given, and in brightness."""
     hsv = np.stack(
-        [rng.uniform(0, 360, number), rng.uniform(0.15, 1, number), rng.uniform(0.2, 1, number)],
+        [rng.uniform(0, 360, number), rng.uniform(*saturation, number), rng.uniform(0.2, 1, number)],
         axis=1,
         dtype=np.float32,
     )
@@ -20,10 +22,10 @@ def random_colours(rng: np.random.Generator, number: int) -> Float32[np.ndarray,
 
 
 def distinct_colour(
-    rng: np.random.Generator, others: Float32[np.ndarray, "m 3"], candidates: int
+    rng: np.random.Generator, others: Float32[np.ndarray, "m 3"], candidates: int, saturation: tuple[float, float]
 ) -> Float32[np.ndarray, "3"]:
     """Of some random RGB colours the one whose nearest among `others` is farthest, brightness counted twice."""
-    colours = random_colours(rng, candidates)
+    colours = random_colours(rng, candidates, saturation)
 
     def place(rgb: Float32[np.ndarray, "k 3"]) -> Float32[np.ndarray, "k 4"]:
         return np.concatenate([rgb, 2 * (rgb @ _LUMA)[:, None]], axis=1)
