@@ -2,8 +2,8 @@
 
     python benchmarks/overfit.py --annotations instances_train.json --images FOLDER --workdir runs/overfit
 
-The four are the first landscape images by id with at least five objects of at least 32² pixels, each at least 120 pixels
-long, and no crowd. Recall is to reach 0.6 over their medium and large objects.
+The four are the first landscape images by id with at least five objects of at least 32² pixels, each at least 120
+pixels long, and no crowd. Recall is to reach 0.6 over their medium and large objects.
 """
 
 import argparse

@@ -106,7 +106,7 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
     if not fitting:
         raise ValueError(
             f"an image of {height}x{width} pixels is {need[0]}x{need[1]} at long edge {long_edge}, larger than every "
-            f"bucket of data.buckets={[tuple(b) for b in buckets]}: add a bucket of {long_edge}x{long_edge}"
+            f"of the buckets {[tuple(b) for b in buckets]}: add one of {long_edge}x{long_edge} to the config"
         )
     return min(fitting)[1]
 
@@ -115,8 +115,8 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
 def upscale_matrix() -> Float32[np.ndarray, "160 40"]:
     """The fixed bilinear x4 enlargement of mask logits along one axis (spec section 1); not to be written to.
 
-    A transposed convolution, kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, two cells cut at each border: row y holds
-    the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one: nothing is beyond.
+    A transposed convolution, kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, two cells cut at each border: row y
+    holds the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one.
     """
     kernel = 1 - np.abs(np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE
     matrix = np.zeros((FINE_MASK + UPSCALE, MASK), np.float32)

@@ -13,7 +13,7 @@ from fastmask_jax.data.pipeline import use_batches
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.geometry import choose_bucket
 from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.inference.proposing import Timed, propose_all
+from fastmask_jax.inference.proposing import ImageProposals, propose_all
 from fastmask_jax.inference.results import ResultsWriter
 
 
@@ -22,7 +22,7 @@ def evaluate(
     settings: Mapping[str, Any],
     results: Path,
     report: Callable[[str], None],
-    watch: Callable[[Iterable[Timed], int], Iterable[Timed]] = lambda proposals, _: proposals,
+    watch: Callable[[Iterable[ImageProposals], int], Iterable[ImageProposals]] = lambda proposals, _: proposals,
 ) -> dict[str, float]:
     """Writes proposals of a split to `results` (COCO results JSON) and scores them.
 

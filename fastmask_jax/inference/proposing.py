@@ -15,14 +15,14 @@ from fastmask_jax.models.fastmask import Decoded
 PASTING_THREADS = 2
 
 
-class Timed(NamedTuple):
+class ImageProposals(NamedTuple):
     """The proposals of one image."""
 
     image_id: int
     proposals: Proposals
 
 
-def propose_all(proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float) -> Iterator[Timed]:
+def propose_all(proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float) -> Iterator[ImageProposals]:
     """Proposals of every image of the batches, in their order.
 
     While the devices work on a batch, threads write the masks of the one before it.
@@ -64,6 +64,6 @@ def _paste(
     ]
 
 
-def _collected(pending: list[tuple[int, "Future[Proposals]"]]) -> Iterator[Timed]:
+def _collected(pending: list[tuple[int, "Future[Proposals]"]]) -> Iterator[ImageProposals]:
     for image_id, proposals in pending:
-        yield Timed(image_id, proposals.result())
+        yield ImageProposals(image_id, proposals.result())

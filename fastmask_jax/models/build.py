@@ -10,6 +10,7 @@ from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.resnet import ResNet
 
+DTYPES = ("float32", "bfloat16", "float16")
 BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
 
 
@@ -25,7 +26,10 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
       ValueError: an unknown body, or a field that body or network does not have.
     """
     fields = dict(model)
-    dtype = jnp.dtype(fields.pop("dtype"))
+    name = fields.pop("dtype")
+    if name not in DTYPES:
+        raise ValueError(f"model.dtype={name!r} is not one of {list(DTYPES)}")
+    dtype = jnp.dtype(name)
     body_fields = dict(fields.pop("body"))
     kind = body_fields.pop("kind")
     if kind not in BODIES:

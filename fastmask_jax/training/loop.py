@@ -20,7 +20,7 @@ from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.evaluation.run import evaluate
 from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.inference.proposing import Timed
+from fastmask_jax.inference.proposing import ImageProposals
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.checkpoints import Checkpoints, save_config
@@ -269,7 +269,7 @@ def _evaluate(
 ) -> dict[str, float] | None:
     """Readings of the split; None if a signal came in between: whoever sent it will not wait for long."""
 
-    def watch(proposals: Iterable[Timed], _: int) -> Iterator[Timed]:
+    def watch(proposals: Iterable[ImageProposals], _: int) -> Iterator[ImageProposals]:
         for one in proposals:
             if stop:
                 raise _Stopped
