@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.clip_norm = 10.0
 
     config.train.batch_size = 4
-    config.train.images = 3_200
+    config.train.images = 3_000
     config.train.log_every = 50
     config.train.checkpoint_every = 400
     config.train.picture_every = 400
