@@ -6,13 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data import coco_json
 from fastmask_jax.data.coco_objects import objects_of
 from fastmask_jax.data.image_file import decode_image
-from fastmask_jax.inference.drawing import grid, overlay
+from fastmask_jax.inference.drawing import distinct_colours, grid, overlay
 from fastmask_jax.inference.results import read_results
 from fastmask_jax.inference.rle import Proposals
 from fastmask_jax.inference.suppression import SHOWN_IOU, suppress
@@ -55,11 +55,13 @@ def three_panels(
       objects: RLE masks to find.
       proposals: of this image, best first.
     """
-    found, iou = _best_matches(objects, proposals)
+    matches, iou = _best_matches(objects, proposals)
     shown = suppress(proposals, SHOWN_IOU)[:SHOWN]
+    found = np.flatnonzero(iou > 0)
+    masks = [proposals.segmentations[n] for n in matches[found]]
     panels = [
-        overlay(image, objects) if objects else image,
-        overlay(image, found, [f"{value:.2f}" for value in iou]) if found else image,
+        overlay(image, objects),
+        overlay(image, masks, [f"{value:.2f}" for value in iou[found]], distinct_colours(len(objects))[found]),
         overlay(image, [proposals.segmentations[n] for n in shown], [f"{proposals.scores[n]:.2f}" for n in shown]),
     ]
     mean = f"mean IoU {iou.mean():.2f}" if len(iou) else "nothing to find"
@@ -71,12 +73,13 @@ def three_panels(
     return grid(panels, captions, columns=3)
 
 
-def _best_matches(objects: list[dict], proposals: Proposals) -> tuple[list[dict], Float[np.ndarray, "n"]]:
+def _best_matches(objects: list[dict], proposals: Proposals) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """For each object the number of its best proposal, and their IoU; 0 where there is none."""
     masks = proposals.segmentations[:SEARCHED]
     if not objects or not masks:
-        return [], np.zeros(len(objects))
+        return np.zeros(len(objects), np.int64), np.zeros(len(objects))
     iou = np.asarray(coco_mask.iou(masks, objects, [0] * len(objects)))  # [proposals, objects]
-    return [masks[n] for n in iou.argmax(0)], iou.max(0)
+    return iou.argmax(0), iou.max(0)
 
 
 def _by_image(results: Path) -> Iterator[tuple[int, Proposals]]:
