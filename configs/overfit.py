@@ -2,7 +2,8 @@
 
     python benchmarks/overfit.py --annotations instances.json --images FOLDER --workdir runs/overfit
 
-The script picks the images, trains on them with this config and evaluates on them; docs/results.md has what came out.
+The script picks the images, trains on them with this config and evaluates on them. Cost: 1,500 steps of about one second
+on two CPU cores. Result: segment AR@100 .605 over medium and large objects (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,11 @@
 """A small FastMask for the shapes data that the project draws itself: trains in minutes on two CPU cores.
 
-python prepare.py shapes --out datasets/shapes
-python train.py --config configs/shapes.py --workdir runs/shapes
-python evaluate.py --config configs/shapes.py --workdir runs/shapes
+    python prepare.py shapes --out datasets/shapes
+    python train.py --config configs/shapes.py --workdir runs/shapes
+    python evaluate.py --config configs/shapes.py --workdir runs/shapes
+
+`make quickstart` is these three. Cost: 6 minutes of training on two CPU cores. Result: segment AR@100 .523 on the 200
+held-out images (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -106,7 +106,7 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
     if not fitting:
         raise ValueError(
             f"an image of {height}x{width} pixels is {need[0]}x{need[1]} at long edge {long_edge}, larger than every "
-            f"of the buckets {[tuple(b) for b in buckets]}: add one of {long_edge}x{long_edge} to the config"
+            f"bucket of {[tuple(b) for b in buckets]}: add one of {long_edge}x{long_edge} to the config"
         )
     return min(fitting)[1]
 

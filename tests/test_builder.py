@@ -169,6 +169,11 @@ def test_no_usable_image_is_an_error(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def heed_interrupts() -> None:
+    """A job that a script has put into the background ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_build_until(shown: str, drawn: Path, out: Path) -> subprocess.Popen:
     """prepare.py over many copies of an image; returns while it runs, once its progress bar matches `shown`."""
     entry = json.loads((drawn / "instances.json").read_text())["images"][0]
@@ -177,7 +182,9 @@ def start_build_until(shown: str, drawn: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "prepare.py", "coco", "--annotations", str(out.parent / "many.json")]
     command += ["--images", str(drawn / "images"), "--out", str(out), "--workers", "1"]
     root = Path(__file__).parents[1]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=root, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_interrupts
+    )
     text = ""
     while not re.search(shown, text):
         text += (more := process.stderr.read1().decode())

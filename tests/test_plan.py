@@ -115,7 +115,7 @@ def test_fitting_lists_the_images_of_a_bucket():
     ("arguments", "message"),
     [
         ({"sizes": [(40, 80)], "usable": [False]}, "none of the 1 images"),
-        ({"sizes": [(80, 80)], "buckets": BUCKETS[:2]}, "data.buckets"),
+        ({"sizes": [(80, 80)], "buckets": BUCKETS[:2]}, "larger than every bucket"),
         ({"sizes": [(40, 80)], "batch_size": 0}, "batch_size=0"),
     ],
 )

@@ -64,11 +64,10 @@ def three_panels(
         overlay(image, masks, [f"{value:.2f}" for value in iou[found]], distinct_colours(len(objects))[found]),
         overlay(image, [proposals.segmentations[n] for n in shown], [f"{proposals.scores[n]:.2f}" for n in shown]),
     ]
-    mean = f"mean IoU {iou.mean():.2f}" if len(iou) else "nothing to find"
     captions = [
-        f"{len(objects)} objects",
-        f"best of {SEARCHED} proposals for each: {mean}",
-        f"the {len(shown)} best proposals that differ, with scores",
+        f"objects: {len(objects)}",
+        f"found: mean IoU {iou.mean():.2f}" if len(iou) else "nothing to find",
+        f"best {len(shown)} that differ, scores",
     ]
     return grid(panels, captions, columns=3)
 
