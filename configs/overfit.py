@@ -2,7 +2,7 @@
 
     python benchmarks/overfit.py --annotations instances.json --images FOLDER --workdir runs/overfit
 
-The script picks the images, trains on them with this config and evaluates on them. Cost: 1,500 steps of about one second
+The script picks the images, trains on them with this config and evaluates on them. Cost: 1,500 steps of about a second
 on two CPU cores. Result: segment AR@100 .605 over medium and large objects (docs/results.md).
 """
 
