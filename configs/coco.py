@@ -2,7 +2,7 @@
 
 Source: Hu, Lan, Jiang, Cao, Sha, "FastMask: Segment Multi-scale Object Candidates in One Shot", CVPR 2017.
 
-    python prepare.py coco2014 --root COCO_FOLDER
+    python prepare.py coco2014 --root datasets/coco
     python train.py --config configs/coco.py --workdir runs/coco
     python evaluate.py --config configs/coco.py --workdir runs/coco --limit 5000
 
@@ -93,8 +93,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.evaluate_every = 0  # 0: never; the best checkpoint is the one of highest segm/AR@100
 
     config.evaluation = ConfigDict()
-    config.evaluation.annotations = "datasets/coco2014/annotations/instances_val2014.json"
-    config.evaluation.images = "datasets/coco2014/val2014"
+    config.evaluation.annotations = "datasets/coco/annotations/instances_val2014.json"
+    config.evaluation.images = "datasets/coco/val2014"
     config.evaluation.long_edge = 870
     config.evaluation.buckets = config.data.buckets
     config.evaluation.batch_size = 1  # of each device
