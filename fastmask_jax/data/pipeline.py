@@ -4,6 +4,7 @@ A training batch is a pure function of (plan, seed, step): each image draws from
 `slot` being its place in the global batch. Nothing is kept between steps, so a run goes on from any step.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -216,6 +217,9 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
         ) from error
     finally:
         elements.close()
+        # What the closed pipeline holds in cycles is shared memory: left to the interpreter's exit it counts as leaked.
+        del elements, ahead
+        gc.collect()
 
 
 def _start_worker(index: int, count: int) -> None:
