@@ -140,7 +140,8 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
             return Outcome(state, None)
         state = replicate(state)
         step_function = map_over_devices(make_step(model, optimizer, LossWeights(**config.losses), config.seed))
-        fixed = next(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
+        if config.train.picture_every:
+            fixed = _first(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
         reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
 
         batches = _batches(config, source, spec, plan, start, workers=config.data.workers)
@@ -211,6 +212,12 @@ def _batches(
     )
 
 
+def _first(batches: Iterator[TrainBatch]) -> TrainBatch:
+    """One batch; the reading ahead of more of them is ended."""
+    with closing(batches):
+        return next(batches)
+
+
 def _fresh(
     config: ConfigDict, model: FastMask, state: TrainState, weights: LoadWeights | None, reporter: Reporter
 ) -> TrainState:
@@ -228,7 +235,7 @@ def _fresh(
 def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainState:
     """Frozen statistics from `measure_norms` images of one bucket; every process measures the same ones."""
     source, spec, plan = training_data(config, batch_size=config.train.measure_norms)
-    batch = next(train_batches(source, spec, plan, 0, workers=0, seed=config.seed))
+    batch = _first(train_batches(source, spec, plan, 0, workers=0, seed=config.seed))
     return measure_frozen_stats(model, state, on_device(batch))
 
 
