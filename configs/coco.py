@@ -54,6 +54,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.long_edges = (800, 869)  # smallest and largest
     # Padded (height, width): 3:2 and 4:3 images lying and standing, and anything else; 872 holds 869 and 870.
     config.data.buckets = ((584, 872), (656, 872), (872, 584), (872, 656), (872, 872))
+    config.data.parts = False  # True: of an image too large for its bucket, show a random part
+    config.data.colour = 0.0  # strength of random changes of colour
+    config.data.copies = 0  # at most so many objects of another image are laid over an image
     config.data.workers = 2
 
     config.labels = ConfigDict()  # see data/labels.LabelSpec
@@ -70,6 +73,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.attention = 1.0
 
     config.optimizer = ConfigDict()
+    config.optimizer.rule = "momentum"  # or "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.reference_batch = 1
     config.optimizer.batch_scaling = "linear"

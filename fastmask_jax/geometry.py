@@ -25,9 +25,13 @@ def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
     floor(side * long_edge / max(height, width)), in exact integers, then down to a multiple of 4 (spec sections 1, 3);
     at least 4, so that a very thin image keeps a row of cells.
     """
-    longest = max(height, width)
-    if longest < 1:
+    if max(height, width) < 1:
         raise ValueError(f"an image of {height}x{width} pixels has no area")
+    return resized_part(height, width, long_edge, max(height, width))
+
+
+def resized_part(height: int, width: int, long_edge: int, longest: int) -> tuple[int, int]:
+    """`resized_size` of a part, height x width pixels, of an image whose long side of `longest` becomes `long_edge`."""
 
     def cut(side: int) -> int:
         return max(side * long_edge // longest // MULTIPLE, 1) * MULTIPLE

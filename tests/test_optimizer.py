@@ -1,4 +1,4 @@
-"""Schedules by hand, what decays, and two updates against the formula of SGD with momentum."""
+"""Schedules by hand, what decays, and two updates against the formulas of SGD with momentum and of AdamW."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from fastmask_jax.training.optimizer import build_optimizer, decayed, learning_r
 from tests.tiny import ROOT
 
 SETTINGS = {
+    "rule": "momentum",
     "learning_rate": 0.1,
     "reference_batch": 2,
     "batch_scaling": "linear",
@@ -123,6 +124,22 @@ def test_two_updates_by_hand(clip, factor):
     np.testing.assert_allclose(params["body"]["conv"]["kernel"], [want["conv0"], want["conv1"]], rtol=1e-6)
     np.testing.assert_allclose(params["body"]["norm1"]["scale"], [want["norm"]], rtol=1e-6)
     np.testing.assert_allclose(params["reduce"]["kernel"], [want["reduce"]], rtol=1e-6)
+
+
+def test_two_updates_of_adam_by_hand():
+    """AdamW: moments without bias, and a decay that they do not see."""
+    optimizer, _ = build_optimizer(SETTINGS | {"rule": "adam", "body_factor": 0.5}, 2, 100)
+    state, params = optimizer.init(PARAMS), PARAMS
+    value, first, second = 1.0, 0.0, 0.0
+    for update, gradient in enumerate((3.0, -1.0), start=1):
+        gradients = GRADIENTS | {"body": GRADIENTS["body"] | {"conv": {"kernel": jnp.array([gradient, 0.0])}}}
+        updates, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        step = first / (1 - 0.9**update) / (np.sqrt(second / (1 - 0.999**update)) + 1e-8)
+        value -= 0.1 * 0.5 * (step + 0.01 * value)
+    np.testing.assert_allclose(params["body"]["conv"]["kernel"][0], value, rtol=1e-5)
+    np.testing.assert_allclose(params["body"]["norm1"]["scale"], 3.0)  # no gradient, no decay
 
 
 def test_the_state_has_one_form_whatever_the_settings():

@@ -1,7 +1,7 @@
-"""From a record to what the network sees: pure functions (sample, rng) → sample, and resizing (spec sections 1, 3).
+"""From a record to what the network sees: pure functions of samples and a random generator, and resizing.
 
-Boxes and masks of a `Sample` stay in the pixels of its image; only resizing changes the image's scale, at the end of
-the way, so that a further augmentation (colour, crops, copies) is one more function of the same form before it.
+Boxes and masks of a `Sample` are in the pixels of its image; only resizing changes the image's scale, at the end of
+the way (spec sections 1, 3). Of all that changes a sample the paper has `random_flip` alone.
 """
 
 from dataclasses import dataclass, replace
@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
+from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.targets import InstanceMask
+from fastmask_jax.geometry import resized_part, resized_size
 
 FLIP_PROBABILITY = 0.5
+LEAST_VISIBLE = 0.3  # part of an object's pixels below which what is left of it is no object any more
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of (R, G, B)
+COPY_SCALES = (0.5, 1.5)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its objects, all in original pixels."""
+    """An image with its objects, all in the pixels of this image."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     boxes: Int64[np.ndarray, "n 4"]  # (x, y, width, height)
@@ -42,6 +47,118 @@ def mirror(sample: Sample) -> Sample:
 def random_flip(sample: Sample, rng: np.random.Generator) -> Sample:
     """The sample, or with probability ½ its mirror image."""
     return mirror(sample) if rng.random() < FLIP_PROBABILITY else sample
+
+
+def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
+    """A part of the image, with the objects of which at least 0.3 are in it; their boxes are those of what is left.
+
+    Crowds stay as long as their box has pixels in the part.
+    """
+    left, top = sample.boxes[:, 0] - x, sample.boxes[:, 1] - y
+    right, bottom = left + sample.boxes[:, 2], top + sample.boxes[:, 3]
+    whole = (left >= 0) & (top >= 0) & (right <= width) & (bottom <= height)
+    touched = (right > 0) & (bottom > 0) & (left < width) & (top < height)
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    kept = whole.copy()
+    for n in np.flatnonzero(touched & ~whole):
+        if sample.crowd[n]:
+            x1, y1, x2, y2 = max(left[n], 0), max(top[n], 0), min(right[n], width), min(bottom[n], height)
+            boxes[n], kept[n] = (x1, y1, x2 - x1, y2 - y1), True
+            continue
+        before = sample.masks[n].crop()[2].sum(dtype=np.int64)
+        x1, y1, pixels = sample.masks[n].cut(x, y, width, height).crop()
+        boxes[n] = (x1, y1, *pixels.shape[::-1])
+        kept[n] = pixels.sum(dtype=np.int64) >= max(LEAST_VISIBLE * before, 1)
+    numbers = np.flatnonzero(kept)
+    return Sample(
+        image=np.ascontiguousarray(sample.image[y : y + height, x : x + width]),
+        boxes=boxes[numbers],
+        crowd=sample.crowd[numbers],
+        masks=tuple(sample.masks[n].cut(x, y, width, height) for n in numbers),
+    )
+
+
+def random_part(
+    sample: Sample, long_edge: int, room: tuple[int, int], rng: np.random.Generator
+) -> tuple[Sample, tuple[int, int]]:
+    """(what is shown of the sample at this long edge, its resized (height, width)): all of it where it fits into
+    `room`, (height, width) in resized pixels; otherwise a part as large as fits, from anywhere.
+    """
+    longest = max(sample.size)
+    height, width = (
+        side if whole <= most else min(side, max(most * longest // long_edge, 1))
+        for side, whole, most in zip(sample.size, resized_size(*sample.size, long_edge), room, strict=True)
+    )
+    if (height, width) != sample.size:
+        y, x = (int(rng.integers(side - part + 1)) for side, part in zip(sample.size, (height, width), strict=True))
+        sample = cut(sample, x, y, width, height)
+    return sample, resized_part(height, width, long_edge, longest)
+
+
+def random_colour(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
+    """The sample with other brightness, contrast, saturation and colour balance: factors within 1 ± `strength`, the
+    balance within half of that.
+    """
+    if strength == 0:
+        return sample
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    balance = rng.uniform(1 - strength / 2, 1 + strength / 2, 3).astype(np.float32)
+    # All of it is linear in a pixel: one matrix and one shift.
+    grey = np.tile(GREY, (3, 1))
+    matrix = brightness * balance[:, None] * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * grey)
+    mean = matrix @ sample.image[::8, ::8].reshape(-1, 3).mean(axis=0, dtype=np.float32)
+    matrix = np.concatenate([contrast * matrix, ((1 - contrast) * mean)[:, None]], axis=1)
+    return replace(sample, image=cv2.transform(sample.image, matrix))
+
+
+def random_copies(sample: Sample, giver: Sample, count: int, rng: np.random.Generator) -> Sample:
+    """The sample with up to `count` objects of another one laid over it, at other sizes and anywhere.
+
+    What an object loses of its mask is lost; where less than 0.3 is left of it, so is the object. Source: Ghiasi et
+    al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
+    """
+    candidates = np.flatnonzero(~giver.crowd & (giver.boxes[:, 2:] > 0).all(axis=1))
+    chosen = rng.choice(candidates, min(int(rng.integers(count + 1)), len(candidates)), replace=False)
+    height, width = sample.size
+    image, covered, copies = sample.image, np.zeros((height, width), bool), []
+    for n in chosen:
+        gx, gy, pixels = giver.masks[n].crop()
+        scale = rng.uniform(*COPY_SCALES)
+        scale = min(scale, height / pixels.shape[0], width / pixels.shape[1]) if pixels.size else 0.0
+        h, w = int(pixels.shape[0] * scale), int(pixels.shape[1] * scale)
+        if min(h, w) < 1:
+            continue
+        look = giver.image[gy : gy + pixels.shape[0], gx : gx + pixels.shape[1]]
+        look, shape = (cv2.resize(one, (w, h), interpolation=cv2.INTER_AREA) for one in (look, pixels * np.uint8(255)))
+        y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        shape = shape >= 128
+        if not shape.any():
+            continue
+        image = image.copy() if image is sample.image else image
+        image[y : y + h, x : x + w][shape] = look[shape]
+        place = np.zeros((height, width), bool)
+        place[y : y + h, x : x + w] = shape
+        copies = [copy & ~place for copy in copies] + [place]
+        covered |= place
+    if not copies:
+        return sample
+    masks, boxes, crowd = [], [], []
+    for n, mask in enumerate(sample.masks):
+        x, y, w, h = sample.boxes[n]
+        if sample.crowd[n] or not covered[max(y, 0) : y + h, max(x, 0) : x + w].any():
+            masks.append(mask), boxes.append(sample.boxes[n]), crowd.append(sample.crowd[n])
+            continue
+        x, y, pixels = mask.crop()
+        left = np.zeros((height, width), bool)
+        left[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        left &= ~covered
+        if left.sum() >= LEAST_VISIBLE * pixels.sum(dtype=np.int64):
+            copies.append(left)
+    for left in copies:
+        if left.any():
+            rle = coco_mask.encode(np.asfortranarray(left.astype(np.uint8)))
+            masks.append(InstanceMask(rle)), boxes.append(np.rint(coco_mask.toBbox(rle))), crowd.append(False)
+    return Sample(image, np.array(boxes, np.int64).reshape(-1, 4), np.array(crowd, bool), tuple(masks))
 
 
 def resize_into(image: UInt8[np.ndarray, "H W 3"], place: UInt8[np.ndarray, "h w 3"]) -> None:

@@ -21,7 +21,15 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from fastmask_jax.data.augment import Sample, random_flip, resize_in_use, resize_into
+from fastmask_jax.data.augment import (
+    Sample,
+    random_colour,
+    random_copies,
+    random_flip,
+    random_part,
+    resize_in_use,
+    resize_into,
+)
 from fastmask_jax.data.batches import TrainBatch, UseBatch
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
@@ -38,11 +46,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How training images are scaled and labelled (spec sections 1, 2)."""
+    """How training images are changed, scaled and labelled (spec sections 1, 2); the defaults are the paper's.
+
+    Attributes:
+      strides: of the levels, in resized pixels.
+      long_edges: one of them is drawn for each image.
+      parts: of an image too large for its bucket at the drawn long edge, show a random part.
+      colour: strength of `augment.random_colour`; 0: none.
+      copies: at most so many objects of another image are laid over an image; see `augment.random_copies`.
+    """
 
     strides: tuple[int, ...]
     long_edges: tuple[int, ...] = tuple(range(800, 870))
     labels: LabelSpec = field(default_factory=LabelSpec)
+    parts: bool = False
+    colour: float = 0.0
+    copies: int = 0
 
 
 @runtime_checkable
@@ -84,19 +103,30 @@ def load_sample(record: Record) -> Sample:
 
 
 def label_at_some_scale(
-    drawn: Sample, spec: TrainSpec, rng: np.random.Generator
-) -> tuple[tuple[int, int], WindowLabels]:
-    """(resized (height, width), labels) at a random long edge; at another, a few times, while no window is positive."""
+    drawn: Sample, spec: TrainSpec, bucket: tuple[int, int], rng: np.random.Generator
+) -> tuple[Sample, tuple[int, int], WindowLabels]:
+    """(what is shown, resized (height, width), labels) at a random long edge; at another, a few times, while no window
+    is positive.
+    """
     for _ in range(SCALE_TRIES):
-        resized = resized_size(*drawn.size, int(rng.choice(spec.long_edges)))
-        labels = label_windows(drawn.boxes, drawn.crowd, drawn.size, resized, spec.strides, spec.labels)
+        long_edge = int(rng.choice(spec.long_edges))
+        if spec.parts:
+            shown, resized = random_part(drawn, long_edge, bucket, rng)
+        else:
+            shown, resized = drawn, resized_size(*drawn.size, long_edge)
+        labels = label_windows(shown.boxes, shown.crowd, shown.size, resized, spec.strides, spec.labels)
         if labels.positive.any():
             break
-    return resized, labels
+    return shown, resized, labels
 
 
 def choose_example(
-    source: Records, number: int, substitutes: Int64[np.ndarray, "m"], spec: TrainSpec, rng: np.random.Generator
+    source: Records,
+    number: int,
+    substitutes: Int64[np.ndarray, "m"],
+    spec: TrainSpec,
+    bucket: tuple[int, int],
+    rng: np.random.Generator,
 ) -> Example:
     """Record `number` augmented and labelled, or one of the substitutes where it has no positive window.
 
@@ -105,8 +135,11 @@ def choose_example(
     """
     for _ in range(IMAGE_TRIES):
         record = source[number]
-        drawn = random_flip(load_sample(record), rng)
-        resized, labels = label_at_some_scale(drawn, spec, rng)
+        drawn = load_sample(record)
+        if spec.copies:
+            drawn = random_copies(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copies, rng)
+        drawn = random_colour(random_flip(drawn, rng), spec.colour, rng)
+        drawn, resized, labels = label_at_some_scale(drawn, spec, bucket, rng)
         if labels.positive.any():
             break
         number = int(rng.choice(substitutes))
@@ -152,15 +185,13 @@ class BatchLoader:
     seed: int
 
     def __call__(self, step: int) -> TrainBatch:
-        bucket, numbers = self.plan[step]
-        substitutes = self.plan.fitting(bucket)
-        examples = [
-            choose_example(
-                self.source, int(numbers[slot]), substitutes, self.spec, np.random.default_rng((self.seed, step, slot))
-            )
-            for slot in self.slots
-        ]
-        return pack(examples, self.slots, self.plan.buckets[bucket], self.spec.strides)
+        bucket_number, numbers = self.plan[step]
+        bucket, substitutes = self.plan.buckets[bucket_number], self.plan.fitting(bucket_number)
+        examples = []
+        for slot in self.slots:
+            rng = np.random.default_rng((self.seed, step, slot))
+            examples.append(choose_example(self.source, int(numbers[slot]), substitutes, self.spec, bucket, rng))
+        return pack(examples, self.slots, bucket, self.spec.strides)
 
 
 def train_batches(
@@ -186,7 +217,7 @@ def train_batches(
     """
     if plan.batch_size % process_count:
         raise ValueError(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
-    if max(spec.long_edges) > plan.long_edge_max:
+    if not spec.parts and max(spec.long_edges) > plan.long_edge_max:
         raise ValueError(f"long edge {max(spec.long_edges)} is more than the plan's buckets hold: {plan.long_edge_max}")
     local = plan.batch_size // process_count
     slots = range(process_index * local, (process_index + 1) * local)

@@ -16,22 +16,42 @@ CELLS_PER_STRIDE = FINE_MASK // WINDOW  # mask cells in a window's step: windows
 
 @dataclass(frozen=True)
 class InstanceMask:
-    """An object's mask in original pixels, kept as RLE until it is needed."""
+    """An object's mask in the pixels of a sample's image, kept as RLE until it is needed."""
 
     rle: dict[str, Any]  # COCO's compressed form: {size: [height, width], counts: bytes}
     mirrored: bool = False
+    part: tuple[int, int, int, int] | None = None  # (x, y, width, height) that the sample shows, after mirroring
 
     def mirror(self) -> "InstanceMask":
         """The mask in the image flipped left to right."""
-        return replace(self, mirrored=not self.mirrored)
+        part = self.part and (self.rle["size"][1] - self.part[0] - self.part[2], *self.part[1:])
+        return replace(self, mirrored=not self.mirrored, part=part)
+
+    def cut(self, x: int, y: int, width: int, height: int) -> "InstanceMask":
+        """The mask in a part of the image."""
+        left, top = self.part[:2] if self.part else (0, 0)
+        return replace(self, part=(left + x, top + y, width, height))
 
     def crop(self) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
-        """(x, y, pixels): the smallest rectangle that holds the mask, its corner in original pixels, 0 or 1 in it."""
+        """(x, y, pixels): the smallest rectangle that holds the mask, its corner in the image, 0 or 1 in it."""
         x, y, w, h = (int(side) for side in coco_mask.toBbox(self.rle))
         pixels = coco_mask.decode(self.rle)[y : y + h, x : x + w]
         if self.mirrored:
             x, pixels = self.rle["size"][1] - x - w, pixels[:, ::-1]
-        return x, y, pixels
+        return _within(x, y, pixels, *self.part) if self.part else (x, y, pixels)
+
+
+def _within(
+    x: int, y: int, pixels: UInt8[np.ndarray, "_h _w"], left: int, top: int, width: int, height: int
+) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
+    """What a part of the image shows of a mask, again in the smallest rectangle, its corner seen from the part's."""
+    x, y = x - left, y - top
+    pixels = pixels[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
+    x, y = max(x, 0), max(y, 0)
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    if not len(rows):
+        return 0, 0, np.zeros((0, 0), np.uint8)
+    return x + int(columns[0]), y + int(rows[0]), pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def draw_masks(

@@ -59,6 +59,9 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, Tr
         strides=tuple(config.model.strides),
         long_edges=tuple(range(smallest, largest + 1)),
         labels=LabelSpec(**config.labels),
+        parts=config.data.parts,
+        colour=config.data.colour,
+        copies=config.data.copies,
     )
     plan = BatchPlan(
         source.index.height,
@@ -66,7 +69,7 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, Tr
         source.index.objects > 0,
         batch_size=batch_size,
         buckets=config.data.buckets,
-        long_edge_max=largest,
+        long_edge_max=min(largest, *map(max, config.data.buckets)) if config.data.parts else largest,
         seed=config.seed,
     )
     return source, spec, plan

@@ -1,4 +1,4 @@
-"""SGD with momentum, its schedule in images seen, and what decays and moves at which rate (spec section 2)."""
+"""The optimiser, its schedule in images seen, and what decays and moves at which rate (spec section 2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,16 +46,19 @@ def build_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation that a config's `optimizer` section describes, and its schedule.
 
-    In order: clipping of the global norm (`clip_norm`, 0: none), weight decay on all but norms, momentum, the schedule,
-    the body's own factor (`body_factor`). The state has one form whatever the settings are, so that a run may go on
-    with other ones.
+    In order: clipping of the global norm (`clip_norm`, 0: none), the rule with weight decay on all but norms, the
+    schedule, the body's own factor (`body_factor`). Rule "momentum" is the paper's: the decay joins the gradient before
+    `momentum` gathers it. Rule "adam" is AdamW, `momentum` its first factor. The state's form depends on the rule
+    alone, so that a run may go on with other settings.
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
-    clip = optimizer["clip_norm"]
+    clip, rule = optimizer["clip_norm"], optimizer["rule"]
+    _choose("optimizer.rule", rule, ("momentum", "adam"))
+    decay = optax.add_decayed_weights(optimizer["weight_decay"], decayed)
+    momentum = optimizer["momentum"]
     chain = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.add_decayed_weights(optimizer["weight_decay"], decayed),
-        optax.trace(optimizer["momentum"]),
+        *((decay, optax.trace(momentum)) if rule == "momentum" else (optax.scale_by_adam(b1=momentum), decay)),
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(optimizer["body_factor"]), of_body),
     )

@@ -1,0 +1,42 @@
+"""Splits a COCO annotation file by images, so that a recipe can be chosen without looking at the validation images.
+
+    python benchmarks/folds.py --annotations instances_train.json --folds 5 --out FOLDER
+
+writes FOLDER/train_K.json and FOLDER/held_K.json for each of the folds: every image is held out once, by sorted id.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def part(coco: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    """The annotation file of some of its images; all else as it is."""
+    return {
+        **coco,
+        "images": [image for image in coco["images"] if image["id"] in image_ids],
+        "annotations": [one for one in coco["annotations"] if one["image_id"] in image_ids],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--folds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args()
+    if options.folds < 2:
+        parser.error(f"--folds {options.folds}: at least 2")
+    coco = json.loads(options.annotations.read_text())
+    ids = sorted(image["id"] for image in coco["images"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    for fold in range(options.folds):
+        held = set(ids[fold :: options.folds])
+        for name, chosen in (("train", set(ids) - held), ("held", held)):
+            (options.out / f"{name}_{fold}.json").write_text(json.dumps(part(coco, chosen)))
+            print(f"{options.out / f'{name}_{fold}.json'}: {len(chosen)} images")
+
+
+if __name__ == "__main__":
+    main()

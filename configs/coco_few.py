@@ -1,0 +1,43 @@
+"""FastMask over a fast body from a few hundred images, on a CPU, in an hour or two."""
+
+from ml_collections import ConfigDict
+
+from configs import coco_lite
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The network of configs/coco_lite.py with what helps where images are few."""
+    config = coco_lite.get_config(variant)
+
+    config.model.dropout = 0.3
+    config.model.norm_decay = 0.99
+
+    config.model.strides = (*config.model.strides, 192)
+
+    config.data.long_edges = (448, 1152)
+    config.data.buckets = ((640, 640),)
+    config.data.parts = True
+    config.data.colour = 0.3
+    config.data.workers = 1
+
+    config.labels.mask_positives = 24
+
+    config.losses.mask = 10.0
+
+    config.optimizer.rule = "adam"
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.batch_scaling = "none"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_images = 100
+    config.optimizer.clip_norm = 10.0
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.body_factor = 0.3
+
+    config.train.images = 12_000
+    config.train.checkpoint_every = 500
+    config.train.picture_every = 0
+
+    config.evaluation.long_edge = 1088
+    config.evaluation.buckets = ((736, 1088), (816, 1088), (1088, 736), (1088, 816), (1088, 1088))
+    config.evaluation.mask_threshold = 0.4
+    return config
