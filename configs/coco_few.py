@@ -14,10 +14,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model.strides = (*config.model.strides, 192)
 
-    config.data.long_edges = (448, 1152)
+    config.data.long_edges = (448, 1408)
     config.data.buckets = ((640, 640),)
     config.data.parts = True
     config.data.colour = 0.3
+    config.data.copies = 3
     config.data.workers = 1
 
     config.labels.mask_positives = 24
@@ -25,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.mask = 10.0
 
     config.optimizer.rule = "adam"
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 4e-4
     config.optimizer.batch_scaling = "none"
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_images = 100
@@ -33,11 +34,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 0.01
     config.optimizer.body_factor = 0.3
 
-    config.train.images = 12_000
+    config.train.images = 8_000
     config.train.checkpoint_every = 500
     config.train.picture_every = 0
 
-    config.evaluation.long_edge = 1088
-    config.evaluation.buckets = ((736, 1088), (816, 1088), (1088, 736), (1088, 816), (1088, 1088))
+    config.evaluation.long_edge = 1184
+    config.evaluation.buckets = ((1184, 1184),)
     config.evaluation.mask_threshold = 0.4
+    config.evaluation.demote_iou = 0.7
     return config

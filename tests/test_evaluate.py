@@ -13,6 +13,8 @@ import evaluate
 from fastmask_jax.configuration import run_command
 from fastmask_jax.data.batches import UseBatch
 from fastmask_jax.evaluation.run import _Clock
+from fastmask_jax.inference.rle import Proposals
+from fastmask_jax.inference.suppression import demoted_scores
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.training.checkpoints import Checkpoints
 from fastmask_jax.training.step import TrainState
@@ -122,6 +124,19 @@ def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
     assert command(monkeypatch, *words) == 0
     assert {p["image_id"] for p in proposals(workdir)} == set(sorted(image["id"] for image in content["images"])[:2])
     assert json.loads((workdir / "metrics.json").read_text())["images"] == 2
+
+
+def test_demotion_changes_scores_alone(data, workdir, monkeypatch):
+    assert command(monkeypatch, *arguments(data, workdir, "--limit", "1")) == 0
+    plain = proposals(workdir)
+    assert command(monkeypatch, *arguments(data, workdir, "--limit", "1", "--config.evaluation.demote_iou=0.3")) == 0
+    demoted = proposals(workdir)
+    assert [{**p, "score": 0} for p in demoted] == [{**p, "score": 0} for p in plain]
+    columns = [np.array([p[key] for p in plain], np.float32) for key in ("score", "bbox")]
+    whole = Proposals(*columns, [p["segmentation"] for p in plain], np.arange(len(plain)), 0)
+    want = demoted_scores(whole, 0.3)
+    np.testing.assert_allclose([p["score"] for p in demoted], want, rtol=1e-6)
+    assert (want < columns[0]).any()
 
 
 def test_broken_images_are_named_and_the_rest_is_kept(data, workdir, monkeypatch, tmp_path, capsys):

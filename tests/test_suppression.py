@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.rle import Proposals
-from fastmask_jax.inference.suppression import show_selection, suppress
+from fastmask_jax.inference.suppression import demoted_scores, show_selection, suppress
 
 
 def proposals_of(bitmaps: np.ndarray, scores: np.ndarray) -> Proposals:
@@ -74,3 +74,17 @@ def test_only_good_scores_are_shown():
 def test_a_threshold_that_is_no_iou_is_refused():
     with pytest.raises(ValueError, match="iou_threshold=50"):
         suppress(proposals_of(np.ones((1, 2, 2), bool), np.ones(1)), 50.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
+def test_demoted_scores_put_what_stays_first_and_keep_both_orders(seed, threshold):
+    rng = np.random.default_rng(seed)
+    bitmaps = blobs(rng, 12)
+    scores = rng.permutation(np.linspace(0.05, 0.95, 12)).astype(np.float32)
+    demoted = demoted_scores(proposals_of(bitmaps, scores), threshold)
+    kept = plain_loop(bitmaps, scores, threshold)
+    others = sorted(set(range(12)) - set(kept), key=lambda n: -scores[n])
+    assert sorted(range(12), key=lambda n: -demoted[n]) == kept + others
+    np.testing.assert_array_equal(demoted[kept], scores[kept])
+    assert (demoted > 0).all()

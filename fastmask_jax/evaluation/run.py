@@ -29,7 +29,7 @@ def evaluate(
     Args:
       proposer: the network; `settings["proposals"]` should be its count.
       settings: the config's `evaluation` section: annotations, images, limit, buckets, long_edge, batch_size,
-        mask_threshold, workers.
+        mask_threshold, demote_iou, workers.
       report: gets a line for each image that cannot be read.
       watch: wraps the iteration over (proposals, number of images), for a progress bar.
 
@@ -67,7 +67,8 @@ def evaluate(
     done = 0
     with ResultsWriter(results) as writer:
         for image_id, proposals in watch(
-            propose_all(proposer, clock.watched(batches), settings["mask_threshold"]), len(chosen)
+            propose_all(proposer, clock.watched(batches), settings["mask_threshold"], settings["demote_iou"]),
+            len(chosen),
         ):
             writer.write(image_id, proposals)
             done += 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from fastmask_jax.data.batches import UseBatch
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.inference.rle import Proposals, masks_to_results
+from fastmask_jax.inference.suppression import demoted_scores
 from fastmask_jax.models.fastmask import Decoded
 
 PASTING_THREADS = 2
@@ -22,10 +23,13 @@ class ImageProposals(NamedTuple):
     proposals: Proposals
 
 
-def propose_all(proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float) -> Iterator[ImageProposals]:
+def propose_all(
+    proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float, demote_iou: float = 1.0
+) -> Iterator[ImageProposals]:
     """Proposals of every image of the batches, in their order.
 
-    While the devices work on a batch, threads write the masks of the one before it.
+    While the devices work on a batch, threads write the masks of the one before it. A `demote_iou` below 1 gives them
+    `suppression.demoted_scores`.
     """
     with ThreadPoolExecutor(PASTING_THREADS) as pool:
         pending: list[tuple[int, Future[Proposals]]] = []
@@ -33,14 +37,18 @@ def propose_all(proposer: Proposer, batches: Iterable[UseBatch], mask_threshold:
         for batch in batches:
             started = batch, proposer(batch)
             yield from _collected(pending)
-            pending = _paste(pool, working, proposer.strides, mask_threshold)
+            pending = _paste(pool, working, proposer.strides, mask_threshold, demote_iou)
             working = started
         yield from _collected(pending)
-        yield from _collected(_paste(pool, working, proposer.strides, mask_threshold))
+        yield from _collected(_paste(pool, working, proposer.strides, mask_threshold, demote_iou))
 
 
 def _paste(
-    pool: ThreadPoolExecutor, working: tuple[UseBatch, Decoded] | None, strides: tuple[int, ...], threshold: float
+    pool: ThreadPoolExecutor,
+    working: tuple[UseBatch, Decoded] | None,
+    strides: tuple[int, ...],
+    threshold: float,
+    demote_iou: float,
 ) -> list[tuple[int, "Future[Proposals]"]]:
     if working is None:
         return []
@@ -50,7 +58,8 @@ def _paste(
         (
             int(batch.image_id[row]),
             pool.submit(
-                masks_to_results,
+                _proposals,
+                demote_iou,
                 scores[row],
                 windows[row],
                 logits[row],
@@ -62,6 +71,11 @@ def _paste(
         )
         for row in np.flatnonzero(batch.image_id >= 0)
     ]
+
+
+def _proposals(demote_iou: float, *decoded: np.ndarray, **view: Any) -> Proposals:
+    proposals = masks_to_results(*decoded, **view)
+    return proposals._replace(scores=demoted_scores(proposals, demote_iou)) if demote_iou < 1 else proposals
 
 
 def _collected(pending: list[tuple[int, "Future[Proposals]"]]) -> Iterator[ImageProposals]:

@@ -1,13 +1,14 @@
 """Greedy suppression of proposals whose masks say the same, by exact mask IoU (spec section 3: for showing)."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.rle import Proposals
 
 SHOWN_SCORE = 0.9
 SHOWN_IOU = 0.5
+BLOCK = 64  # masks that are compared with all later ones at once, by their boxes
 
 
 def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k"]:
@@ -26,12 +27,15 @@ def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k
     areas = np.array([coco_mask.area(mask) for mask in masks], np.float64)  # of more than 255 at once it fails
     edges = np.stack([x, y, x + width, y + height])
     stays = np.ones(len(masks), bool)
-    for n in range(len(masks)):
-        if stays[n]:
-            later = n + 1 + np.flatnonzero(stays[n + 1 :] & _may_exceed(edges[:, n:], areas[n:], iou_threshold))
-            if len(later):
-                iou = coco_mask.iou([masks[m] for m in later], [masks[n]], [0])[:, 0]
-                stays[later[iou > iou_threshold]] = False
+    for begin in range(0, len(masks), BLOCK):
+        better = begin + np.flatnonzero(stays[begin : begin + BLOCK])
+        may_exceed = _may_exceed(edges, areas, better, begin, iou_threshold)
+        for n, may in zip(better.tolist(), may_exceed, strict=True):
+            if stays[n]:
+                later = n + 1 + np.flatnonzero(stays[n + 1 :] & may[n + 1 - begin :])
+                if len(later):
+                    iou = coco_mask.iou([masks[m] for m in later], [masks[n]], [0])[:, 0]
+                    stays[later[iou > iou_threshold]] = False
     return order[stays]
 
 
@@ -43,13 +47,37 @@ def show_selection(
     return kept[proposals.scores[kept] >= least_score]
 
 
+def demoted_scores(proposals: Proposals, iou_threshold: float) -> Float32[np.ndarray, "m"]:
+    """Scores that put the proposals that `suppress` keeps before all others: theirs as they are, the others' lowered.
+
+    Both keep their order among themselves, so that a list cut at any length shows what differs first and loses nothing.
+
+    Args:
+      proposals: of one image, in any order.
+      iou_threshold: between 0 and 1.
+    """
+    scores = np.asarray(proposals.scores, np.float32)
+    if not len(scores):
+        return scores
+    kept = suppress(proposals, iou_threshold)
+    demoted = scores / scores.max() * (scores[kept].min() / 2)
+    demoted[kept] = scores[kept]
+    return demoted
+
+
 def _may_exceed(
-    edges: Float[np.ndarray, "4 m"], areas: Float[np.ndarray, "m"], iou_threshold: float
-) -> Bool[np.ndarray, "later"]:
-    """Which masks after the first can have a greater IoU with it: no more than boxes and areas have in common."""
-    x1, y1, x2, y2 = edges
-    width = np.minimum(x2[1:], x2[0]) - np.maximum(x1[1:], x1[0])
-    height = np.minimum(y2[1:], y2[0]) - np.maximum(y1[1:], y1[0])
+    edges: Float[np.ndarray, "4 m"],
+    areas: Float[np.ndarray, "m"],
+    better: Int64[np.ndarray, "b"],
+    begin: int,
+    iou_threshold: float,
+) -> Bool[np.ndarray, "b later"]:
+    """Which masks from `begin` on can have a greater IoU with each of `better`: no more than boxes and areas share."""
+    x1, y1, x2, y2 = edges[:, begin:]
+    left, top, right, bottom = edges[:, better, None]
+    width = np.minimum(x2, right) - np.maximum(x1, left)
+    height = np.minimum(y2, bottom) - np.maximum(y1, top)
     shared = np.maximum(width, 0) * np.maximum(height, 0)
-    most = np.minimum(shared, np.minimum(areas[1:], areas[0]))
-    return most > iou_threshold * (areas[1:] + areas[0] - most)
+    area = areas[better, None]
+    most = np.minimum(shared, np.minimum(areas[begin:], area))
+    return most > iou_threshold * (areas[begin:] + area - most)
