@@ -1,3 +1,38 @@
-"""FastMask in JAX: class-agnostic segment proposals of all sizes from one pass over one image."""
+"""FastMask in JAX: class-agnostic segment proposals of all sizes from one pass over one image.
+
+import fastmask_jax
+
+generator = fastmask_jax.load("runs/coco")
+found = generator.propose("photo.jpg", count=200, nms_iou=0.8)
+found.overlay().save("proposals.png")
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastmask_jax.library.generator import ProposalGenerator
+    from fastmask_jax.library.loading import load
+    from fastmask_jax.library.options import ProposeOptions
+    from fastmask_jax.library.proposals import ObjectProposals
 
 __version__ = "0.1.0"
+__all__ = ["ObjectProposals", "ProposalGenerator", "ProposeOptions", "load"]
+
+_HOMES = {
+    "ObjectProposals": "fastmask_jax.library.proposals",
+    "ProposalGenerator": "fastmask_jax.library.generator",
+    "ProposeOptions": "fastmask_jax.library.options",
+    "load": "fastmask_jax.library.loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The library's names, imported when they are asked for: `import fastmask_jax.geometry` needs no JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,8 +5,10 @@ import ast
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -39,15 +41,33 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _get_config(path: Path) -> Callable[[str], ConfigDict]:
-    folder = str(path.resolve().parent.parent)  # so that a config can import its neighbours as configs.NAME
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    with _neighbours(path.resolve().parent):
+        module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config: {path} has no function get_config")
     return module.get_config
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """A config in this folder, configs/, can import its neighbours as configs.NAME, whatever else has that name."""
+
+    def modules() -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == folder.name}
+
+    others = modules()
+    for name in others:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.parent))
+        for name in modules():
+            del sys.modules[name]
+        sys.modules.update(others)
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:

@@ -1,9 +1,12 @@
 """What the data folder hands on: padded batches for training and for use (docs/design.md, letters and contracts)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
+
+from fastmask_jax.geometry import MULTIPLE
 
 
 class TrainBatch(NamedTuple):
@@ -29,3 +32,26 @@ class UseBatch(NamedTuple):
     size: Int32[np.ndarray, "B 2"]  # resized (height, width)
     original_size: Int32[np.ndarray, "B 2"]  # (height, width) of the file
     image_id: Int64[np.ndarray, "B"]
+
+
+class UsedImage(NamedTuple):
+    """One image in use."""
+
+    image: Float32[np.ndarray, "h w 3"]  # resized RGB
+    original_size: tuple[int, int]  # (height, width)
+    image_id: int
+
+
+def pack_used(images: Sequence[UsedImage], bucket: tuple[int, int], batch_size: int) -> UseBatch:
+    """A batch of `batch_size` rows padded to a bucket (height, width), of at most so many images that all fit it."""
+    batch = UseBatch(
+        image=np.zeros((batch_size, *bucket, 3), np.float32),
+        size=np.full((batch_size, 2), MULTIPLE, np.int32),
+        original_size=np.full((batch_size, 2), MULTIPLE, np.int32),
+        image_id=np.full(batch_size, -1, np.int64),
+    )
+    for row, (image, original_size, image_id) in enumerate(images):
+        h, w = image.shape[:2]
+        batch.image[row, :h, :w] = image
+        batch.size[row], batch.original_size[row], batch.image_id[row] = (h, w), original_size, image_id
+    return batch

@@ -19,7 +19,7 @@ import cv2
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from fastmask_jax.data.augment import (
     Sample,
@@ -30,13 +30,13 @@ from fastmask_jax.data.augment import (
     resize_in_use,
     resize_into,
 )
-from fastmask_jax.data.batches import TrainBatch, UseBatch
+from fastmask_jax.data.batches import TrainBatch, UseBatch, UsedImage, pack_used
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
-from fastmask_jax.geometry import FINE_MASK, MULTIPLE, WINDOW, choose_bucket, resized_size
+from fastmask_jax.geometry import FINE_MASK, WINDOW, choose_bucket, resized_size
 
 SCALE_TRIES = 4  # long edges drawn for an image until one gives a positive window
 IMAGE_TRIES = 8  # images drawn for a place of the batch until one has a positive window
@@ -272,7 +272,7 @@ class ImageLoader:
 
     long_edge: int
 
-    def __call__(self, image: tuple[int, str]) -> "UsedImage | str":
+    def __call__(self, image: tuple[int, str]) -> UsedImage | str:
         image_id, path = image
         try:
             pixels = decode_image(Path(path).read_bytes())
@@ -280,12 +280,6 @@ class ImageLoader:
             return f"image {image_id} ({path}) left out: {error}"
         size = pixels.shape[:2]
         return UsedImage(resize_in_use(pixels, resized_size(*size, self.long_edge)), size, image_id)
-
-
-class UsedImage(NamedTuple):
-    image: Float32[np.ndarray, "h w 3"]
-    original_size: tuple[int, int]
-    image_id: int
 
 
 def use_batches(
@@ -318,22 +312,8 @@ def use_batches(
         bucket = choose_bucket(*loaded.original_size, long_edge, buckets)
         waiting[bucket].append(loaded)
         if len(waiting[bucket]) == batch_size:
-            yield _use_batch(waiting[bucket], buckets[bucket], batch_size)
+            yield pack_used(waiting[bucket], buckets[bucket], batch_size)
             waiting[bucket] = []
     for left_over, bucket in zip(waiting, buckets, strict=True):
         if left_over:
-            yield _use_batch(left_over, bucket, batch_size)
-
-
-def _use_batch(images: list[UsedImage], bucket: tuple[int, int], batch_size: int) -> UseBatch:
-    batch = UseBatch(
-        image=np.zeros((batch_size, *bucket, 3), np.float32),
-        size=np.full((batch_size, 2), MULTIPLE, np.int32),
-        original_size=np.full((batch_size, 2), MULTIPLE, np.int32),
-        image_id=np.full(batch_size, -1, np.int64),
-    )
-    for row, (image, original_size, image_id) in enumerate(images):
-        h, w = image.shape[:2]
-        batch.image[row, :h, :w] = image
-        batch.size[row], batch.original_size[row], batch.image_id[row] = (h, w), original_size, image_id
-    return batch
+            yield pack_used(left_over, bucket, batch_size)

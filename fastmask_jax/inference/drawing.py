@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from pycocotools import mask as coco_mask
 
 Image = UInt8[np.ndarray, "H W 3"]
@@ -140,17 +140,19 @@ def dots(image: Image, points: Int[np.ndarray, "n 2"], colour: Colour, cross: bo
 
 def heat(image: Image, values: Float[np.ndarray, "h w"], extent: Extent, opacity: float = 0.6) -> Image:
     """Values from 0 (dark) to 1 (bright yellow) as cells over the extent, cut at the image; the rest is untouched."""
-    x1, y1, x2, y2 = (int(edge) for edge in extent)
-    part = slice(max(y1, 0), max(y2, 0)), slice(max(x1, 0), max(x2, 0))
+    part, rows, columns = _laid(values, extent, image.shape[:2])
     result = image.copy()
-    view = result[part]
-    if view.size == 0:
-        return result
-    rows = _cells(np.arange(part[0].start, part[0].start + view.shape[0]) - y1, y2 - y1, values.shape[0])
-    columns = _cells(np.arange(part[1].start, part[1].start + view.shape[1]) - x1, x2 - x1, values.shape[1])
     level = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     tint = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[rows[:, None], columns, ::-1].astype(np.float32)
-    view[:] = np.rint((1 - opacity) * view + opacity * tint).astype(np.uint8)
+    result[part] = np.rint((1 - opacity) * result[part] + opacity * tint).astype(np.uint8)
+    return result
+
+
+def spread(values: Float[np.ndarray, "h w"], extent: Extent, size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
+    """Values as cells over the extent in an image of (H, W), cut at the image; 0 elsewhere."""
+    part, rows, columns = _laid(values, extent, size)
+    result = np.zeros(size, np.float32)
+    result[part] = values[rows[:, None], columns]
     return result
 
 
@@ -163,6 +165,11 @@ def crop(image: Image, extent: Extent, size: int) -> UInt8[np.ndarray, "size siz
     if top < bottom and left < right:
         view[top - y1 : bottom - y1, left - x1 : right - x1] = image[top:bottom, left:right]
     return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA if y2 - y1 > size else cv2.INTER_LINEAR)
+
+
+def crop_mask(mask: Bool[np.ndarray, "H W"], extent: Extent, size: int) -> Bool[np.ndarray, "size size"]:
+    """What `crop` shows of a mask: to be drawn on a cropped image, where contours are as fine as the crop's pixels."""
+    return crop(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2), extent, size)[..., 0] > 127
 
 
 def captioned(image: Image, caption: str) -> UInt8[np.ndarray, "_H W 3"]:
@@ -218,6 +225,17 @@ def grid(
 def line_width(image: Image) -> int:
     """Of lines that are seen when the whole image is looked at."""
     return max(1, round(max(image.shape[:2]) / 400))
+
+
+def _laid(
+    values: Float[np.ndarray, "h w"], extent: Extent, size: tuple[int, int]
+) -> tuple[tuple[slice, slice], Int[np.ndarray, "p"], Int[np.ndarray, "q"]]:
+    """The part of an image of (H, W) that lies in the extent, and the row and column of cells for its pixels."""
+    x1, y1, x2, y2 = (int(edge) for edge in extent)
+    H, W = size
+    y, x = np.arange(max(y1, 0), min(y2, H)), np.arange(max(x1, 0), min(x2, W))
+    part = slice(max(y1, 0), max(y1, 0) + len(y)), slice(max(x1, 0), max(x1, 0) + len(x))
+    return part, _cells(y - y1, y2 - y1, values.shape[0]), _cells(x - x1, x2 - x1, values.shape[1])
 
 
 def _cells(pixels: Int[np.ndarray, "p"], side: int, count: int) -> Int[np.ndarray, "p"]:

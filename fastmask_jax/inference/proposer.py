@@ -18,7 +18,7 @@ from fastmask_jax.models.fastmask import Decoded, FastMask
 class Proposer:
     """A model with its weights on every local device.
 
-    It is compiled once for each bucket and batch size, and not again for other weights.
+    It is compiled once for each bucket, batch size and count, and not again for other weights. Thread-safe.
     """
 
     def __init__(self, model: FastMask, variables: Any, count: int) -> None:
@@ -26,12 +26,12 @@ class Proposer:
         Args:
           model: the network.
           variables: its collections (`params`, `frozen_stats`, `batch_stats`).
-          count: K, proposals of an image.
+          count: K, proposals of an image, where a call does not say.
         """
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
         self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        self._propose = _compiled(model, count, self._by_image)
+        self._model, self._count = model, count
         self.strides = model.strides
 
     @property
@@ -39,10 +39,11 @@ class Proposer:
         """Local devices; a batch must be a multiple of them."""
         return self._by_image.mesh.size
 
-    def __call__(self, batch: UseBatch) -> Decoded:
+    def __call__(self, batch: UseBatch, count: int | None = None) -> Decoded:
         """Begins to work on a batch and returns at once; the result's arrays are on the devices until they are read."""
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
-        return self._propose(self._variables, image, size)
+        propose = _compiled(self._model, self._count if count is None else count, self._by_image)
+        return propose(self._variables, image, size)
 
 
 @cache

@@ -4,9 +4,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 from fastmask_jax.inference.rle import Proposals
 
@@ -14,10 +15,20 @@ CATEGORY = 1  # proposals have no class; the format wants one
 CHUNK = 1 << 22  # characters read at a time
 LONGEST_ENTRY = 1 << 26  # what is longer than this is no result but broken JSON
 _SEPARATOR = re.compile(r"[\s,]*")
+_Writer = TypeVar("_Writer", bound="JsonListWriter")
 
 
-class ResultsWriter:
-    """Writes a COCO results file, one entry a line.
+def result_entries(image_id: int, proposals: Proposals) -> list[dict]:
+    """The proposals of one image as entries of a COCO results file."""
+    scores = [float(text) for text in proposals.scores.astype(str)]  # the shortest text that gives the float32
+    return [
+        {"image_id": int(image_id), "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
+        for score, box, mask in zip(scores, proposals.boxes.tolist(), proposals.segmentations, strict=True)
+    ]
+
+
+class JsonListWriter:
+    """Writes a JSON list, one entry a line, of which no more than one is held in memory.
 
     The entries go to `<path>.part`, which takes the name `path` when the `with` block ends without an error: a file of
     that name is always whole. After an error the part stays, to be looked at, until the next writer replaces it.
@@ -28,26 +39,16 @@ class ResultsWriter:
         self.entries = 0
         self._part = self.path.with_name(self.path.name + ".part")
 
-    def __enter__(self) -> "ResultsWriter":
+    def __enter__(self: _Writer) -> _Writer:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._part.open("w", encoding="ascii")
         self._file.write("[")
         return self
 
-    def write(self, image_id: int, proposals: Proposals) -> None:
-        """Appends the proposals of one image."""
-        scores = [float(text) for text in proposals.scores.astype(str)]  # the shortest text that gives the float32
-        for score, box, mask in zip(scores, proposals.boxes.tolist(), proposals.segmentations, strict=True):
-            entry = {
-                "image_id": int(image_id),
-                "category_id": CATEGORY,
-                "segmentation": mask,
-                "score": score,
-                "bbox": box,
-            }
-            self._file.write(",\n" if self.entries else "\n")
-            self._file.write(json.dumps(entry, separators=(",", ":")))
-            self.entries += 1
+    def append(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(",\n" if self.entries else "\n")
+        self._file.write(json.dumps(entry, separators=(",", ":")))
+        self.entries += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,6 +58,15 @@ class ResultsWriter:
         self._file.close()
         if kind is None:
             self._part.replace(self.path)
+
+
+class ResultsWriter(JsonListWriter):
+    """Writes a COCO results file."""
+
+    def write(self, image_id: int, proposals: Proposals) -> None:
+        """Appends the proposals of one image."""
+        for entry in result_entries(image_id, proposals):
+            self.append(entry)
 
 
 def read_results(path: str | os.PathLike) -> Iterator[dict]:

@@ -157,6 +157,21 @@ def _select(runs: Runs, chosen: Bool[np.ndarray, "K"]) -> Runs:
     return Runs(runs.edges[np.repeat(chosen, lengths)], np.concatenate([[0], np.cumsum(lengths[chosen])]), runs.size)
 
 
+def mirrored(runs: Runs) -> Runs:
+    """The masks of the image's mirror image, left and right exchanged; each run lies within one column."""
+    height, width = runs.size
+    masks = len(runs.splits) - 1
+    begin, end = runs.edges[0::2], runs.edges[1::2]
+    some = end > begin
+    begin, end = begin[some], end[some]
+    owner = np.repeat(np.arange(masks), np.diff(runs.splits) // 2)[some]
+    shift = (width - 1 - 2 * (begin // height)) * height
+    begin, end = begin + shift, end + shift
+    order = np.argsort(owner * (height * width) + begin)
+    edges = np.stack([begin[order], end[order]], 1).reshape(-1)
+    return Runs(edges, np.concatenate([[0], 2 * np.cumsum(np.bincount(owner, minlength=masks))]), runs.size)
+
+
 def masks_to_results(
     scores: Float[np.ndarray, "K"],
     windows: Int[np.ndarray, "K 3"],
@@ -166,6 +181,7 @@ def masks_to_results(
     resized: tuple[int, int],
     original: tuple[int, int],
     threshold: float = THRESHOLD,
+    from_mirror: bool = False,
 ) -> Proposals:
     """Decoded windows of one image as scored masks and boxes in the original image (spec section 3). Thread-safe.
 
@@ -176,16 +192,16 @@ def masks_to_results(
       strides: strides of the levels, in resized pixels.
       resized, original: (height, width) of the image as the network saw it, and of its file.
       threshold: probability at and above which a pixel belongs to a mask.
+      from_mirror: the network saw the mirror image; the masks are mirrored back.
 
     Returns:
       The proposals whose mask has a pixel; the rest is counted in `empty`.
     """
     real = np.flatnonzero(np.asarray(scores) >= 0)
-    runs = _settled(
-        paste(
-            windows[real], mask_logits[real], strides=strides, resized=resized, original=original, threshold=threshold
-        )
+    pasted = paste(
+        windows[real], mask_logits[real], strides=strides, resized=resized, original=original, threshold=threshold
     )
+    runs = _settled(mirrored(pasted) if from_mirror else pasted)
     seen = np.diff(runs.splits) > 0
     runs, kept = _select(runs, seen), real[seen]
     size = [int(side) for side in original]

@@ -56,13 +56,10 @@ def demoted_scores(proposals: Proposals, iou_threshold: float) -> Float32[np.nda
       proposals: of one image, in any order.
       iou_threshold: between 0 and 1.
     """
-    scores = np.asarray(proposals.scores, np.float32)
-    if not len(scores):
-        return scores
     kept = suppress(proposals, iou_threshold)
-    demoted = scores / scores.max() * (scores[kept].min() / 2)
-    demoted[kept] = scores[kept]
-    return demoted
+    scores = proposals.scores * proposals.scores[kept].min(initial=1)
+    scores[kept] = proposals.scores[kept]
+    return scores
 
 
 def _may_exceed(
