@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 from fastmask_jax.configuration import load_config, parse_command_line, run_command
 from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.evaluation.sheet import write_sheet
 from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
+
+SHEET = Path("pictures/sheet.png")
 
 
 def main() -> int:
@@ -30,6 +33,13 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
     parser.add_argument("--limit", type=int, help="only the first LIMIT images by sorted id")
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw N images into WORKDIR/pictures")
+    parser.add_argument(
+        "--sheet",
+        nargs="?",
+        const="",
+        metavar="PNG",
+        help=f"draw objects found best, found worst and missed into one picture (default: {SHEET} in --workdir)",
+    )
     parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
     options, overrides = parse_command_line(parser)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -39,8 +49,13 @@ def main() -> int:
     if options.results:
         if not options.annotations:
             parser.error("--results needs --annotations, the instances JSON to score against")
+        if options.sheet is not None and not options.images:
+            parser.error("--sheet of --results needs --images, the folder of the images to draw")
         readings = average_recall(options.annotations, options.results, limit=options.limit)
         print(text_table([Row(options.results.name, readings), PUBLISHED_FASTMASK]))
+        if options.sheet is not None:
+            path = Path(options.sheet or (options.workdir or options.results.parent) / SHEET)
+            _draw_sheet(options.annotations, options.images, options.results, path, options.limit)
         return 0
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
@@ -60,6 +75,10 @@ def main() -> int:
     print(f"\n{readings['images']} images, {readings['unreadable']} unreadable; {where}")
     if options.pictures:
         draw(config, options.workdir, options.pictures)
+    if options.sheet is not None:
+        split = config.evaluation
+        where = Path(split.annotations), Path(split.images), options.workdir / "proposals.json"
+        _draw_sheet(*where, Path(options.sheet or options.workdir / SHEET), split.limit or None)
     return 0 if not readings["unreadable"] else 1
 
 
@@ -70,6 +89,11 @@ def draw(config: Any, workdir: Path, count: int) -> None:
     where = Path(config.evaluation.annotations), Path(config.evaluation.images), workdir / "proposals.json"
     written = write_pictures(*where, workdir / "pictures" / "evaluation", count)
     print(f"{len(written)} pictures in {written[0].parent}")
+
+
+def _draw_sheet(annotations: Path, images: Path, results: Path, path: Path, limit: int | None) -> None:
+    write_sheet(annotations, images, results, path, limit)
+    print(f"contact sheet: {path}")
 
 
 def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:

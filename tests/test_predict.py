@@ -8,7 +8,6 @@ import pytest
 from pycocotools import mask as coco_mask
 
 import predict
-from fastmask_jax.inference.predict import image_ids
 from tests import caffe_network
 from tests.tiny import ROOT
 
@@ -77,17 +76,3 @@ def test_a_body_alone_proposes_nothing(tmp_path):
 def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.jpg: no such image"):
         predict.main(["--weights", "net.caffemodel", str(tmp_path / "nowhere.jpg")])
-
-
-@pytest.mark.parametrize(
-    ("names", "ids"),
-    [
-        (["COCO_val2014_000000000042.jpg", "000000000007.png"], [42, 7]),
-        (["a.jpg", "b.jpg"], [1, 2]),
-        (["a1.jpg", "b.jpg"], [1, 2]),
-        (["a3.jpg", "b3.jpg"], [1, 2]),
-        ([f"{2**63}.jpg", "5.jpg"], [1, 2]),
-    ],
-)
-def test_image_ids(tmp_path, names, ids):
-    assert image_ids([tmp_path / name for name in names]) == ids

@@ -41,10 +41,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Image:
-    """An image with its objects and, once read, its proposals as an engine wants them."""
+class ListedImage:
+    """An image of the annotations with its objects, crowds too."""
 
     image_id: int
+    file_name: str
     size: tuple[int, int]
     objects: list[CocoObject]
 
@@ -82,7 +83,7 @@ def average_recall(
     Errors:
       FileNotFoundError, ValueError: one line that names the file and what is wrong with it.
     """
-    images, listed = _truth(annotations, image_ids, limit)
+    images, listed = objects_to_find(annotations, image_ids, limit)
     caps = sorted({*max_proposals, AREA_PROPOSALS})
     found, blind = _recalled(images, listed, results, caps, engine)
     total = _object_counts(image.objects for image in images.values())
@@ -109,20 +110,25 @@ def recall_by_image(
     engine: Engine = "fast",
 ) -> dict[int, float]:
     """Mean recall over IoU 0.50:0.05:0.95 of each image that has an object to find, by its best `proposals`."""
-    images, _ = _truth(annotations, image_ids, limit)
+    images, _ = objects_to_find(annotations, image_ids, limit)
     recalls = {n: 0.0 for n, image in images.items() if not all(o.crowd for o in image.objects)}
 
     def score(groups: Iterator[tuple[int, list[dict]]]) -> None:
-        for image_id, entries in _wanted(groups, images, proposals, _name(results)):
+        for image_id, entries in best_entries(groups, images, proposals, _name(results)):
             hits = _found([(images[image_id], entries)], kind, [proposals], engine)[:, 0, 0]
             recalls[image_id] = float(hits.mean() / _object_counts([images[image_id].objects])[0])
 
-    _over_groups(results, score)
+    over_groups(results, score)
     return recalls
 
 
-def _truth(annotations: Path, image_ids: Iterable[int] | None, limit: int | None) -> tuple[dict[int, _Image], set[int]]:
-    """The images to score, by sorted id, and the ids of all that are listed."""
+def objects_to_find(
+    annotations: Path, image_ids: Iterable[int] | None, limit: int | None
+) -> tuple[dict[int, ListedImage], set[int]]:
+    """The images to score, sorted by id, at most `limit` of them; and the ids of all that are listed.
+
+    Errors: as of `average_recall`.
+    """
     split = coco_json.read(Path(annotations), None)
     chosen = split.images
     if image_ids is not None:
@@ -140,7 +146,7 @@ def _truth(annotations: Path, image_ids: Iterable[int] | None, limit: int | None
         # Of two equally good objects COCO's matching takes the later one, in the order of categories.
         category = {entry["id"]: entry.get("category_id", 0) for entry in image.annotations}
         objects.sort(key=lambda o: category[o.object_id])
-        images[image.image_id] = _Image(image.image_id, image.size, objects)
+        images[image.image_id] = ListedImage(image.image_id, image.file_name, image.size, objects)
     if split.report:
         log.warning("%s: left out of the objects to find:\n%s", annotations, split.report.summary())
     return images, {image.image_id for image in split.images}
@@ -156,8 +162,11 @@ def _name(results: Path | Sequence[dict]) -> str:
     return str(results) if isinstance(results, str | Path) else "results"
 
 
-def _over_groups(results: Path | Sequence[dict], score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
-    """Calls `score` with (image id, entries) of every image; streams a file where its images stand together."""
+def over_groups(results: Path | Sequence[dict], score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
+    """Calls `score` with (image id, entries) of every image; streams a file where its images stand together.
+
+    Where they do not, `score` is called a second time, with all of them: it has to begin anew.
+    """
     if isinstance(results, str | Path):
         try:
             return score(_runs(read_results(results)))
@@ -183,10 +192,16 @@ def _runs(entries: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
         yield image_id, list(run)
 
 
-def _wanted(
-    groups: Iterator[tuple[int, list[dict]]], images: dict[int, _Image], most: int, where: str
+def best_entries(
+    groups: Iterator[tuple[int, list[dict]]], images: dict[int, ListedImage], most: int, where: str
 ) -> Iterator[tuple[int, list[dict]]]:
-    """The best `most` entries of every image with an object to find, best first, as an engine wants them."""
+    """The best `most` entries of every one of `images` with an object to find, best first, as an engine wants them.
+
+    Each has a score, a bbox, and a checked compressed RLE as its segmentation, or None there.
+
+    Args:
+      where: names the results in errors.
+    """
     for image_id, entries in groups:
         image = images.get(image_id)
         if image is None or all(o.crowd for o in image.objects):
@@ -201,7 +216,7 @@ def _wanted(
         )
 
 
-def _box(entry: dict, rle: dict | None, image: _Image, where: str) -> list[float]:
+def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[float]:
     box = entry.get("bbox")
     if not box:
         return coco_mask.toBbox(rle).tolist()
@@ -210,11 +225,11 @@ def _box(entry: dict, rle: dict | None, image: _Image, where: str) -> list[float
     raise ValueError(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
 
 
-def _named(entry: dict, image: _Image, where: str) -> str:
+def _named(entry: dict, image: ListedImage, where: str) -> str:
     return f"{where}: the proposal of image {image.image_id} with score {entry['score']}"
 
 
-def _rles(entries: list[dict], image: _Image, where: str) -> list[dict | None]:
+def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | None]:
     """The masks of an image's results as compressed RLE; None where an entry has none."""
     rles: list[dict | None] = []
     for entry in entries:
@@ -236,7 +251,7 @@ def _rles(entries: list[dict], image: _Image, where: str) -> list[dict | None]:
     return rles
 
 
-def _compressed(entry: dict, image: _Image, where: str) -> dict[str, Any]:
+def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
     """A mask of another form: polygons, or run lengths as numbers."""
     objects, problems = objects_of([{"id": 1, "segmentation": entry["segmentation"]}], image.size, "")
     if objects:
@@ -249,7 +264,7 @@ def _compressed(entry: dict, image: _Image, where: str) -> dict[str, Any]:
 
 
 def _recalled(
-    images: dict[int, _Image], listed: set[int], results: Path | Sequence[dict], caps: list[int], engine: Engine
+    images: dict[int, ListedImage], listed: set[int], results: Path | Sequence[dict], caps: list[int], engine: Engine
 ) -> tuple[dict[Kind, Float64[np.ndarray, "10 4 caps"]], bool]:
     """How many objects are found by IoU threshold, area and number of proposals; and whether all are boxes alone."""
     found: dict[Kind, np.ndarray] = {}
@@ -270,13 +285,13 @@ def _recalled(
                 masks, boxes_alone = masks + with_mask, boxes_alone + len(entries) - with_mask
                 yield image_id, entries
 
-        wanted = _wanted(noted(), images, caps[-1], _name(results))
+        wanted = best_entries(noted(), images, caps[-1], _name(results))
         while chunk := [(images[image_id], entries) for image_id, entries in itertools.islice(wanted, CHUNK)]:
             for kind in KINDS:
                 found[kind] += _found(chunk, kind, caps, engine)
         _warn(unknown, len(images.keys() - read), len(images))
 
-    _over_groups(results, score)
+    over_groups(results, score)
     return found, boxes_alone > 0 and masks == 0
 
 
@@ -295,7 +310,7 @@ def _warn(unknown: Counter, silent: int, images: int) -> None:
 
 
 def _found(
-    chunk: list[tuple[_Image, list[dict]]], kind: Kind, caps: list[int], engine: Engine
+    chunk: list[tuple[ListedImage, list[dict]]], kind: Kind, caps: list[int], engine: Engine
 ) -> Float64[np.ndarray, "10 4 caps"]:
     """How many objects of a few images are found, by IoU threshold, area and number of proposals."""
     make_coco, make_eval = _ENGINES[engine]

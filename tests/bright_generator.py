@@ -1,0 +1,63 @@
+"""A stand-in for the network, without weights: proposes the parts of an image that are of one bright colour."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.library.generator import ProposalGenerator
+from fastmask_jax.library.images import read_image
+from fastmask_jax.library.options import ProposeOptions
+from fastmask_jax.library.proposals import ObjectProposals
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+
+
+def picture(size: tuple[int, int], **squares: tuple[int, int, int]) -> np.ndarray:
+    """A grey RGB image with a square (x, y, side) in each of the named colours."""
+    image = np.full((*size, 3), 90, np.uint8)
+    for name, (x, y, side) in squares.items():
+        image[y : y + side, x : x + side] = COLOURS[name]
+    return image
+
+
+class BrightGenerator(ProposalGenerator):
+    """One proposal for each of `COLOURS` that an image has, the largest first."""
+
+    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+        self._before = before  # gets the number of each image, from 0, before its proposals are given out
+
+    def propose_iter(
+        self,
+        images: Iterable[Any],
+        options: ProposeOptions | None = None,
+        *,
+        on_problem: Callable[[str], None] | None = None,
+        **changes: Any,
+    ) -> Iterator[ObjectProposals | None]:
+        for number, image in enumerate(images):
+            self._before(number)
+            try:
+                yield _bright(read_image(image))
+            except (OSError, ValueError) as error:
+                on_problem(str(error))
+                yield None
+
+
+def _bright(image: np.ndarray) -> ObjectProposals:
+    distance = [np.abs(image.astype(int) - colour).max(-1) for colour in COLOURS.values()]
+    masks = sorted((d < 60 for d in distance if (d < 60).any()), key=np.sum, reverse=True)
+    rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
+    n = len(masks)
+    return ObjectProposals(
+        scores=np.linspace(0.9, 0.5, n, dtype=np.float32),
+        boxes=boxes,
+        rles=[{"size": list(image.shape[:2]), "counts": rle["counts"].decode()} for rle in rles],
+        windows=np.zeros((n, 3), np.int32),
+        mirrored=np.zeros(n, bool),
+        extents=np.concatenate([boxes[:, :2] - 10, boxes[:, :2] + 50], 1).astype(np.int64),
+        attention=np.full((n, 10, 10), 0.5, np.float32),
+        image=image,
+    )
