@@ -1,13 +1,14 @@
 # make quickstart   install, draw the shapes data, train, evaluate on held-out shapes: a table and pictures in runs/shapes
 # make test         the tests, in parallel
-# Both make their own virtual environment in .venv and can be repeated.
+# make docs         the documentation as a site, in runs/site
+# All make their own virtual environment in .venv and can be repeated.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 SHAPES := datasets/shapes
 WORKDIR := runs/shapes
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint docs clean
 
 quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
@@ -20,6 +21,10 @@ test: .venv/installed-test
 lint: .venv/installed-test
 	.venv/bin/pip install -q ruff
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+docs: .venv/bin/python
+	.venv/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 $(SHAPES)/records/val/index.npz: | .venv/installed
 	$(RUN) prepare.py shapes --out $(SHAPES) --overwrite

@@ -1,0 +1,125 @@
+"""Code blocks of the documentation: found, taken apart, and run at tiny scale in one process.
+
+As a program it reads {"blocks": [...]} from standard input, and runs them in the working directory, in their order:
+see `run_blocks`.
+"""
+
+import json
+import re
+import runpy
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastmask_jax.configuration import load_config
+from tests import tiny
+
+_FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\S.*\n)+")
+_PROGRAMS = ("python", "make", "pip", "bash")
+_ASSIGNMENT = re.compile(r"[A-Z_]+=")
+
+_COMMON = {
+    **{key: value for key, value in tiny.settings(Path()).items() if not key.endswith((".records", ".images"))},
+    "train.evaluate_every": 0,
+    "train.images": 4,
+    "train.batch_size": 2,
+    "train.measure_norms": 0,
+    "model.body.stream_steps": (2,),
+    "evaluation.proposals": 100,  # as many as the pages ask the library for: one program is compiled for both
+}
+_RESNET = {"model.body.middle_step": 1, "model.strides": (8,)}
+_LITE = {
+    "model.body.channels": (4, 4, 4, 4, 4),
+    "model.body.depths": (1, 1, 1, 1),
+    "model.body.features": 8,
+    "model.body.frozen_stages": 3,
+    "model.strides": (16,),
+}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    mark: str  # the comment before it: "runs", "file: PATH" or nothing
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """All fenced blocks of a Markdown file, and those indented ones that hold commands; fenced ones first."""
+    text = page.read_text(encoding="utf-8")
+    found = [
+        Block(page.name, text.count("\n", 0, m.start()) + 1, m["language"], m["mark"] or "", m["text"])
+        for m in _FENCE.finditer(text)
+    ]
+    rest = _FENCE.sub(lambda m: re.sub(r"[^\n]", "", m[0]), text)  # lines keep their numbers
+    for m in _INDENTED.finditer(rest):
+        if (inside := textwrap.dedent(m[0])).split(maxsplit=1)[0] in _PROGRAMS:
+            found.append(Block(page.name, rest.count("\n", 0, m.start()) + 1, "bash", "", inside))
+    return found
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command line: the program by its name alone, no assignments to variables before it."""
+    lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
+    for words in lines:
+        while words and _ASSIGNMENT.match(words[0]):
+            words.pop(0)
+    return [[Path(words[0]).name, *words[1:]] for words in lines if words]
+
+
+def tiny_overrides(config: str) -> list[str]:
+    """What makes a config tiny: a network of a few channels, images of 96 pixels, two steps."""
+    body = load_config(config).model.body.kind
+    changes = _COMMON | _RESNET
+    if body == "efficientnet_lite":
+        changes = {key: value for key, value in _COMMON.items() if key != "model.body.width"} | _LITE
+    changes.pop("evaluation.annotations")
+    return [f"--config.{key}={value}".replace(" ", "") for key, value in changes.items()]
+
+
+def run_command(words: Sequence[str]) -> None:
+    """Runs `python SCRIPT …` or `python -m MODULE …` here, at tiny scale; AssertionError unless it ends well."""
+    assert words[0] == "python", f"only python commands are run: {' '.join(words)}"
+    module, arguments = (words[2], list(words[3:])) if words[1] == "-m" else ("", list(words[2:]))
+    if words[1] in ("train.py", "evaluate.py") and "--config" in arguments:
+        arguments += tiny_overrides(arguments[arguments.index("--config") + 1])
+    if words[1] == "prepare.py":
+        arguments += ["--workers", "0"]
+    sys.argv = [words[1], *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__") if module else runpy.run_path(words[1], run_name="__main__")
+    except SystemExit as exit_:
+        assert exit_.code in (None, 0), f"exit code {exit_.code} of {' '.join(words)}"
+
+
+def run_blocks(blocks: Sequence[Block]) -> None:
+    """Runs bash blocks command by command, and the python blocks of a page in one namespace.
+
+    What fails names its block on standard error.
+    """
+    namespaces: dict[str, dict] = {}
+    for block in blocks:
+        print(f"== {block}, {time.process_time():.0f} s of CPU so far", file=sys.stderr, flush=True)
+        if block.language == "bash":
+            for words in commands(block.text):
+                run_command(words)
+        else:
+            namespace = namespaces.setdefault(block.page, {"__name__": block.page})
+            exec(compile(block.text, str(block), "exec"), namespace)
+
+
+if __name__ == "__main__":
+    run_blocks([Block(*fields) for fields in json.load(sys.stdin)["blocks"]])
