@@ -1,0 +1,83 @@
+"""export.py with ONNX: onnxruntime gives what the network gives."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import export
+from fastmask_jax.export.form import Form
+from fastmask_jax.export.onnx_file import write_onnx
+from fastmask_jax.models.efficientnet import EfficientNetLite
+from fastmask_jax.models.fastmask import FastMask
+from tests.test_export import SIZES, K, assert_same, check_example, draw, expected, images, network, own_weights, photo
+
+_ = network, own_weights, photo  # fixtures, which pytest finds by their names here
+REASON = "needs requirements-export.txt"
+
+
+@pytest.fixture
+def onnxruntime():
+    pytest.importorskip("jax2onnx", reason=REASON)
+    return pytest.importorskip("onnxruntime", reason=REASON)
+
+
+def session(onnxruntime, path):
+    started = onnxruntime.InferenceSession(path)
+    return started, json.loads(started.get_modelmeta().custom_metadata_map["fastmask_jax"])
+
+
+def largest_array(path):
+    """Numbers in a graph's largest array: one of the weights, where nothing is written out at the size of a map."""
+    import onnx
+
+    return max(math.prod(array.dims) for array in onnx.load(path).graph.initializer)
+
+
+def test_any_number_of_images_by_the_command_and_the_example(onnxruntime, own_weights, network, photo, tmp_path):
+    _, model, variables = network
+    out = tmp_path / "net.onnx"
+    arguments = ["--weights", str(own_weights), "--format", "onnx", "--size", "64x96", "--batch", "any"]
+    assert export.main([*arguments, "--proposals", str(K), "--out", str(out)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]  # no second file for the weights
+    started, about = session(onnxruntime, out)
+    assert (about["batch"], about["padded_size"], about["strides"]) == (None, [64, 96], [8, 12])
+    for count in (1, 3):
+        image, size = images(count), SIZES[:count]
+        assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
+    check_example("run_onnx.py", out, photo, tmp_path / "out", network)
+
+
+def test_a_listed_batch_of_the_fast_body(onnxruntime, tmp_path):
+    """Every window scored as a convolution, and more proposals than windows."""
+    body = EfficientNetLite(channels=(4,) * 6, depths=(1,) * 5, features=6)
+    widths = {"channels": 4, "neck_hidden": 4, "mask_width": 8, "objectness_widths": (8, 8)}
+    model = FastMask(body, strides=(16, 24), score_form="conv", **widths)
+    variables = draw(model)
+    write_onnx(tmp_path / "net.onnx", model, variables, Form(64, 96, 2, 60, 96, 0.4))
+    started, about = session(onnxruntime, tmp_path / "net.onnx")
+    assert about["batch"] == 2 and [entry.shape[0] for entry in started.get_inputs()] == [2, 2]
+    image, size = images(2), SIZES[:2]
+    found, wanted = started.run(None, {"image": image, "size": size}), expected(model, variables, image, size, 60)
+    real = wanted[0] >= 0
+    assert largest_array(tmp_path / "net.onnx") <= max(leaf.size for leaf in jax.tree.leaves(variables))
+    assert real.sum(1).tolist() == [35 + 20, 28 + 15] and (found[0][~real] == -1).all()
+    for row, count in enumerate(real.sum(1)):
+        assert_same([x[row, :count] for x in found], [x[row, :count] for x in wanted])
+
+
+def test_half_precision_is_refused(network, tmp_path):
+    pytest.importorskip("jax2onnx", reason=REASON)
+    _, model, variables = network
+    with pytest.raises(ValueError, match=r"bfloat16.*--config.model.dtype=float32"):
+        write_onnx(tmp_path / "net.onnx", model.clone(dtype=jnp.bfloat16), variables, Form(64, 96, 1, K, 96, 0.4))
+
+
+def test_without_the_extra(network, tmp_path, monkeypatch):
+    _, model, variables = network
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -r requirements-export.txt"):
+        write_onnx(tmp_path / "net.onnx", model, variables, Form(64, 96, 1, K, 96, 0.4))
+    assert not list(tmp_path.iterdir())
