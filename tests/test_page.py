@@ -1,0 +1,280 @@
+"""The page of demo.py in a real browser: files, sliders, clicks, downloads, refusals; nothing leaves the machine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+import demo
+from fastmask_jax.configuration import run_command
+from tests import tiny
+from tests.bright_generator import COLOURS, BrightGenerator, picture
+
+pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-test.txt)")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or chrome (apt-get install chromium)")
+
+H, W = 300, 400
+SQUARES = {"red": (20, 30, 90), "green": (150, 60, 60), "blue": (300, 200, 50)}  # x, y, side; scores .9, .7, .5
+INFERNO_HALF = np.array([0.735683, 0.215906, 0.330245]) * 255  # matplotlib's inferno at 0.5, the attention everywhere
+
+_connections: list | None = None  # what this process connects to or looks up, while it is a list
+
+
+def _watch(event, arguments):
+    if _connections is not None and event in ("socket.connect", "socket.getaddrinfo"):
+        _connections.append(arguments[1] if event == "socket.connect" else arguments[:1])
+
+
+sys.addaudithook(_watch)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def opened(address):
+    """A browser's page, and its list of errors and of requests to other machines."""
+    problems = []
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1360, "height": 1060})
+        page.set_default_timeout(30_000)
+
+        def heard(message):
+            # gradio asks how far an upload is, and of a quick one that is over gets 404
+            if message.type == "error" and not _of_quick_upload(page, message):
+                problems.append(f"{message.text} {message.location}")
+
+        def asked(request):
+            if not request.url.startswith((address, "data:", "blob:")):
+                problems.append(request.url)
+
+        page.on("console", heard)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", asked)
+        page.goto(address)
+        page.wait_for_selector("#example")
+        yield page, problems
+        browser.close()
+
+
+def _of_quick_upload(page, message):
+    return "/upload_progress" in message.location["url"] or message.text == "Response"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page with bright squares for a network: address, images that were proposed on, and connections made."""
+    global _connections
+    _connections = []
+    from fastmask_jax.page.blocks import build_page, serve
+
+    seen = []
+    generator = BrightGenerator(seen.append)
+    generator.config = ConfigDict({"evaluation": {"proposals": 1000}})
+    page = build_page(generator, "Network: `squares`.", tmp_path_factory.mktemp("downloads"))
+    port = free_port()
+    address = serve(page, "127.0.0.1", port)
+    yield SimpleNamespace(address=address, port=port, seen=seen, connections=_connections, blocks=page)
+    page.close(verbose=False)
+    _connections = None
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "squares_42.png"
+    Image.fromarray(picture((H, W), **SQUARES)).save(path)
+    return path
+
+
+def upload(page, path):
+    page.set_input_files("#upload input[type=file]", path)
+
+
+def shown(page, name):
+    """The address of a picture, and its pixels."""
+    source = page.get_attribute(f"#{name} img", "src")
+    return source, np.array(Image.open(BytesIO(page.request.get(source).body())).convert("RGB"))
+
+
+def click(page, x, y):
+    """Clicks the overview at a pixel of the original image; the picture is centred in its box."""
+    box = page.locator("#overview img").bounding_box()
+    scale = min(box["width"] / W, box["height"] / H)
+    left = box["x"] + (box["width"] - scale * W) / 2
+    top = box["y"] + (box["height"] - scale * H) / 2
+    page.mouse.click(left + (x + 0.5) * scale, top + (y + 0.5) * scale)
+
+
+def says(page, where, text):
+    page.wait_for_selector(f"#{where}:has-text({json.dumps(text)})")
+
+
+def test_upload_sliders_click_and_download(served, photo):
+    with opened(served.address) as (page, problems):
+        assert page.is_disabled("#download")
+        before = len(served.seen)
+        upload(page, photo)
+        says(page, "status", "3 of 3 proposals")
+        says(page, "description", "Proposal 1 · objectness 0.900")
+        first, pixels = shown(page, "overview")
+        assert pixels.shape[0] / pixels.shape[1] == pytest.approx(H / W, rel=0.01)
+
+        page.fill("#score input[type=number]", "0.6")
+        says(page, "status", "2 of 3 proposals")
+        second, _ = shown(page, "overview")
+        page.focus("#count input[type=range]")
+        for _ in range(5):
+            page.keyboard.press("ArrowLeft")  # from 6 on
+        says(page, "status", "1 of 3 proposals")
+        assert len({first, second, shown(page, "overview")[0]}) == 3
+        page.fill("#score input[type=number]", "0")
+        page.fill("#count input[type=number]", "6")
+        says(page, "status", "3 of 3 proposals")
+        assert len(served.seen) == before + 1, "sliders ran the network again"
+
+        x, y, side = SQUARES["green"]
+        click(page, x + side // 2, y + side // 2)
+        says(page, "description", "Proposal 2 · objectness 0.700")
+        says(page, "description", f"at ({x}, {y})")
+        window, attention = (shown(page, name)[1] for name in ("window", "attention"))
+        scale = len(window) / 60  # the window begins 10 pixels left of the object and above, and has 60
+        inside = round(30 * scale)
+        np.testing.assert_allclose(window[inside, inside], COLOURS["green"], atol=2)
+        expected = 0.4 * np.array(COLOURS["green"]) + 0.6 * INFERNO_HALF
+        np.testing.assert_allclose(attention[inside, inside], expected, atol=3)
+        click(page, 395, 5)
+        says(page, "description", "Nothing is proposed where you clicked")
+
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "squares_42_proposals.json"
+        check_results(download.value.path())
+
+        page.click("#upload button[aria-label='Remove Image']")
+        says(page, "status", "Drop an image")
+        assert page.is_disabled("#download") and not page.locator("#overview img").count()
+        assert not problems
+
+
+def check_results(path):
+    """COCO's own reader takes the file; its masks are the squares."""
+    ground = COCO()
+    ground.dataset = {"images": [{"id": 42, "height": H, "width": W}], "categories": [{"id": 1}], "annotations": []}
+    ground.createIndex()
+    entries = sorted(ground.loadRes(str(path)).anns.values(), key=lambda entry: -entry["score"])
+    assert [entry["score"] for entry in entries] == pytest.approx([0.9, 0.7, 0.5])
+    for entry, (x, y, side) in zip(entries, SQUARES.values(), strict=True):
+        square = np.zeros((H, W), np.uint8)
+        square[y : y + side, x : x + side] = 1
+        np.testing.assert_array_equal(coco_mask.decode(entry["segmentation"]), square)
+        assert entry["bbox"] == [x, y, side, side]
+
+
+def test_what_is_no_image_or_too_large_is_refused(served, photo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(photo.read_bytes()[:600])
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.new("1", (8000, 5000)).save(tmp_path / "large.png")
+    with opened(served.address) as (page, problems):
+        for name, line in (("broken.png", "is broken"), ("text.jpg", "is no image"), ("large.png", "8000 x 5000")):
+            upload(page, tmp_path / name)
+            says(page, "status", line)
+            toast = page.locator(".toast-body", has_text=line)
+            assert f"{name} is" in toast.inner_text() and str(tmp_path) not in toast.inner_text()
+            toast.locator(".toast-close").click()
+            assert page.locator("#upload input[type=file]").count() == 1 and page.is_disabled("#download")
+        upload(page, photo)
+        says(page, "status", "3 of 3 proposals")
+        assert not problems
+
+
+def test_two_visitors_do_not_meet(served, photo, tmp_path):
+    Image.fromarray(picture((H, W), blue=(50, 50, 50))).save(tmp_path / "one.png")
+    with opened(served.address) as (page, problems):
+        other = page.context.browser.new_page()
+        other.goto(served.address)
+        upload(page, photo)
+        upload(other, tmp_path / "one.png")
+        says(page, "status", "3 of 3 proposals")
+        says(other, "status", "1 of 1 proposals")
+        page.fill("#count input[type=number]", "2")
+        says(page, "status", "2 of 3 proposals")
+        assert not problems
+
+
+def test_nothing_is_asked_of_other_machines(served):
+    """Neither while gradio is imported nor while the page is built and used; the browser's requests: `problems`."""
+    assert not served.blocks.analytics_enabled and not served.blocks.share
+    hosts = {address[0] for address in served.connections if isinstance(address, tuple)}
+    assert {host.decode() if isinstance(host, bytes) else host for host in hosts} <= {"127.0.0.1", "localhost", None}
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        own = [info[4][0] for info in socket.getaddrinfo(socket.gethostname(), served.port, socket.AF_INET)]
+        others = [host for host in own if not host.startswith("127.")]
+        assert all(probe.connect_ex((host, served.port)) for host in others), "it listens beyond this machine"
+
+
+def test_a_port_in_use_is_one_line(served, tmp_path):
+    from fastmask_jax.page.blocks import build_page, serve
+
+    line = f"^--host 127.0.0.1 --port {served.port}: cannot be served there; another --port may be free$"
+    with pytest.raises(ValueError, match=line):
+        serve(build_page(BrightGenerator(), "", tmp_path), "127.0.0.1", served.port)
+
+
+def test_mistakes_on_the_command_line(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        demo.main(["--port", "70000"])
+    assert exit_.value.code == 2 and "--port 70000: 1 to 65535" in capsys.readouterr().err
+    assert run_command(lambda: demo.main(["--weights", "nowhere"])) == 2
+    assert "--weights nowhere: no file or folder nowhere" in capsys.readouterr().err
+
+
+def test_the_command_alone(tmp_path):
+    """python demo.py with the network that comes along, on an example that the page draws; Ctrl-C ends it."""
+    port = free_port()
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(tiny.ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(tiny.ROOT / "demo.py"), "--port", str(port), "--config.evaluation.proposals=200"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it\n"
+        with opened(f"http://127.0.0.1:{port}/") as (page, problems):
+            page.click("#example")
+            says(page, "status", "6 of 200 proposals")
+            assert re.match(r"Proposal 1 · objectness 0\.\d{3}", page.inner_text("#description"))
+            assert shown(page, "overview")[1].std() > 20
+            assert not problems
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0 and "Traceback" not in errors, errors
+        assert "left at initial values: nothing" in errors
+    finally:
+        process.kill()
+        process.wait()

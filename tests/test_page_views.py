@@ -1,0 +1,122 @@
+"""What the page shows and which files it takes, without a browser; proposals are bright squares on grey."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastmask_jax.page import views
+from fastmask_jax.page.uploads import read_upload
+from fastmask_jax.page.views import View
+from tests.bright_generator import COLOURS, BrightGenerator, picture
+
+H, W = 300, 400
+SQUARES = {"red": (20, 30, 90), "green": (150, 60, 60), "blue": (300, 200, 50)}  # x, y, side; scores .9, .7, .5
+
+
+@pytest.fixture
+def view():
+    found = BrightGenerator().propose(picture((H, W), **SQUARES))
+    return View("squares", Path("squares.json"), found, found).with_sliders(0.0, 0.3, 100)
+
+
+def centre(name):
+    """(x, y) of a square's middle in the page's picture."""
+    x, y, side = SQUARES[name]
+    return round((x + side / 2) * views.LONGEST / W), round((y + side / 2) * views.LONGEST / W)
+
+
+def test_sliders_choose_without_losing(view):
+    assert (len(view.shown), view.chosen) == (3, 0)
+    fewer = view.with_sliders(0.6, 0.3, 100)
+    assert fewer.shown.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert len(fewer.with_sliders(0.0, 0.3, 1).shown) == 1
+    none = fewer.with_sliders(0.95, 0.3, 100)
+    assert (len(none.shown), none.chosen, none.closeup(), none.description()) == (0, None, None, None)
+    assert none.picture().shape == (H * views.LONGEST // W, views.LONGEST, 3)
+    assert none.summary() == "**0** of 3 proposals · image of 400 × 300 pixels"
+    assert len(none.with_sliders(0.0, 0.3, 100).shown) == 3
+
+
+@pytest.mark.parametrize(("number", "name"), enumerate(SQUARES))
+def test_a_click_finds_the_square_below_it(view, number, name):
+    x, y, side = SQUARES[name]
+    clicked = view.clicked(*centre(name))
+    assert clicked.chosen == number
+    assert f"Proposal {number + 1}" in clicked.description()
+    assert f"{side**2:,} pixels in a box of {side} × {side} at ({x}, {y})" in clicked.description()
+    corner = clicked.clicked(0, 0)
+    assert (corner.chosen, corner.closeup()) == (None, None)
+
+
+def test_clicks_at_one_place_go_through_all_that_lie_there():
+    image = picture((H, W), red=(100, 100, 80), green=(120, 120, 30))
+    image[120:150, 120:150] = COLOURS["green"]
+    found = BrightGenerator().propose(image)
+    whole = np.zeros((H, W), bool)
+    whole[100:180, 100:180] = True
+    found.rles[0] = encoded(whole)  # the red one with what covers it
+    view, seen = View("squares", Path("squares.json"), found, found), []
+    for _ in range(3):
+        view = view.clicked(round(135 * views.LONGEST / W), round(135 * views.LONGEST / W))
+        seen.append(view.chosen)
+    assert seen == [0, 1, 0]
+
+
+def encoded(mask):
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
+@pytest.mark.parametrize("size", [(60, 80), (H, W), (2400, 3200)])
+def test_pictures_of_images_of_any_size(size):
+    side = min(size) // 4
+    found = BrightGenerator().propose(picture(size, red=(side, side, side)))
+    shown = View("squares", Path("squares.json"), found, found).with_sliders(0.0, 1.0, 10).picture()
+    assert max(shown.shape) == views.LONGEST
+    assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / views.LONGEST)
+    scale = views.LONGEST / max(size)
+    middle = shown[int(1.35 * side * scale), int(1.35 * side * scale)]  # off the middle, where the score is written
+    mixed = 0.55 * np.array(COLOURS["red"]) + 0.45 * views.distinct_colours(1)[0]
+    np.testing.assert_allclose(middle, mixed, atol=2)
+    np.testing.assert_allclose(shown[-2, -2], 90, atol=1)
+
+
+def test_the_picture_of_a_thin_image():
+    found = BrightGenerator().propose(picture((8, 2000), red=(2, 2, 4)))
+    shown = View("squares", Path("squares.json"), found, found).with_sliders(0.0, 1.0, 10).picture()
+    assert shown.shape == (4, views.LONGEST, 3)
+
+
+def test_uploads_are_read_upright(tmp_path):
+    pixels = picture((40, 60), red=(0, 0, 20))
+    path = tmp_path / "turned.png"
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    image.save(path, exif=exif)
+    np.testing.assert_array_equal(read_upload(path), np.rot90(pixels, -1))
+    image.save(path)
+    np.testing.assert_array_equal(read_upload(path), pixels)
+
+
+def test_uploads_that_are_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:9000])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ValueError, match=r"^half.jpg is broken: it begins like an image"):
+        read_upload(tmp_path / "half.jpg")
+    for name in ("text.png", "empty.png"):
+        with pytest.raises(ValueError, match=f"^{name} is no image"):
+            read_upload(tmp_path / name)
+    assert read_upload(tmp_path / "whole.jpg", most_pixels=40_000).shape == (200, 200, 3)
+    with pytest.raises(ValueError, match=r"^whole.jpg is too large: 200 x 200 pixels, and 0.03 million are the most"):
+        read_upload(tmp_path / "whole.jpg", most_pixels=30_000)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ValueError, match=r"^bomb.png is too large: more than 179 million pixels"):
+        read_upload(tmp_path / "bomb.png")

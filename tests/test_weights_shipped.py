@@ -1,0 +1,66 @@
+"""The network that comes with the package, and networks in half precision."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import fastmask_jax
+from fastmask_jax.data.shapes import ShapesSpec, draw
+from fastmask_jax.weights.fetching import SHIPPED
+from fastmask_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from fastmask_jax.weights.specs import config_of, load_trained, parse_spec
+
+MODEL = {"model": {"body": {}}}
+
+
+def test_half_precision_rounds_kernels_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "params": {
+            "mask": {"kernel": rng.normal(size=(30, 40)).astype("f4"), "bias": rng.normal(size=40).astype("f4")}
+        },
+        "frozen_stats": {"mask": {"var": np.array([1e6, 1e-9], "f4")}},
+        "batch_stats": {"weight": np.array(70_000.5, "f4")},
+    }
+    assert write_safetensors(tmp_path / "half.safetensors", arrays, MODEL, half=True) == 4
+    found = read_safetensors(tmp_path / "half.safetensors").arrays
+    for name, array in traverse_util.flatten_dict(arrays, sep=".").items():
+        if name.endswith("kernel"):
+            assert found[name].dtype == np.float16
+            np.testing.assert_allclose(found[name], array, rtol=2**-11)
+        else:
+            np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_half_precision_refuses_what_it_cannot_hold(tmp_path):
+    variables = {"params": {"mask": {"kernel": np.full((2, 2), 7e4, "f4")}}}
+    with pytest.raises(ValueError, match=r"params.mask.kernel has values beyond the range of float16"):
+        write_safetensors(tmp_path / "half.safetensors", variables, MODEL, half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_name_shapes_is_a_network_of_a_few_megabytes(tmp_path, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_spec("shapes").path == SHIPPED["shapes"] and SHIPPED["shapes"].stat().st_size < 6e6
+    assert parse_spec("shapes:body").body_only
+    assert parse_spec("./shapes").path.is_dir()
+    config = config_of("shapes", ["--config.evaluation.proposals=50"])
+    assert config.evaluation.proposals == 50
+    variables = load_trained("shapes", config.model.to_dict()).variables
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("f4")}
+
+
+def test_it_finds_drawn_objects():
+    """Pictures from seeds that no data set is drawn from; a guess of the whole image has an IoU of about 0.15."""
+    generator = fastmask_jax.load("shapes", compilation_cache=False, report=print)
+    spec = ShapesSpec(image_sizes=((240, 320),), objects=(3, 4), side=(70.0, 160.0), small_share=0.0)
+    best = []
+    for number in range(3):
+        drawn = draw(spec, (20260101, number))
+        masks = generator.propose(drawn.image, count=300).masks().reshape(-1, 240 * 320).astype(np.float32)
+        objects = drawn.masks.reshape(-1, 240 * 320).astype(np.float32)
+        common = objects @ masks.T
+        best += (common / (objects.sum(1)[:, None] + masks.sum(1) - common)).max(1).tolist()
+    assert np.mean(best) > 0.6, best
