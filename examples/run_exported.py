@@ -1,6 +1,6 @@
 """An image's proposals by a network of export.py --format jax: python run_exported.py net.npz photo.jpg OUT
 
-Needs jax, numpy and opencv-python. Prints the scores; OUT/0.png, OUT/1.png ... are the ten best masks.
+Needs jax, flatbuffers, numpy, opencv-python. Prints the scores; OUT/0.png, OUT/1.png ... are the ten best masks.
 """
 
 import json

@@ -116,13 +116,18 @@ def check_example(script, exported, photo, out, network):
         assert (mask != drawn).mean() < 1e-3
 
 
+@pytest.fixture
+def flatbuffers():
+    return pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers (requirements-export.txt)")
+
+
 def read(path):
     arrays = dict(np.load(path))
     about = json.loads(str(arrays.pop("description")))
     return jax.export.deserialize(bytearray(arrays.pop("function"))), about, arrays
 
 
-def test_any_number_of_images(network, tmp_path):
+def test_any_number_of_images(flatbuffers, network, tmp_path):
     _, model, variables = network
     write_jax(tmp_path / "net.npz", model, variables, Form(64, 96, None, K, 96, 0.4))
     function, about, weights = read(tmp_path / "net.npz")
@@ -134,7 +139,7 @@ def test_any_number_of_images(network, tmp_path):
         assert_same(function.call(weights, image, size), expected(model, variables, image, size))
 
 
-def test_the_command_and_the_example(own_weights, network, photo, tmp_path, capsys):
+def test_the_command_and_the_example(flatbuffers, own_weights, network, photo, tmp_path, capsys):
     out = tmp_path / "net.npz"
     arguments = ["--weights", str(own_weights), "--format", "jax", "--size", "64x96", "--batch", "2"]
     assert export.main([*arguments, "--proposals", str(K), "--out", str(out)]) == 0
@@ -167,6 +172,14 @@ def test_mistakes_get_one_line(own_weights, tmp_path, capsys, changed, answer):
         code = stopped.code
     assert code == 2
     assert answer in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_flatbuffers(network, tmp_path, monkeypatch):
+    _, model, variables = network
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install flatbuffers"):
+        write_jax(tmp_path / "net.npz", model, variables, Form(64, 96, 1, K, 96, 0.4))
     assert not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager
 from io import BytesIO
 from types import SimpleNamespace
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -61,8 +62,7 @@ def opened(address):
         page.set_default_timeout(30_000)
 
         def heard(message):
-            # gradio asks how far an upload is, and of a quick one that is over gets 404
-            if message.type == "error" and not _of_quick_upload(page, message):
+            if message.type == "error" and not _of_quick_upload(message):
                 problems.append(f"{message.text} {message.location}")
 
         def asked(request):
@@ -78,7 +78,8 @@ def opened(address):
         browser.close()
 
 
-def _of_quick_upload(page, message):
+def _of_quick_upload(message):
+    """gradio asks how far an upload is, and of one that is over already gets 404, a console error of its own."""
     return "/upload_progress" in message.location["url"] or message.text == "Response"
 
 
@@ -127,7 +128,7 @@ def click(page, x, y):
 
 
 def says(page, where, text):
-    page.wait_for_selector(f"#{where}:has-text({json.dumps(text)})")
+    page.wait_for_selector(f"#{where}:has-text({json.dumps(text, ensure_ascii=False)})")
 
 
 def test_upload_sliders_click_and_download(served, photo):
@@ -220,6 +221,21 @@ def test_two_visitors_do_not_meet(served, photo, tmp_path):
         page.fill("#count input[type=number]", "2")
         says(page, "status", "2 of 3 proposals")
         assert not problems
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "as gradio writes it"])
+def test_a_forged_message_reads_no_file_of_the_machine(served, photo, meta):
+    events = json.loads(urlopen(f"{served.address}config").read())["dependencies"]
+    number = next(event["id"] for event in events if len(event["inputs"]) == 4 and len(event["outputs"]) == 8)
+    message = {"data": [{"path": str(photo), **meta}, 0, 1, 6], "fn_index": number, "session_hash": photo.parent.name}
+    join = Request(f"{served.address}gradio_api/queue/join", json.dumps(message).encode())
+    join.add_header("Content-Type", "application/json")
+    before = len(served.seen)
+    urlopen(join).read()
+    answer = urlopen(f"{served.address}gradio_api/queue/data?session_hash={photo.parent.name}", timeout=30)
+    done = next(line.decode() for line in answer if b"process_completed" in line)
+    assert "squares_42.png was not uploaded" in done or '"success":false' in done
+    assert len(served.seen) == before
 
 
 def test_nothing_is_asked_of_other_machines(served):

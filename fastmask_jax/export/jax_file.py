@@ -1,8 +1,11 @@
 """A network as one .npz file that runs with JAX alone: the function as StableHLO, its weights, a description.
 
+JAX writes and reads such functions with the package flatbuffers, which does not come with it.
+
 The weights lie beside the function and are an argument of it: as constants within, XLA would fold them for minutes.
 """
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +34,12 @@ def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], form: F
     Args:
       path: NAME.npz.
       variables: the network's collections.
+
+    Errors:
+      ValueError: flatbuffers is not installed; one line.
     """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ValueError("--format jax needs flatbuffers, which is not installed: pip install flatbuffers")
     weights = {name: np.asarray(leaf) for name, leaf in names_of(variables).items()}
 
     def function(weights: dict[str, jax.Array], image: jax.Array, size: jax.Array) -> Proposed:

@@ -10,6 +10,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is importe
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 from jaxtyping import UInt8
 
 from fastmask_jax.data.shapes import ShapesSpec, draw
@@ -51,7 +52,7 @@ class _Session:
         if image is None:
             return [gr.skip(), *self._shown(None, INVITATION)]
         try:
-            pixels = read_upload(image["path"])
+            pixels = read_upload(_uploaded(image["path"]))
         except ValueError as error:
             line = html.escape(str(error))
             gr.Warning(line)
@@ -94,6 +95,13 @@ class _Session:
             for entry in view.shown.to_results(image_id):
                 file.append(entry)
         return view.results
+
+
+def _uploaded(path: str) -> str:
+    """The path itself; a ValueError where it is not of an uploaded file, which only a forged message can say."""
+    if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ValueError(f"{Path(path).name} was not uploaded")
+    return path
 
 
 def _numbers(score_threshold: float | int, nms_iou: float | int, count: float | int) -> tuple[float, float, int]:
@@ -167,7 +175,6 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
             show_progress_on=overview,
             **private,
         )
-        upload.clear(lambda: session.slide(None), None, shown, show_progress="hidden", **private)
         example.click(session.begin_example, example_number, [upload, *shown], show_progress="hidden", **private).then(
             session.example,
             [example_number, *sliders],
