@@ -35,6 +35,8 @@ def test_the_name_of_a_config_is_known_everywhere(weights, tmp_path, monkeypatch
 
 
 def test_another_package_of_the_name_configs_is_in_nobodys_way(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("configs.")]:  # another test's
+        monkeypatch.delitem(sys.modules, name)
     theirs = ModuleType("configs")
     monkeypatch.setitem(sys.modules, "configs", theirs)
     (tmp_path / "configs").mkdir()
