@@ -1,14 +1,15 @@
 # make quickstart   install, draw the shapes data, train, evaluate on held-out shapes: a table and pictures in runs/shapes
 # make test         the tests, in parallel
+# make test-onnx    those of ONNX files, whose converter wants packages of its own (docs/export.md)
 # make docs         the documentation as a site, in runs/site
-# All make their own virtual environment in .venv and can be repeated.
+# All make their own virtual environment in .venv (test-onnx: .venv-export) and can be repeated.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 SHAPES := datasets/shapes
 WORKDIR := runs/shapes
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test test-onnx lint docs clean
 
 quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
@@ -17,6 +18,9 @@ quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 
 test: .venv/installed-test
 	$(RUN) -m pytest -n auto -q
+
+test-onnx: .venv-export/installed
+	.venv-export/bin/python -m pytest -n auto -q tests/test_export.py tests/test_export_onnx.py
 
 lint: .venv/installed-test
 	.venv/bin/pip install -q ruff
@@ -42,5 +46,12 @@ $(SHAPES)/records/val/index.npz: | .venv/installed
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-test.txt -c constraints.txt
 	touch $@
 
+.venv-export/installed: requirements.txt requirements-export.txt constraints.txt | .venv/bin/python
+	.venv/bin/python -m venv .venv-export
+	grep -v orbax-checkpoint constraints.txt > .venv-export/constraints.txt
+	.venv-export/bin/pip install -q --disable-pip-version-check -r requirements.txt -r requirements-export.txt \
+		beartype hypothesis pytest pytest-xdist -c .venv-export/constraints.txt
+	touch $@
+
 clean:
-	rm -rf .venv runs $(SHAPES)
+	rm -rf .venv .venv-export runs $(SHAPES)
