@@ -1,0 +1,48 @@
+"""Average recall along a training run: every checkpoint that was kept (train.keep_checkpoints), evaluated.
+
+    python benchmarks/curve.py --config configs/coco_few.py --workdir runs/few --annotations val.json --images FOLDER
+
+Prints a Markdown table, a row a checkpoint, and leaves the figures in WORKDIR/curve.json, from which a second call goes
+on; whatever is not the network's belongs into `--config.evaluation....`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.evaluation.run import evaluate
+from fastmask_jax.evaluation.table import Row, markdown_table
+from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.training.checkpoints import Checkpoints
+from fastmask_jax.training.restoring import restore_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--annotations", required=True)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--steps", type=int, nargs="+", help="(default: all that were kept)")
+    options, overrides = parse_command_line(parser)
+    config = load_config(options.config, overrides).unlock()
+    config.evaluation.annotations, config.evaluation.images = options.annotations, options.images
+    kept = Checkpoints(options.workdir)
+    steps = options.steps or kept.steps
+    kept.close()
+    path = options.workdir / "curve.json"
+    curve = json.loads(path.read_text()) if path.exists() else {}
+    for step in map(str, steps):
+        if step not in curve:
+            model, variables, _ = restore_model(config, options.workdir, int(step))
+            proposer = Proposer(model, variables, config.evaluation.proposals)
+            results = options.workdir / "curve_proposals.json"
+            curve[step] = evaluate(proposer, config.evaluation.to_dict(), results, print)
+            path.write_text(json.dumps(curve, indent=1, sort_keys=True) + "\n")
+    batch = config.train.batch_size
+    print(markdown_table([Row(f"{int(step) * batch:,} images", curve[str(step)]) for step in steps]))
+
+
+if __name__ == "__main__":
+    main()
