@@ -1,6 +1,8 @@
 """Time of a training step and of proposing, on random images in the largest bucket; a Markdown table.
 
 python benchmarks/step.py --config configs/coco.py --batch 1 2 --proposals 100 1000
+
+With --system_malloc freed memory goes back to the system, as it would without fastmask_jax/allocator.py.
 """
 
 import argparse
@@ -11,6 +13,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.batches import TrainBatch, UseBatch
 from fastmask_jax.geometry import FINE_MASK, WINDOW
@@ -61,7 +64,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images of a device")
     parser.add_argument("--proposals", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--system_malloc", action="store_true")
     options, overrides = parser.parse_known_args()
+    if not options.system_malloc:
+        keep_freed_memory()
     config = load_config(options.config, overrides)
     bucket = max(config.data.buckets, key=lambda b: b[0] * b[1])
     devices = jax.local_device_count()

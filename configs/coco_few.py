@@ -19,7 +19,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.dropout = 0.3
     config.model.norm_decay = 0.99
 
-    config.model.strides = tuple(sorted({*config.model.strides, 192}))
+    if 3 in config.model.body.stream_steps:
+        config.model.strides = tuple(sorted({*config.model.strides, 192}))
 
     config.data.long_edges = (448, 1408)
     config.data.buckets = ((640, 640),)

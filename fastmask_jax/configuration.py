@@ -12,6 +12,8 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from fastmask_jax.allocator import keep_freed_memory
+
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of `spec`, a path to a file with `get_config`, after a colon its variant: `configs/coco.py:zoom`.
@@ -125,6 +127,7 @@ def parse_command_line(
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs an entry point: foreseen errors become one line on stderr and code 2, Ctrl-C code 130."""
+    keep_freed_memory()
     try:
         return command()
     except (ValueError, OSError) as error:
