@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     _say("\n".join(generator.loaded.lines()))
     from fastmask_jax.page.blocks import build_page, serve
 
-    note = "learnt in minutes from drawn shapes" if words.weights == SHIPPED else ""
+    note = "learnt in minutes from drawn shapes and not made for photographs" if words.weights == SHIPPED else ""
     with tempfile.TemporaryDirectory(prefix="fastmask_page_") as folder:
         page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
         print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)

@@ -117,7 +117,7 @@ def parsing_alone(monkeypatch):
 def test_commands_are_such(block, place, parsing_alone, monkeypatch):
     """Programs, scripts, targets, options, configs, settings and files that commands name are there."""
     monkeypatch.chdir(place)
-    targets = re.findall(r"^(\w+):", (tiny.ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (tiny.ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(block.text):
         if words[0] == "python":
             _check_python(words, monkeypatch)

@@ -209,6 +209,29 @@ def test_what_is_no_image_or_too_large_is_refused(served, photo, tmp_path):
         assert not problems
 
 
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_where_things_lie(served, photo, size):
+    """Labels are above the pictures; on a phone, all below each other, and the picture before its sliders."""
+    with opened(served.address) as (page, problems):
+        page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+        upload(page, photo)
+        says(page, "description", "Proposal 1")
+        order = ("#upload", "#overview", "#description", "#score", "#window")
+        boxes = {name: page.locator(name).bounding_box() for name in order}
+        for name in ("#overview", "#window", "#attention"):
+            label, picture_ = (page.locator(f"{name} {part}").bounding_box() for part in ("label", "img"))
+            assert label["y"] + label["height"] <= picture_["y"] + 1
+            assert picture_["height"] > 150
+        tops = [boxes[name]["y"] for name in order]
+        assert (tops == sorted(tops)) == (size[0] < 800)
+        assert page.evaluate("document.documentElement.scrollWidth") == size[0], "it scrolls sideways"
+        x, y, side = SQUARES["green"]
+        page.locator("#overview").scroll_into_view_if_needed()
+        click(page, x + side // 2, y + side // 2)
+        says(page, "description", "Proposal 2 · objectness 0.700")
+        assert not problems
+
+
 def test_two_visitors_do_not_meet(served, photo, tmp_path):
     Image.fromarray(picture((H, W), blue=(50, 50, 50))).save(tmp_path / "one.png")
     with opened(served.address) as (page, problems):
@@ -282,6 +305,8 @@ def test_the_command_alone(tmp_path):
     try:
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it\n"
         with opened(f"http://127.0.0.1:{port}/") as (page, problems):
+            assert "not made for photographs" in page.inner_text("body")
+            page.set_default_timeout(240_000)  # for compiling, beside other tests
             page.click("#example")
             says(page, "status", "6 of 200 proposals")
             assert re.match(r"Proposal 1 · objectness 0\.\d{3}", page.inner_text("#description"))

@@ -50,6 +50,15 @@ def test_a_click_finds_the_square_below_it(view, number, name):
     assert (corner.chosen, corner.closeup()) == (None, None)
 
 
+def test_the_outline_in_the_window_is_seen(view):
+    """On the page a window is half as large as its picture, so a line of two pixels is one that is seen."""
+    window, _ = view.closeup()
+    row = window[len(window) // 2]  # it begins 10 of 60 pixels left of the square
+    line = np.flatnonzero((row == views.distinct_colours(1)[0]).all(-1))
+    assert len(line) == 2
+    assert line.mean() == pytest.approx(len(row) / 6, abs=2)
+
+
 def test_clicks_at_one_place_go_through_all_that_lie_there():
     image = picture((H, W), red=(100, 100, 80), green=(120, 120, 30))
     image[120:150, 120:150] = COLOURS["green"]

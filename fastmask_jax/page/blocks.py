@@ -25,7 +25,7 @@ EXAMPLES = ShapesSpec(objects=(4, 6), side=(70.0, 200.0), small_share=0.0)
 EXAMPLE_SEED = 20170726
 KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are removed
 
-INVITATION = "Drop an image on the left, or draw an example."
+INVITATION = "Drop an image, or draw an example."
 WORKING = "Looking for objects … (the first image of its shape takes longer: the network is compiled for it)"
 CLICKED_NONE = "Nothing is proposed where you clicked."
 FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # those of the visitor's machine: none is fetched
@@ -33,6 +33,18 @@ CSS = """
 .gradio-container { width: 100% !important; max-width: 1360px !important; margin: 0 auto !important }
 #overview img { cursor: crosshair }
 #overview, #window, #attention, #upload { background: var(--background-fill-secondary) }
+/* Labels and buttons lie above the pictures, not on them. */
+#overview .image-frame, #window .image-frame, #attention .image-frame { padding-top: 30px }
+/* On a phone: image, proposals, the one that is looked at, sliders, its window; each near what changes it. */
+@media (max-width: 800px) {
+  #columns { flex-direction: column; flex-wrap: nowrap }
+  #controls, #results { display: contents }
+  #overview { height: auto !important }
+  #overview img { max-height: 70vh; object-fit: contain }
+  #status, #overview, #description { order: 1 }
+  #controls > :not(#upload, #example) { order: 2 }
+  #results > :not(#status, #overview, #description) { order: 3 }
+}
 """
 
 
@@ -127,21 +139,21 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
     ) as page:
         view, example_number = gr.State(time_to_live=KEPT_SECONDS), gr.State(1)
         gr.Markdown(f"# Object proposals\nMasks of whole objects, whatever they are, best first. {network}")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=2, min_width=300, elem_id="controls"):
                 upload = gr.Image(
                     label="Image", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="upload"
                 )
                 example = gr.Button("Draw an example", size="md", elem_id="example")
                 sliders = [
                     gr.Slider(0, 1, 0, step=0.01, label="Score threshold", elem_id="score"),
-                    gr.Slider(0, 1, 0.3, step=0.01, label="NMS: greatest IoU", elem_id="nms"),
+                    gr.Slider(0, 1, 0.3, step=0.01, label="Overlap allowed (NMS)", elem_id="nms"),
                     gr.Slider(1, MOST_SHOWN, 6, step=1, label="Count, at most", elem_id="count"),
                 ]
                 download = gr.DownloadButton(
                     "Download JSON", size="md", variant="primary", interactive=False, elem_id="download"
                 )
-            with gr.Column(scale=5, min_width=400):
+            with gr.Column(scale=5, min_width=400, elem_id="results"):
                 status = gr.Markdown(INVITATION, elem_id="status")
                 overview = gr.Image(
                     label="Proposals: click one to look into it",
@@ -163,7 +175,7 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
                             elem_id=name,
                             min_width=200,
                         )
-                        for name, label in (("window", "Its window"), ("attention", "Attention in the window"))
+                        for name, label in (("window", "Its window"), ("attention", "Attention: dark 0, yellow 1"))
                     ]
         shown = [view, status, overview, *closeups, description, download]
         private = {"api_visibility": "private"}

@@ -11,7 +11,7 @@ from fastmask_jax.inference.drawing import contour, crop, crop_mask, distinct_co
 from fastmask_jax.library.proposals import LABELLED, ObjectProposals
 
 LONGEST = 1120  # pixels of the longer side of the picture on the page, whatever the image has
-CLOSEUP = 384  # pixels on a side of a window that is shown alone
+CLOSEUP = 640  # pixels on a side of a window that is shown alone
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class View:
         return (
             f"**Proposal {self.chosen + 1}** · objectness {self.shown.scores[self.chosen]:.3f} · "
             f"{self.shown.areas[self.chosen]:,} pixels in a box of {width} × {height} at ({x}, {y}) · "
-            f"seen in a window of {x2 - x1} pixels"
+            f"seen in the dashed window of {x2 - x1} pixels"
         )
 
     def _colour(self) -> UInt8[np.ndarray, "3"]:
