@@ -1,6 +1,7 @@
 """A trained network as one file: python export_weights.py --workdir runs/coco --out net.safetensors"""
 
 import argparse
+import os.path
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     from fastmask_jax.weights.safetensors_file import write_safetensors  # JAX starts here
     from fastmask_jax.weights.specs import config_of, load_trained
 
-    spec = options.workdir or options.weights
+    # A folder may be named like a source of another kind: "shapes".
+    spec = options.weights or os.path.join(".", options.workdir)
     config = given or config_of(spec, overrides)
     if config is None:
         parser.error(f"--config: {spec} does not say which config its network has")

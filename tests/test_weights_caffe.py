@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from fastmask_jax.configuration import load_config
 from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.weights import caffe_proto
 from fastmask_jax.weights.caffe import read_caffe
 from fastmask_jax.weights.caffe_proto import read_layers
 from fastmask_jax.weights.fitting import put, shapes_of
 from fastmask_jax.weights.specs import load_weights
 from tests import caffe_network
-from tests.caffe_network import blob, net, random_body, random_network, record, varint
+from tests.caffe_network import net, random_body, random_network, record, varint
 from tests.tiny import ROOT
 
 
@@ -150,6 +151,11 @@ def test_missing_biases_and_an_unused_norm_are_zero(file):
         (lambda layers: layers.update(bn_conv1=layers["bn_conv1"][:2]), "batch norm bn_conv1 has arrays"),
         (lambda layers: layers["obj_score"][0].fill(np.nan), "params.objectness.score.kernel .*not finite"),
         (lambda layers: layers["bn_conv1"][1].fill(-1), "variance and would get negative"),
+        (lambda layers: layers["bn_conv1"][2].fill(np.inf), "batch norm bn_conv1 has the factor inf"),
+        (
+            lambda layers: layers.update(res4c_branch2a=[np.ones((16, 64, 1, 1))]),
+            r"res4c_branch2a is \(16, 64, 1, 1\) in the file and absent .*model.body.depths, \(2, 1, 2\) here",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(file, change, said):
@@ -188,8 +194,11 @@ BROKEN = {
     "odd bytes": record(100, record(1, b"a") + record(7, record(5, b"12345"))),
     "not packed": record(100, record(1, b"a") + record(7, varint(5 << 3 | 5) + b"1234")),
     "a group": varint(100 << 3 | 3) * 100_000,
-    "too many layers": record(100, b"") * 20_002,
-    "too many blobs": record(100, record(7, blob(np.ones(1))) * 100),
+}
+TINY_FIELDS = {  # a few bytes each, which make objects of a hundred
+    "unknown fields": record(100, record(1, b"a") + b"\x48\0" * 5000),
+    "pieces of an array": record(100, record(1, b"a") + record(7, record(5, b"1234") * 5000)),
+    "arrays": b"".join(record(100, record(1, b"%d" % n) + record(7, record(5, b"1234")) * 64) for n in range(60)),
 }
 
 
@@ -199,6 +208,25 @@ def test_broken_files_are_one_line(file, name):
     with pytest.raises(ValueError, match=str(file)) as error:
         read_layers(file)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("name", TINY_FIELDS)
+def test_files_of_tiny_fields_do_not_fill_the_memory(file, name, monkeypatch):
+    monkeypatch.setattr(caffe_proto, "_MOST_FIELDS", 3000)
+    file.write_bytes(TINY_FIELDS[name])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"net.caffemodel: not a whole .caffemodel file: .*more than 3000 fields"):
+        read_layers(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3000 * 500
+
+
+def test_names_that_would_break_a_line_are_escaped(file):
+    long = "c" * 10_000
+    with pytest.raises(ValueError, match=r"conv1\\nres\\x1b") as error:
+        read(file, {"conv1\nres\x1b[31m": [np.ones(1)], long: [np.ones(1)]})
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
 WHOLE = net({"conv1": [np.ones((3, 2))], "res": [np.ones(3)]})

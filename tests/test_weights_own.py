@@ -1,5 +1,7 @@
 """Networks of our own: checkpoints into networks that differ in part, the exported file, and training from weights."""
 
+import json
+import os
 import shutil
 from functools import partial
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 import export_weights
 from fastmask_jax.models.build import build_model, initial_variables
@@ -15,8 +18,8 @@ from fastmask_jax.training import loop
 from fastmask_jax.training.checkpoints import Checkpoints, save_config
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import TrainState
-from fastmask_jax.weights.safetensors_file import read_safetensors, write_safetensors
-from fastmask_jax.weights.specs import config_of, load_trained, load_weights
+from fastmask_jax.weights.safetensors_file import CONFIG, read_safetensors, write_safetensors
+from fastmask_jax.weights.specs import config_of, load_trained, load_weights, parse_spec
 from tests import tiny
 from tests.plain_network import random_variables
 
@@ -132,6 +135,70 @@ def test_a_folder_without_checkpoints_is_refused(data, tmp_path):
     config = own_config(data)
     with pytest.raises(FileNotFoundError, match="no checkpoints in it"):
         load_weights(str(tmp_path), config.model.to_dict(), shapes(config))
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: max((run / "checkpoints/5/state").rglob("*"), key=lambda p: p.is_file() * p.stat().st_size), None),
+        (lambda run: run / "checkpoints/5/state/_METADATA", r"checkpoints/5/state: not a whole checkpoint .*: remove"),
+        (lambda run: run / "config.json", r"config.json: the config is not JSON"),
+    ],
+    ids=["arrays", "metadata", "config"],
+)
+def test_a_damaged_run_is_one_line(data, workdir, tmp_path, damage, said):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    _cut(damage(copy))
+    config = own_config(data)
+    with pytest.raises(ValueError, match=said or "not a whole checkpoint") as error:
+        load_weights(str(copy), config.model.to_dict(), shapes(config))
+    assert str(copy) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "{}", '{"model": 5}', '{"model": {"body": "x"}}', '{"model":' + "[" * 100_000]
+)
+def test_a_file_with_another_config_is_one_line(data, tmp_path, text):
+    path = tmp_path / "net.safetensors"
+    save_file({"params.body.stem.kernel": np.ones(3, np.float32)}, path, {CONFIG: text})
+    config = own_config(data)
+    for read in (config_of, partial(load_weights, model=config.model.to_dict(), variables=shapes(config))):
+        with pytest.raises(
+            ValueError, match=r"net.safetensors: .*the config (is not JSON|has no section model)"
+        ) as error:
+            read(str(path))
+        assert "\n" not in str(error.value)
+
+
+def test_a_config_that_makes_no_network_is_one_line(data, tmp_path):
+    path = tmp_path / "net.safetensors"
+    config = own_config(data).to_dict()
+    save_file(
+        {"params.body.stem.kernel": np.ones(3, np.float32)}, path, {CONFIG: json.dumps({"model": config["model"]})}
+    )
+    with pytest.raises(ValueError, match="give --config"):
+        config_of(str(path))
+    with pytest.raises(ValueError, match="model section makes no network"):
+        load_trained(str(path), {key: value for key, value in config["model"].items() if key != "dtype"})
+
+
+def test_a_folder_named_like_a_source_is_that_folder(data, workdir, tmp_path, monkeypatch):
+    shutil.copytree(workdir, tmp_path / "shapes")
+    monkeypatch.chdir(tmp_path)
+    assert export_weights.main(["--workdir", "shapes", "--out", "net.safetensors"]) == 0
+    assert_same(load_trained("net.safetensors", own_config(data).model.to_dict()).variables, drawn(own_config(data)))
+
+
+def test_a_home_and_a_pipe(workdir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    assert parse_spec(f"~/{workdir.name}:body").path == workdir
+    os.mkfifo(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="is no file but a pipe"):
+        load_weights(str(tmp_path / "net.safetensors"), {}, {})  # does not wait for a writer
 
 
 def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):

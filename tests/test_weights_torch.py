@@ -181,6 +181,11 @@ ONE = np.ones(1, np.float32)
         (mapping({"w": tensor("../../etc", ONE)}), "There is no item"),
         (plain([1, 2]), "no tensors by name"),
         (mapping({"w": plain(1)}), "no tensors by name"),
+        (b"}q\x00" + plain("model") + b"h\x00s", "no tensors by name"),  # a dict that lies in itself
+        (b"Nr" + struct.pack("<I", 1 << 28), "larger than a state dict's"),  # asks for room for 2^29 values
+        (b"\x8f0" * (1 << 19) + b"N", "larger than a state dict's"),
+        (b"](" + b"(NNt" * 2000 + b"eq\x000" + b"(" + b"ccollections\nOrderedDict\n(h\x00tR" * 600 + b"l", "than it"),
+        (b"X" + struct.pack("<I", 1 << 31), "only 1 remain"),
         (b"\x00", "that can be read"),
     ],
 )
@@ -214,6 +219,17 @@ def test_cut_off_files_are_refused(tmp_path, legacy):
         ({"layer2.0.bn2.running_var": None}, ":torchvision", r"layer2.0.bn2.running_var is absent .* \(8,\)"),
         ({"layer2.0.bn2.bias": np.ones(9, np.float32)}, ":torchvision", r"layer2.0.bn2.bias is \(9,\) in the file"),
         ({}, "", "of flavour caffe: set model.body.flavour=torchvision"),
+        (
+            {"layer3.2.conv1.weight": np.ones((16, 64, 1, 1), np.float32)},
+            ":torchvision",
+            r"layer3.2.conv1.weight is \(16, 64, 1, 1\) in the file and absent .*model.body.depths, \(2, 1, 2\) here",
+        ),
+        ({"layer1.0.conv1.weight": np.full((4, 4, 1, 1), 1e300)}, ":torchvision", "not finite in float32"),
+        (
+            {"layer1.0.conv1.weight": None, "x._conv_stem.weight": ONE},
+            ":torchvision",
+            "holds a body of kind efficientnet_lite, and the config's is of kind resnet: take configs/coco_lite.py",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, change, variant, said):

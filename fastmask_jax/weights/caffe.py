@@ -25,6 +25,7 @@ from fastmask_jax.weights.fitting import (
     Layout,
     Shape,
     Stored,
+    no_place,
     part_of,
     translate,
 )
@@ -75,6 +76,10 @@ def read_caffe(
             f"{path}: a .caffemodel fits a resnet body of flavour caffe (configs/coco.py); the config has a {kind}"
         )
     layers = read_layers(path)
+    for stage, depth in zip((2, 3, 4), body["depths"], strict=True):
+        further = f"res{stage}{_letter(depth)}_branch2a"
+        if further in layers:
+            raise ValueError(no_place(str(path), further, layers[further][0].shape, body["depths"]))
     rows = list(_rows(body["depths"], _levels_in(layers)))
     norms = {name for row in rows if isinstance(row, _Norm) for name in row.statistics}
     arrays: dict[str, np.ndarray] = {}
@@ -182,6 +187,8 @@ def _statistics(path: Path, name: str, blobs: Sequence[np.ndarray]) -> dict[str,
             f"{path}: batch norm {name} has arrays of shapes {sizes}; mean, variance and a factor are wanted"
         )
     factor = float(blobs[2].reshape(()))
+    if not math.isfinite(factor):
+        raise ValueError(f"{path}: batch norm {name} has the factor {factor}, which is not finite")
     share = 1 / factor if factor else 0.0
     return {
         f"{name}.mean": blobs[0] * share,

@@ -3,7 +3,7 @@
 A message is a row of fields, each a key (field number · 8 + wire type) and a value; a value of type BYTES begins with
 its length and may be a message again. Four messages are nested here, net, layer, blob and shape, in that depth alone.
 The file is mapped, not read; the arrays are views of it. No length in it is believed before it is compared with
-what is left of the message around it.
+what is left of the message around it, and fields are counted: a file can be made of millions of tiny ones.
 """
 
 import math
@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmask_jax.weights.fitting import printable
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _NEW_LAYERS, _OLD_LAYERS = 100, 2  # fields of the net
 _NAME_AND_BLOBS = {_NEW_LAYERS: (1, 7), _OLD_LAYERS: (4, 6)}  # fields of a layer
-_MOST = {
-    "layers": 20_000,
-    "blobs of a layer": 64,
-    "sides of a blob": 32,
-}  # more is broken, and could fill memory
+_MOST_FIELDS = 300_000  # of a whole file, some ten times a real one's; each may become an object
+_MOST_SIDES = 32  # of a blob
 
 
 def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
@@ -35,13 +34,14 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
     name = "the net"
     try:
         with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        for count, (number, kind, begin, end) in enumerate(_fields(data, 0, len(data))):
-            _limit("layers", count)
+            if not path.stat().st_size:  # which mmap takes for a mistake of its own
+                raise ValueError("it is empty")
+            wire = _Wire(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        for count, (number, kind, begin, end) in enumerate(wire.fields(0, len(wire.data))):
             if number in _NAME_AND_BLOBS and kind == BYTES:
                 name_field, blob_field = _NAME_AND_BLOBS[number]
-                name = _name(data, begin, end, name_field) or f"layer {count} (without a name)"
-                blobs = _blobs(data, begin, end, blob_field)
+                name = _name(wire, begin, end, name_field) or f"layer {count} (without a name)"
+                blobs = _blobs(wire, begin, end, blob_field)
                 if blobs:
                     layers[name] = blobs
                 name = f"what follows layer {name}"
@@ -54,23 +54,33 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
     return layers
 
 
-def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, wire type, begin, end) of every field of the message data[at:end]: where its value lies."""
-    while at < end:
-        key, at = _varint(data, at, end)
-        number, kind = key >> 3, key & 7
-        if kind == VARINT:
-            begin, at = at, _varint(data, at, end)[1]
-        elif kind == BYTES:
-            length, begin = _varint(data, at, end)
-            at = begin + length
-        elif kind in (FIXED64, FIXED32):
-            begin, at = at, at + (8 if kind == FIXED64 else 4)
-        else:
-            raise ValueError(f"wire type {kind} at byte {at} is not one of a weight file's")
-        if at > end or number == 0:
-            raise ValueError(f"field {number} at byte {begin} would end at byte {at}, beyond {end}")
-        yield number, kind, begin, at
+class _Wire:
+    """The bytes of a file, and how many fields may still be found in them."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self._left = _MOST_FIELDS
+
+    def fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(number, wire type, begin, end) of every field of the message data[at:end]: where its value lies."""
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"more than {_MOST_FIELDS} fields before byte {at}")
+            key, at = _varint(self.data, at, end)
+            number, kind = key >> 3, key & 7
+            if kind == VARINT:
+                begin, at = at, _varint(self.data, at, end)[1]
+            elif kind == BYTES:
+                length, begin = _varint(self.data, at, end)
+                at = begin + length
+            elif kind in (FIXED64, FIXED32):
+                begin, at = at, at + (8 if kind == FIXED64 else 4)
+            else:
+                raise ValueError(f"wire type {kind} at byte {at} is not one of a weight file's")
+            if at > end or number == 0:
+                raise ValueError(f"field {number} at byte {begin} would end at byte {at}, beyond {end}")
+            yield number, kind, begin, at
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -86,37 +96,36 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
     raise ValueError(f"the number before byte {at} is longer than 64 bits")
 
 
-def _name(data: memoryview, begin: int, end: int, field: int) -> str:
-    for number, kind, start, stop in _fields(data, begin, end):
+def _name(wire: _Wire, begin: int, end: int, field: int) -> str:
+    for number, kind, start, stop in wire.fields(begin, end):
         if number == field and kind == BYTES:
-            return bytes(data[start : min(stop, start + 200)]).decode(errors="replace")
+            return printable(bytes(wire.data[start : min(stop, start + 1000)]).decode(errors="replace"))
     return ""
 
 
-def _blobs(data: memoryview, begin: int, end: int, field: int) -> list[np.ndarray]:
+def _blobs(wire: _Wire, begin: int, end: int, field: int) -> list[np.ndarray]:
     blobs = []
-    for number, kind, start, stop in _fields(data, begin, end):
+    for number, kind, start, stop in wire.fields(begin, end):
         if number == field and kind == BYTES:
-            blobs.append(_blob(data, start, stop))
-            _limit("blobs of a layer", len(blobs))
+            blobs.append(_blob(wire, start, stop))
     return blobs
 
 
-def _blob(data: memoryview, begin: int, end: int) -> np.ndarray:
+def _blob(wire: _Wire, begin: int, end: int) -> np.ndarray:
     parts: dict[int, list[np.ndarray]] = {5: [], 8: []}
     dims: list[int] | None = None
     old_dims = dict.fromkeys((1, 2, 3, 4), 0)  # num, channels, height, width
     has_old = False
-    for number, kind, start, stop in _fields(data, begin, end):
+    for number, kind, start, stop in wire.fields(begin, end):
         if number in parts:
             dtype = np.dtype("<f4" if number == 5 else "<f8")
             if kind != BYTES or (stop - start) % dtype.itemsize:
                 raise ValueError(f"the numbers at byte {start} are not packed {dtype}")
-            parts[number].append(np.frombuffer(data[start:stop], dtype))
+            parts[number].append(np.frombuffer(wire.data[start:stop], dtype))
         elif number == 7 and kind == BYTES:
-            dims = _dims(data, start, stop)
+            dims = _dims(wire, start, stop)
         elif number in old_dims and kind == VARINT:
-            old_dims[number], has_old = _varint(data, start, stop)[0], True
+            old_dims[number], has_old = _varint(wire.data, start, stop)[0], True
     pieces = parts[8] or parts[5]
     values = pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
     if dims is None:
@@ -126,17 +135,13 @@ def _blob(data: memoryview, begin: int, end: int) -> np.ndarray:
     return values.reshape(dims)
 
 
-def _dims(data: memoryview, begin: int, end: int) -> list[int]:
+def _dims(wire: _Wire, begin: int, end: int) -> list[int]:
     dims = []
-    for number, kind, start, stop in _fields(data, begin, end):
+    for number, kind, start, stop in wire.fields(begin, end):
         if number == 1 and kind in (BYTES, VARINT):
             while start < stop:
-                side, start = _varint(data, start, stop)
+                side, start = _varint(wire.data, start, stop)
                 dims.append(side)
-                _limit("sides of a blob", len(dims))
+                if len(dims) > _MOST_SIDES:
+                    raise ValueError(f"an array of more than {_MOST_SIDES} sides")
     return dims
-
-
-def _limit(what: str, count: int) -> None:
-    if count > _MOST[what]:
-        raise ValueError(f"more than {_MOST[what]} {what}")

@@ -17,6 +17,7 @@ from fastmask_jax.geometry import WINDOW
 
 Shape = tuple[int, ...]
 SHOWN = 3  # names that a line of the report spells out
+_LONGEST_NAME = 200
 
 
 class Layout(NamedTuple):
@@ -88,6 +89,13 @@ class Loaded(NamedTuple):
     report: Report
 
 
+def printable(name: str) -> str:
+    """A name out of a file as it can stand in a line of text, escaped and cut if need be: no known name needs it."""
+    if len(name) <= _LONGEST_NAME and name.isprintable():
+        return name
+    return ascii(name[:_LONGEST_NAME])[1:-1] + ("…" if len(name) > _LONGEST_NAME else "")
+
+
 def part_of(name: str) -> str:
     """The part of the network to which an array belongs."""
     return name.split(".")[1]
@@ -143,6 +151,14 @@ def translate(
     return found
 
 
+def no_place(source: str, name: str, shape: Shape, depths: Sequence[int]) -> str:
+    """What is wrong with a file whose body has more blocks in a stage than the network: half of it would be used."""
+    return (
+        f"{source} does not fit the config: {name} is {tuple(shape)} in the file and absent from the network: "
+        f"set model.body.depths, {tuple(depths)} here, to the file's"
+    )
+
+
 def matching_layers(found: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
     """Arrays of our own names that fit a network: those of layers which agree in all names and shapes.
 
@@ -182,15 +198,18 @@ def put(found: Found, variables: Mapping[str, Any]) -> Loaded:
     """Variables with what was found in their place, float32.
 
     Errors:
-      ValueError: an array holds NaN or infinite values, or a variance is negative.
+      ValueError: an array holds values that are NaN or infinite in float32, or a variance is negative.
     """
     ours = names_of(variables)
+    new = {}
     for name, array in found.arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{found.source}: the network's {name} would get values that are not finite")
-        if name.endswith(".var") and array.min(initial=0) < 0:
+        with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is refused
+            single = array.astype(np.float32)
+        if not np.isfinite(single).all():
+            raise ValueError(f"{found.source}: the network's {name} would get values that are not finite in float32")
+        if name.endswith(".var") and single.min(initial=0) < 0:
             raise ValueError(f"{found.source}: the network's {name} is a variance and would get negative values")
-    new = {name: jnp.array(array, jnp.float32) for name, array in found.arrays.items()}
+        new[name] = jnp.asarray(single)
     report = Report(
         source=found.source,
         loaded=tuple(sorted(new)),

@@ -1,5 +1,6 @@
 """Networks of this project's own: from a run's checkpoint or an exported file, into networks that differ in part."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fastmask_jax.training.checkpoints import Checkpoints, load_config
+from fastmask_jax.training.checkpoints import Checkpoints
 from fastmask_jax.weights.fitting import Found, Shape, matching_layers, names_of, part_of
 
 COLLECTIONS = ("params", "frozen_stats", "batch_stats")
@@ -25,9 +26,22 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
       shapes: of that network's arrays.
 
     Errors:
-      FileNotFoundError, ValueError: no checkpoint there, or its body is another; one line.
+      FileNotFoundError, ValueError: no checkpoint there, or a damaged one, or its body is another; one line.
     """
     step, folder = _checkpoint(workdir)
+    saved_model = read_workdir_config(workdir)["model"]
+    try:
+        arrays = _restored(folder)
+    except Exception as error:  # what is damaged may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(
+            f"{folder}: not a whole checkpoint ({reason}): remove {folder.parent}, and the one before it is taken"
+        ) from error
+    return fit_own(f"{workdir} (step {step})", arrays, saved_model, model, shapes)
+
+
+def _restored(folder: Path) -> dict[str, np.ndarray]:
+    """The network's arrays of a checkpoint, by name."""
     checkpointer = ocp.PyTreeCheckpointer()
     quiet = logging.getLogger("absl")
     level = quiet.level
@@ -35,6 +49,8 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
     try:
         metadata = checkpointer.metadata(folder).item_metadata
         saved = getattr(metadata, "tree", metadata)
+        if saved is None:
+            raise ValueError("it does not say what it holds")
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = {
             key: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved[key])
@@ -46,8 +62,7 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
         )
     finally:
         quiet.setLevel(level)
-    arrays = {name: np.asarray(leaf) for name, leaf in names_of(restored).items()}
-    return fit_own(f"{workdir} (step {step})", arrays, load_config(workdir)["model"], model, shapes)
+    return {name: np.asarray(leaf) for name, leaf in names_of(restored).items()}
 
 
 def _checkpoint(workdir: Path) -> tuple[int, Path]:
@@ -60,6 +75,37 @@ def _checkpoint(workdir: Path) -> tuple[int, Path]:
     if step is None:
         raise FileNotFoundError(f"{workdir}: there is no checkpoint in it yet")
     return step, (folder / str(step) / "state").absolute()
+
+
+def read_workdir_config(workdir: Path) -> dict[str, Any]:
+    """The config that `train.py` left in a working directory.
+
+    Errors:
+      FileNotFoundError, ValueError: as of `parse_config`, or none there; one line that names folder or file.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir}: no config.json in it: not a working directory of train.py")
+    try:
+        return parse_config(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """A network's config out of JSON.
+
+    Errors:
+      ValueError: not JSON, or without the section that says what network it is; one line.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the config is not JSON: {error}") from None
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("body"), dict):
+        raise ValueError("the config has no section model, or none model.body")
+    return config
 
 
 def fit_own(

@@ -2,21 +2,25 @@
 
 A .pth file is a pickle that names storages, and the storages' bytes: in a zip archive (PyTorch ≥ 1.6), or one after
 another behind the pickle (before). The unpickler here knows ordered dicts, tensors and storages; any other name in
-the pickle is refused before anything is called.
+the pickle is refused before anything is called. A pickle is read through before it is run: a few bytes of one can ask
+for any amount of memory.
 """
 
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from io import BufferedIOBase
+from collections.abc import Callable, Mapping, Sequence
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from fastmask_jax.weights.fitting import printable
 
 STORAGES = {
     "FloatStorage": np.dtype("<f4"),
@@ -32,7 +36,9 @@ STORAGES = {
 }
 NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model", "model_ema", "net", "network")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file older than PyTorch 1.6 begins
-_LARGEST_PICKLE = 1 << 26  # names and shapes alone: this is many times a real one
+_LARGEST_PICKLE = 1 << 24  # bytes; names and shapes alone: this is many times a real one
+_MOST_OPCODES = 1 << 20  # each may become an object; a tensor takes some 40
+_DEEPEST = 8  # keys of NESTED below each other
 
 
 class _Storage(NamedTuple):
@@ -49,19 +55,20 @@ class _Tensor(NamedTuple):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    numbers = (offset, *shape, *strides)
-    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
-    if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides) or len(shape) > 32:
+    sides = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 32
+    if not isinstance(storage, _Storage) or not sides:
         raise pickle.UnpicklingError("a tensor of it is malformed")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *shape, *strides)):
+        raise pickle.UnpicklingError("a tensor of it is malformed")
+    return _Tensor(storage, offset, shape, strides)
 
 
 def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+_ORDERED_DICT = ("collections", "OrderedDict")
 _NAMES: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
@@ -69,13 +76,23 @@ _NAMES: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Nothing but containers, numbers, texts, and what `_NAMES` lists."""
+    """Nothing but containers, numbers, texts, ordered dicts, and what `_NAMES` lists."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}  # all that the pickle names
+        self._items = _MOST_OPCODES
+
+    def _ordered_dict(self, items: Sequence[Any] = ()) -> OrderedDict:
+        """From nothing or, as Python 2 wrote it, from pairs: those of one list may not be copied without end."""
+        self._items -= len(items)
+        if self._items < 0:
+            raise pickle.UnpicklingError("its ordered dicts are larger than it")
+        return OrderedDict(items)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == _ORDERED_DICT:
+            return self._ordered_dict
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(
                 f"it wants {module}.{name} to be run, and only tensors are read here: save the state dict alone "
@@ -92,6 +109,19 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(str(key[2]), _Storage(str(key[2]), key[1], count))
 
 
+def _unpickled(data: bytes) -> tuple[Any, dict[str, _Storage], int]:
+    """(value, storages that it names, bytes that it takes) of the pickle with which `data` begins."""
+    for count, (opcode, argument, place) in enumerate(pickletools.genops(data)):
+        # The numbered ones make room for as many values as they say.
+        numbered = argument if opcode.name in ("PUT", "LONG_BINPUT") else 0
+        if max(count, numbered) >= _MOST_OPCODES:
+            raise ValueError(
+                f"its pickle is larger than a state dict's: save that alone ({opcode.name} at byte {place})"
+            )
+    unpickler = _Unpickler(BytesIO(data))
+    return unpickler.load(), unpickler.storages, place + 1
+
+
 def read_pth(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, read-only, by name; from below a key such as "state_dict" if they are there.
 
@@ -101,7 +131,7 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             tree, storage = _from_zip(file) if zipfile.is_zipfile(file) else _from_legacy(file)
-            return {name: _array(tensor, storage) for name, tensor in _state_dict(tree).items()}
+            return {printable(name): _array(tensor, storage) for name, tensor in _state_dict(tree).items()}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Exception as error:  # a broken pickle or archive may raise anything
@@ -120,8 +150,7 @@ def _from_zip(file: BufferedIOBase) -> tuple[Any, _Read]:
     folder = pickles[0].removesuffix("data.pkl")
     if folder + "byteorder" in archive.namelist() and _stored(archive, folder + "byteorder", 16) != b"little":
         raise ValueError("its numbers are big-endian")
-    with archive.open(_member(archive, pickles[0], _LARGEST_PICKLE)) as data:
-        tree = _Unpickler(data).load()
+    tree, _, _ = _unpickled(_stored(archive, pickles[0], _LARGEST_PICKLE))
 
     def read(storage: _Storage) -> np.ndarray:
         size = storage.count * storage.dtype.itemsize
@@ -149,16 +178,22 @@ def _from_legacy(file: BufferedIOBase) -> tuple[Any, _Read]:
     if file.read(1) != b"\x80":
         raise ValueError("neither a zip archive nor a pickle")
     file.seek(0)
-    if [_Unpickler(file).load() for _ in range(2)] != [_MAGIC, _PROTOCOL]:
+
+    def load() -> tuple[Any, dict[str, _Storage]]:
+        begin = file.tell()
+        value, storages, size = _unpickled(file.read(_LARGEST_PICKLE))
+        file.seek(begin + size)
+        return value, storages
+
+    if [load()[0] for _ in range(2)] != [_MAGIC, _PROTOCOL]:
         raise ValueError("neither a zip archive nor a pickle of PyTorch's own")
-    system = _Unpickler(file).load()
+    system = load()[0]
     if not isinstance(system, Mapping) or not system.get("little_endian"):
         raise ValueError("its numbers are big-endian")
-    unpickler = _Unpickler(file)
-    tree = unpickler.load()
+    tree, storages = load()
     places: dict[str, int] = {}
-    for key in map(str, _Unpickler(file).load()):
-        storage, (count,) = unpickler.storages[key], struct.unpack("<q", file.read(8))
+    for key in map(str, load()[0]):
+        storage, (count,) = storages[key], struct.unpack("<q", file.read(8))
         if count != storage.count:
             raise ValueError(f"storage {key} has {count} numbers, not {storage.count}")
         places[key] = file.tell()
@@ -188,7 +223,9 @@ def _once(read: _Read) -> _Read:
 
 
 def _state_dict(tree: Any) -> dict[str, _Tensor]:
-    while isinstance(tree, Mapping):
+    for _ in range(_DEEPEST):  # a dict may lie in itself
+        if not isinstance(tree, Mapping):
+            break
         tensors = {name: value for name, value in tree.items() if isinstance(name, str) and isinstance(value, _Tensor)}
         if tensors:
             return tensors

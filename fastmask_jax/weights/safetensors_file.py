@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fastmask_jax.weights.fitting import names_of
+from fastmask_jax.weights.fitting import names_of, printable
+from fastmask_jax.weights.own import parse_config
 
 CONFIG = "fastmask_jax_config"  # the metadata's only key: of several, safetensors would not keep the order
 
@@ -34,7 +35,8 @@ def read_safetensors(path: Path) -> Contents:
     try:
         with safe_open(path, framework="numpy") as file:
             config = _config(file.metadata())
-            return Contents({name: file.get_tensor(name) for name in file.keys()}, config)  # noqa: SIM118  (no mapping)
+            names = file.keys()  # of a handle that is no mapping
+            return Contents({printable(name): file.get_tensor(name) for name in names}, config)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (SafetensorError, OSError, TypeError, ValueError) as error:
@@ -85,7 +87,4 @@ def _halved(name: str, array: np.ndarray) -> np.ndarray:
 def _config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     if not metadata or CONFIG not in metadata:
         return None
-    config = json.loads(metadata[CONFIG])
-    if not isinstance(config, dict) or "model" not in config:
-        raise ValueError("the config in its metadata has no model section")
-    return config
+    return parse_config(metadata[CONFIG])

@@ -11,6 +11,7 @@ and after a colon what to do with it: ":body" takes nothing but the body, ":rgb"
 layer of a .caffemodel wants its colours.
 """
 
+import os.path
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,10 @@ from ml_collections import ConfigDict
 from fastmask_jax.configuration import override
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.checkpoints import load_config
 from fastmask_jax.weights.caffe import ChannelOrder, read_caffe
 from fastmask_jax.weights.fetching import FETCHERS, SHIPPED
 from fastmask_jax.weights.fitting import Found, Loaded, Report, Shape, only_part, part_of, put, shapes_of
-from fastmask_jax.weights.own import fit_own, read_workdir
+from fastmask_jax.weights.own import fit_own, read_workdir, read_workdir_config
 from fastmask_jax.weights.pickled import read_pth
 from fastmask_jax.weights.safetensors_file import read_config, read_safetensors
 from fastmask_jax.weights.torch_layout import read_torch_names
@@ -56,11 +56,11 @@ def parse_spec(text: str) -> Spec:
       FileNotFoundError, ValueError: nothing there, or an option that does not exist or does not fit; one line.
     """
     head, colon, tail = text.rpartition(":")
-    options = set(tail.split(",")) if colon and not Path(text).exists() else set()
+    options = set(tail.split(",")) if colon and not _on_disk(text).exists() else set()
     options = options if options <= set(OPTIONS) else set()
     location = head if options else text
     scheme, colon, name = location.partition(":")
-    path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else SHIPPED.get(location, Path(location))
+    path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else SHIPPED.get(location, _on_disk(location))
     if not path.exists():
         schemes = ", ".join(f"{scheme}:" for scheme in sorted(FETCHERS))
         hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""
@@ -69,6 +69,11 @@ def parse_spec(text: str) -> Spec:
     if orders and (path.suffix != ".caffemodel" or len(orders) > 1):
         raise ValueError(f"--weights {text}: one of rgb and bgr may follow a .caffemodel; what others want is known")
     return Spec(path, "body" in options, next(iter(orders), None))
+
+
+def _on_disk(location: str) -> Path:
+    """A shell leaves the ~ of --weights=~/net.pth to us."""
+    return Path(os.path.expanduser(location))
 
 
 def _read_safetensors(path: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:
@@ -110,6 +115,8 @@ def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, An
         found = read_workdir(spec.path, model, shapes)
     elif spec.path.suffix not in READERS:
         raise ValueError(f"--weights {text}: a file is one of {', '.join(READERS)}; a folder is one of train.py's")
+    elif not spec.path.is_file():
+        raise ValueError(f"--weights {text}: {spec.path} is no file but a pipe or device: copy it into one")
     elif spec.order:
         found = read_caffe(spec.path, model, shapes, spec.order)
     else:
@@ -123,9 +130,13 @@ def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
     Errors:
       FileNotFoundError, ValueError: as of `load_weights`; or the source has only some of the network.
     """
-    network = build_model(model)
-    # Shapes will do: no initial value is to be left.
-    variables, report = load_weights(text, model, jax.eval_shape(lambda: initial_variables(network, 0)))
+    try:
+        network = build_model(model)
+        start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes will do: no initial value is to be left
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # the source's own config may be any JSON
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"--weights {text}: the config's model section makes no network ({reason})") from error
+    variables, report = load_weights(text, model, start)
     if report.initial:
         parts = ", ".join(sorted({part_of(name) for name in report.initial}))
         raise ValueError(
@@ -142,13 +153,13 @@ def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
     """
     path = parse_spec(text).path
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"--weights {text}: no config.json in it: not a working directory of train.py")
-        saved = load_config(path)
-    elif path.suffix == ".safetensors":
+        saved = read_workdir_config(path)
+    elif path.suffix == ".safetensors" and path.is_file():
         saved = read_config(path)
     else:
         saved = None
+    if saved is not None and not isinstance(saved.get("evaluation"), dict):
+        raise ValueError(f"--weights {text}: its config does not say how the network is used: give --config, too")
     return None if saved is None else override(ConfigDict(_tuples(saved)), overrides)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask_jax.weights.fitting import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, translate
+from fastmask_jax.weights.fitting import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
 
 LITE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of EfficientNet-Lite0's stages
 _BOOKKEEPING = "num_batches_tracked"
@@ -80,6 +80,10 @@ BODY_NAMES: dict[str, Callable[[Mapping[str, Any]], dict[str, Stored]]] = {
     "resnet": resnet_names,
     "efficientnet_lite": efficientnet_names,
 }
+_KNOWN_BY = {  # the end of a name that no other kind of body has, and a config with such a body
+    "resnet": ("layer1.0.conv1.weight", "configs/coco.py:torchvision"),
+    "efficientnet_lite": ("_conv_stem.weight", "configs/coco_lite.py"),
+}
 
 
 def read_torch_names(
@@ -101,14 +105,24 @@ def read_torch_names(
         raise ValueError(
             f"{source}: no PyTorch names are known for a body of kind {kind}; for {sorted(BODY_NAMES)} they are"
         )
+    for other, (end, config) in _KNOWN_BY.items():
+        if other != kind and any(name.endswith(end) for name in arrays):
+            raise ValueError(
+                f"{source} holds a body of kind {other}, and the config's is of kind {kind}: take {config}"
+            )
     try:
         table = BODY_NAMES[kind](model["body"])
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     # A file has one prefix: the one under which most of the wanted names are there.
     first = next(iter(table.values())).name
-    prefixes = {"", *(name.removesuffix(first) for name in arrays if name.endswith(first))}
-    prefix = max(prefixes, key=lambda p: (sum(p + stored.name in arrays for stored in table.values()), -len(p)))
+    prefixes = sorted({"", *(name.removesuffix(first) for name in arrays if name.endswith(first))}, key=len)
+    prefix = max(prefixes, key=lambda p: sum(p + stored.name in arrays for stored in table.values()))
+    if kind == "resnet":
+        for layer, depth in enumerate(model["body"]["depths"], 1):
+            further = f"{prefix}layer{layer}.{depth}.conv1.weight"
+            if further in arrays:
+                raise ValueError(no_place(source, further, arrays[further].shape, model["body"]["depths"]))
     table = {ours: stored._replace(name=prefix + stored.name) for ours, stored in table.items()}
     found = translate(source, arrays, table, shapes)
     used = {stored.name for ours, stored in table.items() if ours in found}
