@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"passed over, neither images nor videos: {kinds}")
     if found.videos:
         _check_extras(found.videos)
+    _check_out(words.out)
 
     import fastmask_jax  # JAX starts with its first name: mistakes above are answered at once
 
@@ -170,9 +172,24 @@ def _check_extras(videos: list[FoundFile]) -> None:
         )
 
 
+def _check_out(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder}: {there} is not a folder that can be written to; name another")
+
+
 def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+def _end(status: int) -> None:
+    """Ends the process; after Ctrl-C at once: the files are whole, what the devices still compute nobody will see."""
+    if status == _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    _end(run_command(main))

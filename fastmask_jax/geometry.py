@@ -80,13 +80,15 @@ def original_extents(
 ) -> Int[np.ndarray, "K 4"]:
     """Edges of windows in whole pixels of the original image (spec section 3); int64 (x1, y1, x2, y2), not cut.
 
+    Halves are rounded to even.
+
     Args:
       windows: (level, i, j) triples.
       strides: strides of the levels.
       resized, original: (height, width) of the image as the network saw it, and of its file.
     """
-    scale_y, scale_x = original[0] / resized[0], original[1] / resized[1]
-    extents = window_extents(windows, strides) * np.array([scale_x, scale_y, scale_x, scale_y], np.float64)
+    # One division, correctly rounded: an edge on half a pixel stays there, and goes to the even pixel.
+    extents = window_extents(windows, strides) * np.tile(original[::-1], 2) / np.tile(resized[::-1], 2)
     return np.rint(extents).astype(np.int64)
 
 

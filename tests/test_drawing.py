@@ -111,6 +111,81 @@ def test_labels_cover_nothing_of_each_other():
     assert min(filled) > 0.8 * max(filled) > 100
 
 
+def drawn_boxes(result: np.ndarray, image: np.ndarray, colours: np.ndarray) -> list[np.ndarray]:
+    """Of each colour that is drawn the rectangle around its pixels: (x1, y1, x2, y2)."""
+    boxes = []
+    for colour in colours:
+        y, x = np.nonzero((result == colour).all(-1) & changed(image, result))
+        boxes += [np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])] if len(x) else []
+    return boxes
+
+
+@given(st.integers(0, 1000), st.integers(70, 200), st.integers(70, 200))
+def test_labels_lie_in_the_image_whole_and_apart(seed, height, width):
+    """Of masks of one pixel, which have no contour to be taken for a label: the labels are all that has a colour."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 90, np.uint8)
+    masks = np.zeros((12, height, width), bool)
+    for mask in masks:  # most of them in one corner
+        mask[rng.integers(0, 9), rng.integers(0, 9)] = True
+    colours = distinct_colours(12)
+    result = overlay(image, masks, ["0.50"] * 12, colours, opacity=0.0)
+    boxes = [box for box in drawn_boxes(result, image, colours) if (box[2:] - box[:2]).min() > 3]
+    assert len(boxes) >= 4  # there is room for so many
+    sides = {tuple(box[2:] - box[:2]) for box in boxes}
+    assert len(sides) == 1  # none is cut at the image or covered by another
+    for n, one in enumerate(boxes):
+        for other in boxes[:n]:
+            assert (one[:2] >= other[2:]).any() or (other[:2] >= one[2:]).any()
+
+
+@pytest.mark.parametrize("size", [(36, 48), (2, 400), (400, 2), (1, 1)])
+def test_a_label_that_would_hide_the_image_is_left_out(size):
+    image, mask = noise(*size), np.ones(size, bool)
+    np.testing.assert_array_equal(overlay(image, mask[None], ["0.50"]), overlay(image, mask[None]))
+
+
+@pytest.mark.parametrize("size", [(150, 200), (750, 1000), (3000, 4000)])
+def test_a_label_has_the_same_margin_above_and_below_its_text(size):
+    image, mask = np.full((*size, 3), 90, np.uint8), np.zeros(size, bool)
+    mask[size[0] // 2, size[1] // 2] = True
+    result = overlay(image, mask[None], ["0.88"], RED[None], opacity=0.0)
+    ((x1, y1, x2, y2),) = drawn_boxes(result, image, RED[None])
+    text = np.flatnonzero((np.abs(result[y1:y2, x1:x2].astype(int) - RED).max(-1) > 127).any(1))
+    above, below = text[0], y2 - y1 - 1 - text[-1]
+    assert min(above, below) >= 1 and abs(above - below) <= max(2, 0.2 * (y2 - y1))
+
+
+def test_labels_are_read_on_every_colour():
+    """By the contrast of WCAG 2, whose sRGB curve has a straight part: 4.5 is its least one for small text."""
+
+    def luminance(rgb):
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+    for colour in distinct_colours(240):
+        image, mask = np.full((60, 90, 3), 90, np.uint8), np.zeros((60, 90), bool)
+        mask[30, 45] = True
+        result = overlay(image, mask[None], ["0.88"], colour[None], opacity=0.0)
+        there = luminance(result[changed(image, result)] / 255)
+        ground = luminance(colour / 255)
+        assert (np.maximum(there, ground) + 0.05).max() / (np.minimum(there, ground) + 0.05).min() > 3.9
+
+
+def test_an_opacity_beyond_its_range_is_refused():
+    for wrong in (2.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"opacity=.*: between 0 .* and 1 is wanted"):
+            overlay(noise(6, 8), np.ones((1, 6, 8), bool), opacity=wrong)
+
+
+def test_a_contour_is_as_wide_as_is_asked_for():
+    image, mask = noise(60, 60), ellipse(60, 60, (30, 30), (20, 20))
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    for width in (1, 2, 5):
+        line = (contour(image, mask, RED, width) == RED).all(-1)
+        assert line[(depth > 0) & (depth < width)].all() and not line[depth > width + 1].any()
+
+
 @pytest.mark.parametrize("size", [(40, 40), (900, 1200)])
 def test_a_contour_is_the_rim_of_the_mask(size):
     height, width = size
@@ -167,6 +242,19 @@ def test_heat_by_a_plain_loop(x1, y1, side):
         for x in range(max(x1, 0), min(x1 + side, 60)):
             expected[y, x] = scale[int((y - y1 + 0.5) * 10 / side), int((x - x1 + 0.5) * 10 / side)]
     np.testing.assert_array_equal(result, expected)
+
+
+def test_heat_says_the_same_on_every_colour():
+    """The image under the cells is grey: pixels of equal brightness, whatever their colour, look alike."""
+    grey = cv2.cvtColor(noise(20, 20), cv2.COLOR_RGB2GRAY)
+    values = np.random.default_rng(1).random((10, 10))
+    tints = [heat(np.repeat(grey[..., None], 3, 2), values, (0, 0, 20, 20))]
+    ycrcb = np.dstack([grey, np.full_like(grey, 160), np.full_like(grey, 110)])
+    coloured = cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2RGB)
+    inside = ((coloured > 0) & (coloured < 255)).all(-1)  # elsewhere the brightness is cut
+    tints.append(heat(coloured, values, (0, 0, 20, 20)))
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(tints[0][inside].astype(int), tints[1][inside].astype(int), atol=1)
 
 
 def test_a_crop_shows_the_window_and_grey_beyond():

@@ -232,6 +232,8 @@ def test_an_image_larger_than_every_bucket(tiny_network, images):
         ({"candidates": 0}, "candidates=0"),
         ({"long_edge": 0}, "long_edge=0: at least 4 pixels"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": True}, "batch_size=True: a whole number"),
+        ({"score_threshold": float("nan")}, "score_threshold=nan: an objectness"),
         ({"nms": 0.5}, "nms: no such option of propose; did you mean nms_iou"),
     ],
 )
@@ -243,5 +245,6 @@ def test_options_out_of_range_are_refused_at_once(generator, images, wrong, line
 def test_one_image_is_not_several(generator, images):
     with pytest.raises(ValueError, match="give one to propose"):
         generator.propose_iter(images[0])
+    assert generator.propose([]) == []
     with pytest.raises(ValueError, match=r"uint8\[2, 72, 96, 3\] is no image.*several images go in a list"):
         generator.propose(np.stack([images[0]] * 2))

@@ -68,6 +68,8 @@ def test_files_of_others_are_taken_for_the_published_network(weights):
         ({"config": "cocoa"}, "config cocoa: no such file, and none of the shipped configs coco, .*shapes"),
         ({"config": "coco:loud"}, "no variant 'loud'"),
         ({"config": "coco", "overrides": ["evaluation.longedge=3"]}, "did you mean --config.evaluation.long_edge"),
+        ({"config": "coco", "overrides": "evaluation.long_edge=3"}, r"a list of texts is wanted, \['evaluation.long"),
+        ({"config": "coco", "compilation_cache": __file__}, "compilation_cache=.*: not a folder that can be written"),
         ({"weights": "nowhere.caffemodel"}, "nowhere.caffemodel: no file or folder"),
     ],
 )
@@ -122,6 +124,12 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "fastmask_jax")
         keep_compiled(tmp_path / "here")
         keep_compiled()  # where JAX was told to
+        assert (tmp_path / "here").is_dir()
+        monkeypatch.setenv("HOME", __file__)  # no folder can be made there
+        keep_compiled()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "here")
+        jax.config.update("jax_compilation_cache_dir", None)
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -92,7 +92,23 @@ def test_overlay_changes_the_masks_and_little_else():
     around = cv2.dilate(bitmaps.any(0).astype(np.uint8), np.ones((3, 3))) > 0
     assert not changed[~around].any()
     assert found.overlay().size == (W, H)
-    assert make(0)[0].overlay().size == (W, H)
+    assert make(0)[0].overlay().size == make(0)[0].overlay(colours=[]).size == (W, H)
+    named = found.overlay(scores=False, colours=[(255, 0, 0), (0, 255, 0)])
+    np.testing.assert_array_equal(np.asarray(named), picture)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"count": -1}, "count=-1: at least 1"),
+        ({"nms_iou": 2.0}, "nms_iou=2.0: an IoU between 0 and 1"),
+        ({"score_threshold": 7.0}, "score_threshold=7.0: an objectness"),
+        ({"min_area": -1}, "min_area=-1: a number of pixels"),
+    ],
+)
+def test_filters_out_of_range_are_refused(wrong, line):
+    with pytest.raises(ValueError, match=line):
+        make()[0].filtered(**wrong)
 
 
 def test_results_are_json_that_pycocotools_takes():

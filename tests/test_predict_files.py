@@ -31,6 +31,12 @@ def test_a_folder_stands_for_all_images_and_videos_below_it(tree):
     assert find_files(["."]).passed_over == {".txt": 1, ".CR2": 1}
 
 
+def test_a_link_to_nothing_is_left_to_who_reads_it(tree):
+    (tree / "day" / "lost.jpg").symlink_to(tree / "nowhere.jpg")
+    (tree / "day" / "folder.jpg").mkdir()
+    assert found("day")[0] == ["day/a.jpg", "day/deep/c.jpeg", "day/lost.jpg"]
+
+
 @pytest.mark.parametrize(
     ("words", "images"),
     [
@@ -73,7 +79,7 @@ def test_distinct_names(names):
     ("words", "says"),
     [
         (["nowhere.jpg", "b.jpg"], r"nowhere\.jpg: no such image or folder \(1 of 2"),
-        (["*.bmp"], r"\*\.bmp: no such image"),
+        (["*.bmp"], r"\*\.bmp: no file of that pattern \(1 of 1"),
         (["@gone.txt"], r"@gone\.txt: no such list"),
         (["empty"], "empty: no images or videos there, but 1 .txt"),
     ],

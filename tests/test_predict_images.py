@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -203,6 +205,28 @@ def test_mistakes_get_a_line(folder, tmp_path, capsys, more, says):
     assert code == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     assert list(Path(tmp_path).iterdir()) == [folder]
+
+
+def test_an_out_that_is_no_folder_is_noticed_before_the_work(folder, capsys):
+    words = [str(folder), "--weights", "nowhere", "--out", str(folder / "001.png" / "below")]
+    assert run_command(lambda: predict.main(words)) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{folder / '001.png'} is not a folder that can be written to" in said
+
+
+@pytest.mark.parametrize("status", [0, 1, 130])
+def test_after_ctrl_c_nothing_is_waited_for(status):
+    code = (
+        "import atexit, runpy, fastmask_jax.configuration as c\n"
+        "atexit.register(print, 'waited')\n"
+        f"c.run_command = lambda main: print('said') or {status}\n"
+        "runpy.run_path('predict.py', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(predict.__file__).parent, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == status and done.stderr == ""
+    assert done.stdout.split() == (["said"] if status == 130 else ["said", "waited"])
 
 
 def _loaded():

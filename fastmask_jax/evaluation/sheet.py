@@ -130,9 +130,9 @@ def write_sheet(
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Match]]], images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
     """Titled rows of cells; a row without matches is its title alone. Args: images, the folder of the files."""
     strips = []
+    blank = np.full((1, SIDE, 3), DARK, np.uint8)
     for title, matches in rows:
-        cells = [_cell(match, images) for match in matches] or [np.zeros((1, SIDE, 3), np.uint8)]
-        blank = np.zeros((1, SIDE, 3), np.uint8)
+        cells = [_cell(match, images) for match in matches] or [blank]
         strips.append(_titled(grid(cells + [blank] * (COLUMNS - len(cells)), columns=COLUMNS), title))
     return grid(strips, columns=1)
 

@@ -21,8 +21,11 @@ Extent = Sequence[int] | Int[np.ndarray, "4"]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 DARK, LIGHT = (18, 18, 18), (245, 245, 245)
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # what red, green and blue add to brightness
 BEYOND = 96  # grey of what lies beyond the image
 PALETTE = 240
+_MOST = 0.5  # of an image's sides: a label that takes more would hide what it speaks of
+_REACH = 12  # label heights, and a third as many widths, that a label may be moved for room
 
 
 @cache
@@ -63,13 +66,16 @@ def overlay(
 
     Args:
       masks: bitmaps, or RLE of the image's size as `Proposals.segmentations` has it, best first.
-      labels: a text for each mask, or none.
+      labels: a text for each mask, or none. One for which the image has no room is left out: of two that cover each
+        other neither is read.
       colours: of the masks; else the first of `distinct_colours`.
       opacity: of the filling, 0 to 1.
 
     Errors:
       ValueError: numbers or sizes do not fit.
     """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity={opacity}: between 0 (contours alone) and 1 is wanted")
     bitmaps = [_bitmap(mask) for mask in masks]
     colours = distinct_colours(len(bitmaps)) if colours is None else colours
     if len(colours) != len(bitmaps) or (labels and len(labels) != len(bitmaps)):
@@ -88,19 +94,20 @@ def overlay(
     taken: list[Extent] = []
     for bitmap, colour, text in zip(bitmaps, colours, labels, strict=False):
         if text and bitmap.any():
-            taken.append(_label(result, text, _inmost(bitmap), colour, taken))
+            taken += _label(result, text, _inmost(bitmap), colour, taken)
     return result
 
 
-def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: Colour) -> Image:
+def contour(image: Image, mask: Bool[np.ndarray, "H W"], colour: Colour, width: int | None = None) -> Image:
     """The mask's border in its colour, with a dark line outside of it: it shows on any ground.
 
-    The line lies inside the mask, and where the mask ends with the image there is none.
+    The line lies inside the mask, and where the mask ends with the image there is none. It is `width` pixels wide;
+    None: `line_width`.
     """
     result = image.copy()
     if not mask.any():
         return result
-    width = line_width(image)
+    width = width or line_width(image)
     part = _bounds(mask, margin=1)
     inside = mask[part].astype(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
@@ -139,12 +146,16 @@ def dots(image: Image, points: Int[np.ndarray, "n 2"], colour: Colour, cross: bo
 
 
 def heat(image: Image, values: Float[np.ndarray, "h w"], extent: Extent, opacity: float = 0.6) -> Image:
-    """Values from 0 (dark) to 1 (bright yellow) as cells over the extent, cut at the image; the rest is untouched."""
+    """Values from 0 (dark) to 1 (bright yellow) as cells over the extent, cut at the image; the rest is untouched.
+
+    Under the cells the image is grey, or else its colours would be taken for values.
+    """
     part, rows, columns = _laid(values, extent, image.shape[:2])
     result = image.copy()
     level = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     tint = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[rows[:, None], columns, ::-1].astype(np.float32)
-    result[part] = np.rint((1 - opacity) * result[part] + opacity * tint).astype(np.uint8)
+    grey = image[part] @ _GREY
+    result[part] = np.rint((1 - opacity) * grey[..., None] + opacity * tint).astype(np.uint8)
     return result
 
 
@@ -262,23 +273,39 @@ def _inmost(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
     return part[1].start + int(x), part[0].start + int(y)
 
 
-def _label(image: Image, text: str, at: tuple[int, int], colour: np.ndarray, taken: Sequence[Extent]) -> Extent:
-    """Writes a text in a box of its colour about `at`, moved up or down until it covers no other; returns the box."""
-    scale = max(0.4, max(image.shape[:2]) / 1600)
-    (width, height), base = cv2.getTextSize(text, FONT, scale, 1)
-    width, height = width + 6, height + base + 4
-    left = int(np.clip(at[0] - width // 2, 0, max(image.shape[1] - width, 0)))
-    middle = at[1] - height // 2
-    tops = [middle + sign * n * (height // 2) for n in range(12) for sign in (1, -1)]
-    tops = [top for top in tops if 0 <= top <= image.shape[0] - height] or [0]
-    free = (top for top in tops if not any(_meet((left, top, left + width, top + height), other) for other in taken))
-    top = next(free, tops[0])
-    box = left, top, left + width, top + height
+def _label(image: Image, text: str, at: tuple[int, int], colour: np.ndarray, taken: Sequence[Extent]) -> list[Extent]:
+    """Writes a text in a box of its colour, where there is room next to `at`; returns the box, or nothing."""
+    H, W = image.shape[:2]
+    scale = max(0.4, max(H, W) / 1600)
+    thickness = max(1, round(scale))
+    (width, height), _ = cv2.getTextSize(text, FONT, scale, thickness)
+    margin = round(8 * scale)
+    width, height = width + 2 * margin, height + 2 * margin  # nothing of a number lies below the line it stands on
+    if width > _MOST * W or height > _MOST * H:
+        return []
+    places = np.array([at[0] - width // 2, at[1] - height // 2]) + _steps() * (width, height) // 2
+    boxes = np.concatenate([places, places + np.array([width, height])], 1)
+    boxes -= np.tile(np.minimum(boxes[:, :2], 0) + np.maximum(boxes[:, 2:] - (W, H), 0), 2)  # into the image
+    box = next((box for box in boxes.tolist() if not any(_meet(box, other) for other in taken)), None)
+    if box is None:
+        return []
     cv2.rectangle(image, box[:2], (box[2] - 1, box[3] - 1), colour.tolist(), -1)
-    bright = colour @ np.array([0.299, 0.587, 0.114]) > 120
-    ink = DARK if bright else LIGHT
-    cv2.putText(image, text, (left + 3, top + height - base - 1), FONT, scale, ink, 1, cv2.LINE_AA)
-    return box
+    ink = max(DARK, LIGHT, key=lambda ink: abs(np.log((_luminance(ink) + 0.05) / (_luminance(colour) + 0.05))))
+    cv2.putText(image, text, (box[0] + margin, box[3] - margin - 1), FONT, scale, ink, thickness, cv2.LINE_AA)
+    return [tuple(box)]
+
+
+@cache
+def _steps() -> Int[np.ndarray, "n 2"]:
+    """Half widths and half heights of a label by which it may be moved, the nearest first."""
+    across, down = np.meshgrid(np.arange(-_REACH // 3, _REACH // 3 + 1), np.arange(-_REACH, _REACH + 1))
+    steps = np.stack([across.ravel(), down.ravel()], 1)
+    return steps[np.argsort(np.hypot(2.5 * steps[:, 0], steps[:, 1]), kind="stable")]  # a label is that much wider
+
+
+def _luminance(colour: Colour) -> float:
+    """Of sRGB, 0 to 1: the ratio of two of them says how well one is read on the other (WCAG)."""
+    return float((np.asarray(colour, np.float64) / 255) ** 2.2 @ (0.2126, 0.7152, 0.0722))
 
 
 def _meet(a: Extent, b: Extent) -> bool:

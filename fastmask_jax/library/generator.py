@@ -123,6 +123,13 @@ class ProposalGenerator:
         """
         if is_image(images):
             raise ValueError("propose_iter wants several images: give one to propose, or put it in a list")
+        if not isinstance(images, Iterable):
+            read_image(images)  # says what an image is
+        if not isinstance(options, ProposeOptions | None):
+            raise ValueError(
+                f"options={options!r}: ProposeOptions are wanted; options by name as in count=50; several images go in "
+                "a list"
+            )
         chosen = (options or ProposeOptions()).changed(**changes)
         return self._stream(iter(images), chosen, on_problem)
 

@@ -33,6 +33,11 @@ def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
         return _from_array(image)
     if isinstance(image, Image.Image):
         return _from_pil(image)
+    if not isinstance(image, str | os.PathLike):
+        raise ValueError(
+            f"{type(image).__name__} is no image: a path, a PIL image or a NumPy array is wanted (of other arrays "
+            "np.asarray makes one)"
+        )
     path = Path(image)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))")

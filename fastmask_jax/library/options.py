@@ -3,7 +3,24 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+
+_FLAG = bool | np.bool_
+_WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")  # NumPy's count as well
+_WANTED = {
+    "count": _WHOLE,
+    "score_threshold": _NUMBER,
+    "nms_iou": _NUMBER,
+    "min_area": _NUMBER,
+    "mask_threshold": _NUMBER,
+    "candidates": _WHOLE,
+    "long_edge": _WHOLE,
+    "flip": (_FLAG, "True or False"),
+    "batch_size": _WHOLE,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,8 @@ class ProposeOptions:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, *_WANTED[field.name])
         self._check("count", self.count >= 1, "at least 1")
         self._check("score_threshold", 0 <= self.score_threshold <= 1, "an objectness between 0 and 1")
         self._check("nms_iou", 0 <= self.nms_iou <= 1, "an IoU between 0 and 1 (1: no suppression)")
@@ -54,7 +73,12 @@ class ProposeOptions:
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
-            raise ValueError(f"{name}={getattr(self, name)}: {wanted} is wanted")
+            raise ValueError(f"{name}={getattr(self, name)!r}: {wanted} is wanted")
+
+    def _check_type(self, name: str, wanted: Any, said: str) -> None:
+        value = getattr(self, name)
+        good = isinstance(value, wanted) and (wanted is _FLAG or not isinstance(value, _FLAG))
+        self._check(name, good or (value is None and getattr(type(self), name) is None), said)
 
     def changed(self, **changes: Any) -> "ProposeOptions":
         """The same options but for some.

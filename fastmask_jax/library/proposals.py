@@ -17,6 +17,7 @@ from fastmask_jax.inference import drawing
 from fastmask_jax.inference.results import result_entries
 from fastmask_jax.inference.rle import Proposals
 from fastmask_jax.inference.suppression import suppress
+from fastmask_jax.library.options import ProposeOptions
 
 LABELLED = 20  # more scores than this in a picture hide what they speak of
 
@@ -98,7 +99,12 @@ class ObjectProposals:
     def filtered(
         self, *, count: int | None = None, score_threshold: float = 0.0, nms_iou: float = 1.0, min_area: float | int = 0
     ) -> "ObjectProposals":
-        """Those that the options of these names leave (see `ProposeOptions`); `count` None: however many."""
+        """Those that the options of these names leave (see `ProposeOptions`); `count` None: however many.
+
+        Errors:
+          ValueError: an option out of its range; one line.
+        """
+        ProposeOptions(1 if count is None else count, score_threshold, nms_iou, min_area)  # or it says what is wrong
         kept = np.flatnonzero(self.scores >= score_threshold)
         if min_area > 0:
             kept = kept[self.areas[kept] >= min_area]
@@ -111,19 +117,23 @@ class ObjectProposals:
         self,
         *,
         scores: bool | None = None,
-        colours: UInt8[np.ndarray, "n 3"] | None = None,
+        colours: UInt8[np.ndarray, "n 3"] | Sequence[Sequence[int]] | None = None,
         opacity: float = 0.45,
     ) -> Image.Image:
         """A picture: all masks on the image, the best on top.
 
         Args:
-          scores: write each one's score; None: where they are few enough to read.
+          scores: write each one's score, as far as there is room for it; None: where they are few enough to read.
           colours: RGB of the masks; else colours that are easily told apart.
           opacity: of the masks, 0 to 1.
+
+        Errors:
+          ValueError: not a colour for each mask, or no such opacity.
         """
         written = len(self) <= LABELLED if scores is None else scores
         labels = [f"{score:.2f}" for score in self.scores] if written else []
-        return Image.fromarray(drawing.overlay(self.image, self.rles, labels, colours, opacity))
+        inks = None if colours is None else np.asarray(colours, np.uint8).reshape(-1, 3)
+        return Image.fromarray(drawing.overlay(self.image, self.rles, labels, inks, opacity))
 
     def cutouts(self) -> list[Image.Image]:
         """Each object alone, cut to its box: RGBA, transparent beyond its mask."""

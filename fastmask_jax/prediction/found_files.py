@@ -55,7 +55,8 @@ def find_files(words: Sequence[str]) -> Found:
     for path, below in _of_words(words, missing, passed_over):
         found.setdefault(path, below)
     if missing:
-        raise FileNotFoundError(f"{missing[0]}: no such image or folder ({len(missing)} of {len(words)} are missing)")
+        what = "no file of that pattern" if glob.has_magic(missing[0]) else "no such image or folder"
+        raise FileNotFoundError(f"{missing[0]}: {what} ({len(missing)} of {len(words)} are missing)")
     names = _distinct([str(below.with_suffix("")) for below in found.values()])
     files = [FoundFile(path, name) for path, name in zip(found, names, strict=True)]
     if not files:
@@ -106,7 +107,8 @@ def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[
         below = sorted(path.relative_to(folder) for path in match.rglob("*")) if match.is_dir() else [Path(match.name)]
         for part in below:
             path = folder / part
-            if any(name.startswith(".") for name in part.parts) or not path.is_file():
+            gone = path.is_symlink() and not path.exists()  # whoever reads it will say so
+            if any(name.startswith(".") for name in part.parts) or not (path.is_file() or gone):
                 continue
             if path.suffix.lower() in IMAGES | VIDEOS:
                 yield path, part

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastmask_jax.inference.drawing import contour, crop, crop_mask, distinct_colours, grid, heat
+from fastmask_jax.inference.drawing import DARK, contour, crop, crop_mask, distinct_colours, grid, heat
 from fastmask_jax.inference.suppression import SHOWN_IOU
 from fastmask_jax.library.proposals import ObjectProposals
 
-WINDOW_SIDE = 160  # pixels of a window in the attention picture
+WINDOW_SIDE = 200  # pixels of a window in the attention picture
+_LINE, _GAP = 2, 3  # pixels of its contours, and between window and attention
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def attention_sheet(proposals: ObjectProposals) -> UInt8[np.ndarray, "_H _W 3"]:
     if not len(proposals):
         return grid([proposals.image], ["nothing proposed"])
     pairs, captions = [], []
+    gap = np.full((WINDOW_SIDE, _GAP, 3), DARK, np.uint8)
     for number, colour in enumerate(distinct_colours(len(proposals))):
         extent = proposals.extents[number]
         window = crop(proposals.image, extent, WINDOW_SIDE)
         mask = crop_mask(proposals.mask(number), extent, WINDOW_SIDE)
         looked_at = crop(heat(proposals.image, proposals.attention[number], extent), extent, WINDOW_SIDE)
-        pairs.append(np.hstack([contour(window, mask, colour), looked_at]))
+        pairs.append(np.hstack([contour(window, mask, colour, _LINE), gap, looked_at]))
         captions.append(f"{number + 1}: score {proposals.scores[number]:.2f}")
     return grid(pairs, captions)

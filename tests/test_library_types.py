@@ -1,0 +1,54 @@
+"""Values of other types than are wanted, as programs have them: without the run-time checks of the other tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import jax, numpy as np
+from fastmask_jax.library.generator import ProposalGenerator
+from fastmask_jax.library.images import read_image
+from fastmask_jax.library.options import ProposeOptions
+generator = object.__new__(ProposalGenerator)  # mistakes are noticed before there is a network
+
+def said(call, *values, **named):
+    try:
+        call(*values, **named)
+    except ValueError as error:
+        print(error)
+    else:
+        print("nothing")
+"""
+CASES = [
+    ("ProposeOptions, count='5'", "count='5': a whole number is wanted"),
+    ("ProposeOptions, count=2.5", "count=2.5: a whole number is wanted"),
+    ("ProposeOptions, count=None", "count=None: a whole number is wanted"),
+    ("ProposeOptions, candidates=3.0", "candidates=3.0: a whole number is wanted"),
+    ("ProposeOptions, nms_iou='0.5'", "nms_iou='0.5': a number is wanted"),
+    ("ProposeOptions, flip='no'", "flip='no': True or False is wanted"),
+    ("ProposeOptions, long_edge=None, candidates=None, mask_threshold=None", "nothing"),
+    ("ProposeOptions, np.int64(7), np.float32(0.5), min_area=np.int32(3), flip=np.bool_(True)", "nothing"),
+    ("generator.propose, ['a.jpg'], 5", "options=5: ProposeOptions are wanted; options by name"),
+    ("generator.propose, 'a.jpg', 'b.jpg'", "options='b.jpg': ProposeOptions are wanted; options by name"),
+    ("generator.propose, None", "NoneType is no image: a path, a PIL image or a NumPy array"),
+    ("generator.propose, 3", "int is no image: a path, a PIL image or a NumPy array"),
+    ("read_image, jax.numpy.zeros((2, 2))", "ArrayImpl is no image: a path, a PIL image or a NumPy array"),
+]
+
+
+@pytest.fixture(scope="module")
+def lines():
+    code = BEGIN + "\n".join(f"said({case})" for case, _ in CASES)
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=300
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("number", "case", "line"), [(n, *case) for n, case in enumerate(CASES)])
+def test_values_of_another_type_are_named_in_a_line(lines, number, case, line):
+    assert len(lines) == len(CASES)
+    assert lines[number].startswith(line)
