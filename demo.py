@@ -10,7 +10,11 @@ from pathlib import Path
 
 from fastmask_jax.configuration import parse_command_line, run_command
 
-SHIPPED = "shapes"
+SHAPES = "shapes"
+_NOTES = {  # on the networks that come along
+    SHAPES: "learnt in minutes from drawn shapes and not made for photographs: `--weights coco_few` is",
+    "coco_few": "learnt from 473 photographs of COCO",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,9 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--weights",
-        default=SHIPPED,
+        default=SHAPES,
         metavar="SPEC",
-        help="trained network: see docs/weights.md (default: shapes, a small one that comes along)",
+        help="trained network: see docs/weights.md (default: shapes, a small one that comes along; "
+        "for photographs take coco_few)",
     )
     parser.add_argument(
         "--config",
@@ -45,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     _say("\n".join(generator.loaded.lines()))
     from fastmask_jax.page.blocks import build_page, serve
 
-    note = "learnt in minutes from drawn shapes and not made for photographs" if words.weights == SHIPPED else ""
+    note = _NOTES.get(words.weights, "")
     with tempfile.TemporaryDirectory(prefix="fastmask_page_") as folder:
         page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
         print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)

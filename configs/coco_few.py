@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.picture_every = 0
 
     config.evaluation.long_edge = 1184
-    config.evaluation.buckets = ((1184, 1184),)
+    config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.4
     config.evaluation.demote_iou = 0.7
     return config

