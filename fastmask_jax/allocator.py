@@ -10,7 +10,7 @@ def keep_freed_memory() -> bool:
     """Makes glibc hand out freed memory again rather than return it to the system; False where there is no glibc.
 
     On the CPU, XLA allocates the buffers of every step anew. By default large ones are mapped and unmapped each time,
-    and the kernel zeroes each of their pages again: a fifth of a training step (docs/results.md). One arena, because
+    and the kernel zeroes each of their pages again: a third of a training step (docs/results.md). One arena, because
     only the main one can grow beyond 64 MiB. To be called before other threads start to allocate.
     """
     try:
