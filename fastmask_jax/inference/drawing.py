@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.augment import GREY
+
 Image = UInt8[np.ndarray, "H W 3"]
 Colours = UInt8[np.ndarray, "m 3"]
 Masks = Bool[np.ndarray, "m H W"] | Sequence[Mapping[str, Any]]
@@ -21,7 +23,6 @@ Extent = Sequence[int] | Int[np.ndarray, "4"]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 DARK, LIGHT = (18, 18, 18), (245, 245, 245)
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # what red, green and blue add to brightness
 BEYOND = 96  # grey of what lies beyond the image
 PALETTE = 240
 _MOST = 0.5  # of an image's sides: a label that takes more would hide what it speaks of
@@ -154,7 +155,7 @@ def heat(image: Image, values: Float[np.ndarray, "h w"], extent: Extent, opacity
     result = image.copy()
     level = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     tint = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[rows[:, None], columns, ::-1].astype(np.float32)
-    grey = image[part] @ _GREY
+    grey = image[part] @ GREY
     result[part] = np.rint((1 - opacity) * grey[..., None] + opacity * tint).astype(np.uint8)
     return result
 
