@@ -159,11 +159,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:
-    """Leaves the config as it was used in `<workdir>/config.json`."""
+    """Leaves the config as it was used in `<workdir>/config.json`; weights.own.read_workdir_config reads it."""
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-
-
-def load_config(workdir: Path) -> dict[str, Any]:
-    """The config that `save_config` left."""
-    return json.loads((workdir / "config.json").read_text())
