@@ -2,7 +2,7 @@
 
 import sys
 
-from fastmask_jax.data.prepare import main
+from fastmask_jax.apps.command_line.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("prepare", *sys.argv[1:])

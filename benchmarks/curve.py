@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 
 from fastmask_jax.configuration import load_config, parse_command_line
-from fastmask_jax.evaluation.run import evaluate
+from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.evaluation.table import Row, markdown_table
 from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.training.checkpoints import Checkpoints
-from fastmask_jax.training.restoring import restore_model
+from fastmask_jax.weights.checkpoints import Checkpoints
+from fastmask_jax.weights.native import restore_model
 
 
 def main() -> None:

@@ -56,10 +56,10 @@ def main() -> None:
     common = ["--config", "configs/overfit.py", "--workdir", options.workdir, *overrides]
     call("train.py", *common, f"--config.data.records={records}")
     call("evaluate.py", *common, "--annotations", chosen, "--images", options.images)
-    readings = json.loads((options.workdir / "metrics.json").read_text())
+    metrics = json.loads((options.workdir / "metrics.json").read_text())
     areas = [(entry["area"] >= 96**2) for entry in four["annotations"] if entry["area"] >= 32**2]
     share = sum(areas) / len(areas)
-    both = share * readings["segm/AR_large@100"] + (1 - share) * readings["segm/AR_medium@100"]
+    both = share * metrics["segm/AR_large@100"] + (1 - share) * metrics["segm/AR_medium@100"]
     print(f"segment AR@100 over the {large} medium and large objects: {both:.3f}")
 
 

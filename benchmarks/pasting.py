@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.geometry import all_windows, original_extents, resized_size
-from fastmask_jax.inference.paste import THRESHOLD, paste, upsample
-from fastmask_jax.inference.rle import encode, masks_to_results, tight_boxes
+from fastmask_jax.geometry import all_windows, original_window_boxes, resized_size
+from fastmask_jax.masks.paste import THRESHOLD, paste, upsample
+from fastmask_jax.masks.rle import encode, masks_to_results, tight_boxes
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 ORIGINAL = (480, 640)
@@ -43,7 +43,7 @@ def drawn(windows: np.ndarray, logits: np.ndarray, resized: tuple[int, int], cro
     texts = []
     fine = 1 / (1 + np.exp(-upsample(logits)))
     for (x1, y1, x2, y2), mask in zip(
-        original_extents(windows, STRIDES, resized, ORIGINAL).tolist(), fine, strict=True
+        original_window_boxes(windows, STRIDES, resized, ORIGINAL).tolist(), fine, strict=True
     ):
         left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
         whole = cv2.resize(mask, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)

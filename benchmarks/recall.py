@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from fastmask_jax.evaluation.average_recall import average_recall
-from fastmask_jax.evaluation.floor import write_floor
+from fastmask_jax.evaluation.ellipse_baseline import write_ellipse_baseline
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
         start = time.perf_counter()
-        entries = write_floor(options.annotations, results, limit=options.images)
+        entries = write_ellipse_baseline(options.annotations, results, limit=options.images)
         print(f"{entries} proposals of {options.images} images made and written: {time.perf_counter() - start:.2f} s")
         for _ in range(options.repeats):
             for engine, times in seconds.items():

@@ -28,8 +28,8 @@ def child(config: str, folder: str) -> None:
     import numpy as np
 
     from fastmask_jax.configuration import load_config
-    from fastmask_jax.library.generator import ProposalGenerator
-    from fastmask_jax.library.loading import config_spec, keep_compiled
+    from fastmask_jax.inference.generator import ProposalGenerator
+    from fastmask_jax.inference.load import config_spec, keep_compiled
     from fastmask_jax.models.build import build_model, initial_variables
 
     keep_compiled(folder)
@@ -50,7 +50,7 @@ def child(config: str, folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default="coco_lite", help="shipped config, or path of one (default: coco_lite)")
+    parser.add_argument("--config", default="coco_lite", help="bundled config, or path of one (default: coco_lite)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", metavar="CACHE", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.configuration import load_config
-from fastmask_jax.data.batches import TrainBatch, UseBatch
+from fastmask_jax.data.batches import InferenceBatch, TrainBatch
 from fastmask_jax.geometry import FINE_MASK, WINDOW
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.models.build import build_model
@@ -93,7 +93,7 @@ def main() -> None:
         row("training step", images, devices, *measure(train, options.runs))
         for count in options.proposals:
             proposer = Proposer(build_model(config.model), state.variables, count)
-            used = UseBatch(batch.image.astype(np.float32), batch.size, batch.size, batch.image_id)
+            used = InferenceBatch(batch.image.astype(np.float32), batch.size, batch.size, batch.image_id)
             use = measure(lambda proposer=proposer, used=used: proposer(used), options.runs)
             row(f"{count} proposals, decoded", images, devices, *use)
 

@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 from timing import device_name, table
 
-from fastmask_jax.geometry import MASK, all_windows, resized_size, window_extents
-from fastmask_jax.inference.rle import Proposals, masks_to_results
-from fastmask_jax.inference.suppression import suppress
+from fastmask_jax.geometry import MASK, all_windows, resized_size, window_boxes
+from fastmask_jax.masks.rle import Proposals, masks_to_results
+from fastmask_jax.masks.suppression import suppress
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 ORIGINAL = (480, 640)
@@ -39,11 +39,11 @@ SETS = {  # objects, largest radius in resized pixels, roughness
 IOUS = (0.3, 0.5, 0.7, 0.8, 0.9)
 
 
-def logits_of(centre: np.ndarray, radius: float, waves: np.ndarray, extents: np.ndarray) -> np.ndarray:
+def logits_of(center: np.ndarray, radius: float, waves: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """What windows see of one object, in resized pixels: positive inside a circle with a wavy outline."""
     cells = (np.arange(MASK) + 0.5) / MASK
-    x = extents[:, None, None, 0] + cells * (extents[:, 2] - extents[:, 0])[:, None, None] - centre[0]
-    y = (extents[:, 1, None] + cells * (extents[:, 3] - extents[:, 1])[:, None])[:, :, None] - centre[1]
+    x = boxes[:, None, None, 0] + cells * (boxes[:, 2] - boxes[:, 0])[:, None, None] - center[0]
+    y = (boxes[:, 1, None] + cells * (boxes[:, 3] - boxes[:, 1])[:, None])[:, :, None] - center[1]
     angle = np.arctan2(y, x)
     outline = 1 + sum(a * np.cos(n * angle + b) for n, (a, b) in enumerate(waves, 2))
     return 12 * (outline - np.hypot(x, y) / radius)
@@ -53,19 +53,19 @@ def proposals_of(count: int, objects: int, largest: float, roughness: float) -> 
     """The best `count` windows of so many objects, of radius up to `largest`, as masks in the original image."""
     rng = np.random.default_rng(0)
     windows = all_windows(*RESIZED, STRIDES)
-    extents = window_extents(windows, STRIDES)
-    middle, side = (extents[:, :2] + extents[:, 2:]) / 2, (extents[:, 2] - extents[:, 0]).astype(float)
+    boxes = window_boxes(windows, STRIDES)
+    middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2] - boxes[:, 0]).astype(float)
     chosen, logits, scores = [], [], []
     for _ in range(objects):
         radius = np.exp(rng.uniform(np.log(30), np.log(largest)))
-        centre = rng.uniform(0, 1, 2) * RESIZED[::-1]
-        apart = np.abs(middle - centre).max(1) / side
+        center = rng.uniform(0, 1, 2) * RESIZED[::-1]
+        apart = np.abs(middle - center).max(1) / side
         fitting = np.flatnonzero((apart < 0.25) & (2 * radius / side > 0.3) & (2 * radius / side < 0.95))
         waves = np.stack([rng.uniform(0, 0.15, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
         noise = rng.normal(size=(len(fitting), MASK, MASK)).astype(np.float32)
         noise = np.stack([cv2.GaussianBlur(one, (0, 0), 4) for one in noise]) if len(fitting) else noise
         chosen.append(windows[fitting])
-        logits.append(logits_of(centre, radius, waves, extents[fitting]) + roughness * noise)
+        logits.append(logits_of(center, radius, waves, boxes[fitting]) + roughness * noise)
         scores.append(1 - apart[fitting] + rng.normal(size=len(fitting)) / 20)
     best = np.argsort(-np.concatenate(scores), kind="stable")[:count]
     return masks_to_results(

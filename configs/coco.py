@@ -10,7 +10,7 @@ Variants, joined with commas: `configs/coco.py:zoom,max_neck`.
 
     zoom                         level 192 more, images resized to 1300 in use
     one_stream                   strides 16, 32, 64, 128 alone
-    torchvision                  the body in torchvision's layout (spec section 1)
+    torchvision                  the body in torchvision's layout (docs/network.md §1)
     average_neck, max_neck, feedforward_neck
     standard_head                no attention
     bfloat16                     computes in bfloat16; parameters stay float32
@@ -31,9 +31,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.body.kind = "resnet"
     config.model.body.width = 64
     config.model.body.depths = (3, 4, 6)
-    config.model.body.middle_step = 2
-    config.model.body.stream_steps = (2, 3)  # strides 16 and 24
-    config.model.body.flavour = "caffe"
+    config.model.body.middle_stride = 2
+    config.model.body.stream_strides = (2, 3)  # strides 16 and 24
+    config.model.body.flavor = "caffe"
     config.model.body.train_norms = False
     config.model.body.remat = False
     config.model.strides = (16, 24, 32, 48, 64, 96, 128)
@@ -54,15 +54,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.long_edges = (800, 869)  # smallest and largest
     # Padded (height, width): 3:2 and 4:3 images lying and standing, and anything else; 872 holds 869 and 870.
     config.data.buckets = ((584, 872), (656, 872), (872, 584), (872, 656), (872, 872))
-    config.data.parts = False  # True: of an image too large for its bucket, show a random part
-    config.data.colour = 0.0  # strength of random changes of colour
-    config.data.copies = 0  # at most so many objects of another image are laid over an image
+    config.data.random_crop = False  # True: of an image too large for its bucket, show a random part
+    config.data.color_jitter = 0.0  # strength of random changes of color
+    config.data.copy_paste = 0  # at most so many objects of another image are laid over an image
     config.data.workers = 2
 
     config.labels = ConfigDict()  # see data/labels.LabelSpec
     config.labels.fit_low = 0.42
     config.labels.fit_high = 0.68
-    config.labels.centre = 0.2
+    config.labels.center = 0.2
     config.labels.score_positives = 32
     config.labels.score_negatives = 32
     config.labels.mask_positives = 64
@@ -73,7 +73,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.attention = 1.0
 
     config.optimizer = ConfigDict()
-    config.optimizer.rule = "momentum"  # or "adam"
+    config.optimizer.name = "momentum"  # or "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.reference_batch = 1
     config.optimizer.batch_scaling = "linear"
@@ -82,6 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.drop_images = (500_000,)
     config.optimizer.drop_factor = 0.1
     config.optimizer.momentum = 0.9
+    config.optimizer.b1 = 0.9  # of adam
     config.optimizer.weight_decay = 5e-5
     config.optimizer.clip_norm = 0.0  # 0: none
     config.optimizer.body_factor = 1.0
@@ -89,7 +90,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict()
     config.train.batch_size = 1  # over all devices
     config.train.images = 1_000_000
-    config.train.measure_norms = 16  # images that set a fresh body's frozen statistics; 0: leave them at 0 and 1
+    config.train.norm_calibration_images = 16  # set a fresh body's frozen statistics; 0: none
     config.train.log_every = 50  # steps, as all below
     config.train.checkpoint_every = 2_000
     config.train.keep_checkpoints = 3
@@ -104,7 +105,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.batch_size = 1  # of each device
     config.evaluation.proposals = 1_000
     config.evaluation.mask_threshold = 0.2
-    config.evaluation.demote_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
+    config.evaluation.rerank_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
     config.evaluation.limit = 0  # images by sorted id; 0: all
     config.evaluation.workers = 1
 
@@ -122,7 +123,7 @@ def _zoom(config: ConfigDict) -> None:
 
 
 def _one_stream(config: ConfigDict) -> None:
-    config.model.body.stream_steps = (2,)
+    config.model.body.stream_strides = (2,)
     config.model.strides = tuple(s for s in config.model.strides if s % 3)
 
 
@@ -136,7 +137,7 @@ def _set(section: str, key: str, value: object) -> object:
 _VARIANTS = {
     "zoom": _zoom,
     "one_stream": _one_stream,
-    "torchvision": lambda config: config.model.body.update(flavour="torchvision"),
+    "torchvision": lambda config: config.model.body.update(flavor="torchvision"),
     "average_neck": _set("model", "neck", "average"),
     "max_neck": _set("model", "neck", "max"),
     "feedforward_neck": _set("model", "neck", "feedforward"),

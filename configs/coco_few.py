@@ -10,7 +10,7 @@ The package has such a network: `--weights coco_few`.
 
 from ml_collections import ConfigDict
 
-from configs import coco_lite
+from fastmask_jax.configs import coco_lite
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -20,21 +20,21 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.dropout = 0.3
     config.model.norm_decay = 0.99
 
-    if 3 in config.model.body.stream_steps:
+    if 3 in config.model.body.stream_strides:
         config.model.strides = tuple(sorted({*config.model.strides, 192}))
 
     config.data.long_edges = (448, 1408)
     config.data.buckets = ((640, 640),)
-    config.data.parts = True
-    config.data.colour = 0.3
-    config.data.copies = 3
+    config.data.random_crop = True
+    config.data.color_jitter = 0.3
+    config.data.copy_paste = 3
     config.data.workers = 1
 
     config.labels.mask_positives = 24
 
     config.losses.mask = 10.0
 
-    config.optimizer.rule = "adam"
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 4e-4
     config.optimizer.batch_scaling = "none"
     config.optimizer.schedule = "cosine"
@@ -50,5 +50,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.long_edge = 1184
     config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.4
-    config.evaluation.demote_iou = 0.7
+    config.evaluation.rerank_iou = 0.7
     return config

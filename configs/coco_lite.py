@@ -14,7 +14,7 @@ measured.
 
 from ml_collections import ConfigDict
 
-from configs import coco
+from fastmask_jax.configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -22,14 +22,14 @@ def get_config(variant: str = "") -> ConfigDict:
     if "torchvision" in variant.split(","):
         raise ValueError("configs/coco_lite.py has no variant 'torchvision': its body is no ResNet")
     config = coco.get_config(variant)
-    stream_steps = config.model.body.stream_steps  # the variant one_stream has set them
+    stream_strides = config.model.body.stream_strides  # the variant one_stream has set them
 
     config.model.body = ConfigDict()
     config.model.body.kind = "efficientnet_lite"
     config.model.body.channels = (32, 16, 24, 40, 80, 112)
     config.model.body.depths = (1, 2, 2, 3, 3)
     config.model.body.features = 672
-    config.model.body.stream_steps = stream_steps
+    config.model.body.stream_strides = stream_strides
     config.model.body.frozen_stages = 0
     config.model.body.train_norms = False
     config.model.body.remat = False

@@ -8,7 +8,7 @@ on two CPU cores. Result: segment AR@100 .605 over medium and large objects (doc
 
 from ml_collections import ConfigDict
 
-from configs import coco
+from fastmask_jax.configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 0.0
 
     config.train.images = 1_500
-    config.train.measure_norms = 4
+    config.train.norm_calibration_images = 4
     config.train.log_every = 20
     config.train.checkpoint_every = 200
     config.train.keep_checkpoints = 1

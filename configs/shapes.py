@@ -10,7 +10,7 @@ held-out images (docs/results.md).
 
 from ml_collections import ConfigDict
 
-from configs import coco
+from fastmask_jax.configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -19,9 +19,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model.body.width = 16
     config.model.body.depths = (1, 2, 2)
-    config.model.body.middle_step = 1  # strides 8 and 12: the images are small
+    config.model.body.middle_stride = 1  # strides 8 and 12: the images are small
     config.model.body.train_norms = True
-    config.model.strides = (8, 12, 16, 24, 32, 48) if 3 in config.model.body.stream_steps else (8, 16, 32)
+    config.model.strides = (8, 12, 16, 24, 32, 48) if 3 in config.model.body.stream_strides else (8, 16, 32)
     config.model.channels = 32
     config.model.neck_hidden = 32
     config.model.mask_width = 256

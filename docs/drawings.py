@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from svg import FAINT, INK, PANEL, PAPER, Drawing, short
 
-from configs import coco
+from fastmask_jax.configs import coco
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, label_windows
-from fastmask_jax.geometry import WINDOW, all_windows, level_sizes, resized_size, window_extents, window_grids
+from fastmask_jax.geometry import WINDOW, all_windows, level_sizes, resized_size, window_boxes, window_grids
 
 CONFIG = coco.get_config()
 STRIDES = tuple(CONFIG.model.strides)
@@ -44,18 +44,18 @@ def pyramid() -> Drawing:
     drawing.box(15, 200, 95, 70, ["image", f"{RESIZED[1]} × {RESIZED[0]}"])
     drawing.box(135, 200, 95, 70, ["body, stages", "1 to 3: stride 8"], font_size=12)
     drawing.arrow((110, 235), (135, 235))
-    for row, (strides, colour) in enumerate(zip(_streams(), (BLUE, ORANGE), strict=True)):
+    for row, (strides, color) in enumerate(zip(_streams(), (BLUE, ORANGE), strict=True)):
         middle = 130 + 215 * row
-        drawing.box(262, middle - 27, 82, 54, ["stage 4:", f"stride {strides[0]}"], stroke=colour)
+        drawing.box(262, middle - 27, 82, 54, ["stage 4:", f"stride {strides[0]}"], stroke=color)
         drawing.arrow((230, 235), (246, 235), (246, middle), (262, middle))
         x = 385
         for number, stride in enumerate(strides):
             h, w = sizes[stride]
-            drawing.arrow((x - 40, middle), (x - 4, middle), colour=colour)
+            drawing.arrow((x - 40, middle), (x - 4, middle), color=color)
             if number:
                 drawing.text(x - 24, middle - 8, "neck", text_anchor="middle", font_size=12)
             y = middle - h * cell / 2
-            _cells(drawing, x, y, h, w, cell, colour)
+            _cells(drawing, x, y, h, w, cell, color)
             i, j = (h - WINDOW) // 2, (w - WINDOW) // 2
             if min(i, j) >= 0:  # else the window reaches beyond the map
                 place = x + j * cell, y + i * cell
@@ -83,11 +83,11 @@ def pyramid() -> Drawing:
     return drawing
 
 
-def _cells(drawing: Drawing, x: float, y: float, h: int, w: int, cell: float, colour: str) -> None:
-    drawing.rectangle(x, y, w * cell, h * cell, stroke=colour, fill=PANEL)
+def _cells(drawing: Drawing, x: float, y: float, h: int, w: int, cell: float, color: str) -> None:
+    drawing.rectangle(x, y, w * cell, h * cell, stroke=color, fill=PANEL)
     lines = [f"M{short(x + k * cell)} {short(y)}v{h * cell}" for k in range(1, w)]
     lines += [f"M{short(x)} {short(y + k * cell)}h{w * cell}" for k in range(1, h)]
-    drawing.add("path", d="".join(lines), stroke=colour, stroke_width=0.25, fill="none")
+    drawing.add("path", d="".join(lines), stroke=color, stroke_width=0.25, fill="none")
 
 
 def windows() -> Drawing:
@@ -97,35 +97,33 @@ def windows() -> Drawing:
     nearest = [(level, round(POINT[1] / s), round(POINT[0] / s)) for level, s in enumerate(STRIDES)]
     left, top = 120, 175
     _image(drawing, left, top, scale)
-    for (level, _, _), extent in zip(
-        nearest, window_extents(np.array(nearest, np.int32), STRIDES).tolist(), strict=True
-    ):
-        x1, y1, x2, y2 = (side * scale for side in extent)
-        colour = SHADES[level]
-        drawing.rectangle(left + x1, top + y1, x2 - x1, y2 - y1, stroke=colour, stroke_width=2)
+    for (level, _, _), box in zip(nearest, window_boxes(np.array(nearest, np.int32), STRIDES).tolist(), strict=True):
+        x1, y1, x2, y2 = (side * scale for side in box)
+        color = SHADES[level]
+        drawing.rectangle(left + x1, top + y1, x2 - x1, y2 - y1, stroke=color, stroke_width=2)
         corner = y1 + 13 if level % 2 else y2 - 4  # in turn, so that they do not meet
-        drawing.text(left + x1 + 4, top + corner, str(STRIDES[level]), fill=colour, font_size=12)
-    drawing.text(20, 24, "The window of each level whose centre is nearest to one point.", font_size=14)
-    drawing.text(20, 44, "Numbers: strides. Outside the image (grey) there are zeros.", font_size=14)
+        drawing.text(left + x1 + 4, top + corner, str(STRIDES[level]), fill=color, font_size=12)
+    drawing.text(20, 24, "The window of each level whose center is nearest to one point.", font_size=14)
+    drawing.text(20, 44, "Numbers: strides. Outside the image (gray) there are zeros.", font_size=14)
 
     left, level = 630, STRIDES.index(48)
     stride = STRIDES[level]
     _image(drawing, left, top, scale)
     every = all_windows(*RESIZED, STRIDES)
-    centres = every[every[:, 0] == level][:, :0:-1] * stride * scale + [left, top]
-    drawing.dots(centres.tolist(), 2, INK)
-    for window, colour in (((level, 0, 0), RED), ((level, 5, 8), BLUE)):
-        x1, y1, x2, y2 = (side * scale for side in window_extents(np.array([window], np.int32), STRIDES)[0].tolist())
-        drawing.rectangle(left + x1, top + y1, x2 - x1, y2 - y1, stroke=colour, stroke_width=2)
-        drawing.add("circle", cx=left + (x1 + x2) / 2, cy=top + (y1 + y2) / 2, r=4, fill=colour)
+    centers = every[every[:, 0] == level][:, :0:-1] * stride * scale + [left, top]
+    drawing.dots(centers.tolist(), 2, INK)
+    for window, color in (((level, 0, 0), RED), ((level, 5, 8), BLUE)):
+        x1, y1, x2, y2 = (side * scale for side in window_boxes(np.array([window], np.int32), STRIDES)[0].tolist())
+        drawing.rectangle(left + x1, top + y1, x2 - x1, y2 - y1, stroke=color, stroke_width=2)
+        drawing.add("circle", cx=left + (x1 + x2) / 2, cy=top + (y1 + y2) / 2, r=4, fill=color)
         name = f"({window[1]}, {window[2]})"
         halo = {"stroke": PAPER, "stroke_width": 4, "paint_order": "stroke"}
-        drawing.text(left + x1 + 4, top + y1 + 15, name, fill=colour, font_size=12, **halo)
+        drawing.text(left + x1 + 4, top + y1 + 15, name, fill=color, font_size=12, **halo)
     rows, columns = window_grids(*RESIZED, STRIDES)[level]
     drawing.text(
-        530, 24, f"All {rows} × {columns} windows of stride {stride}, by their centres; two drawn.", font_size=14
+        530, 24, f"All {rows} × {columns} windows of stride {stride}, by their centers; two drawn.", font_size=14
     )
-    drawing.text(530, 44, f"Window (i, j) is centred at row {stride}·i and column {stride}·j of pixels.", font_size=14)
+    drawing.text(530, 44, f"Window (i, j) is centered at row {stride}·i and column {stride}·j of pixels.", font_size=14)
     return drawing
 
 
@@ -152,10 +150,10 @@ def fits() -> Drawing:
     streams = _streams()
     for level, stride in enumerate(STRIDES):
         y = 70 + 30 * level
-        colour = BLUE if stride in streams[0] else ORANGE
+        color = BLUE if stride in streams[0] else ORANGE
         a, b = (place(share * WINDOW * stride) for share in (LABELS.fit_low, LABELS.fit_high))
         drawing.text(20, y + 15, f"stride {stride}")
-        drawing.rectangle(a, y, b - a, 20, rx=3, fill=colour, stroke="none", fill_opacity=0.85)
+        drawing.rectangle(a, y, b - a, 20, rx=3, fill=color, stroke="none", fill_opacity=0.85)
         ends = [f"{share * WINDOW * stride:.0f}" for share in (LABELS.fit_low, LABELS.fit_high)]
         drawing.text(a + 5, y + 15, ends[0], fill=PAPER, font_size=12)
         drawing.text(b - 5, y + 15, ends[1], fill=PAPER, font_size=12, text_anchor="end")
@@ -185,7 +183,7 @@ def positive() -> Drawing:
     x = 510
     for number, at in enumerate((level - 1, level, level + 1)):
         y = 55 + 180 * number
-        _labelled(drawing, labels, at, x, y, 0.22)
+        _labeled(drawing, labels, at, x, y, 0.22)
         words = ("too small windows", "the right size", "too large windows")[number]
         drawing.text(x + 212, y + 20, f"stride {STRIDES[at]}: {words}", font_size=14, font_weight="bold")
         of_level = labels.windows[:, 0] == at
@@ -194,11 +192,11 @@ def positive() -> Drawing:
             (f"{int((of_level & labels.hard_negative).sum())} hard negatives", RED),
             (f"{int((of_level & ~labels.positive & ~labels.hard_negative).sum()):,} not trained on", FAINT),
         )
-        for line, (text, colour) in enumerate(counts):
-            drawing.add("circle", cx=x + 217, cy=y + 41 + 20 * line, r=4, fill=colour)
+        for line, (text, color) in enumerate(counts):
+            drawing.add("circle", cx=x + 217, cy=y + 41 + 20 * line, r=4, fill=color)
             drawing.text(x + 230, y + 46 + 20 * line, text)
     drawing.text(20, 30, "A positive window of this object", font_size=14, font_weight="bold")
-    drawing.text(510, 30, "Labels of the windows of three levels, at their centres", font_size=14, font_weight="bold")
+    drawing.text(510, 30, "Labels of the windows of three levels, at their centers", font_size=14, font_weight="bold")
     return drawing
 
 
@@ -209,7 +207,7 @@ def _fits(side: float, stride: int) -> bool:
 def _anatomy(drawing: Drawing, window: np.ndarray, left: float, top: float, side: float) -> None:
     """A window with its cells, the object in it, and what makes it positive."""
     stride = STRIDES[int(window[0])]
-    x1, y1, x2, _ = window_extents(window[None], STRIDES)[0].tolist()
+    x1, y1, x2, _ = window_boxes(window[None], STRIDES)[0].tolist()
     scale = side / (x2 - x1)
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -224,27 +222,27 @@ def _anatomy(drawing: Drawing, window: np.ndarray, left: float, top: float, side
     drawing.add("path", d=_blob(bx, by, width * scale, height * scale), fill=BLUE, fill_opacity=0.35)
     drawing.rectangle(bx, by, width * scale, height * scale, stroke=BLUE, stroke_width=2)
     middle = left + side / 2, top + side / 2
-    for share, colour, dash in (
+    for share, color, dash in (
         (1.0, RED, "none"),
         (LABELS.fit_low, VIOLET, "6 4"),
         (LABELS.fit_high, VIOLET, "6 4"),
-        (LABELS.centre, GREEN, "none"),
+        (LABELS.center, GREEN, "none"),
     ):
         half = share * side / 2
         drawing.rectangle(
-            middle[0] - half, middle[1] - half, 2 * half, 2 * half, stroke=colour, stroke_width=2, stroke_dasharray=dash
+            middle[0] - half, middle[1] - half, 2 * half, 2 * half, stroke=color, stroke_width=2, stroke_dasharray=dash
         )
     cx, cy = at(x + width / 2, y + height / 2)
     drawing.add("circle", cx=cx, cy=cy, r=5, fill=BLUE)
     notes = (
         (RED, f"the window: {WINDOW} × {WINDOW} cells of stride {stride}, {WINDOW * stride} × {WINDOW * stride} px"),
-        (BLUE, f"the object, its box of {width} × {height} px, the box's centre"),
+        (BLUE, f"the object, its box of {width} × {height} px, the box's center"),
         (VIOLET, f"its longest side must lie between these: {LABELS.fit_low} to {LABELS.fit_high} of the side"),
-        (GREEN, f"its centre must lie in here: {LABELS.centre:g} of the side, along both axes"),
+        (GREEN, f"its center must lie in here: {LABELS.center:g} of the side, along both axes"),
     )
-    for line, (colour, text) in enumerate(notes):
+    for line, (color, text) in enumerate(notes):
         y = top + side + 28 + 22 * line
-        drawing.rectangle(left, y - 10, 12, 12, stroke=colour, stroke_width=2)
+        drawing.rectangle(left, y - 10, 12, 12, stroke=color, stroke_width=2)
         drawing.text(left + 22, y, text)
 
 
@@ -257,7 +255,7 @@ def _blob(x: float, y: float, width: float, height: float) -> str:
     return "M" + "L".join(f"{short(px)} {short(py)}" for px, py in points) + "Z"
 
 
-def _labelled(drawing: Drawing, labels: WindowLabels, level: int, left: float, top: float, scale: float) -> None:
+def _labeled(drawing: Drawing, labels: WindowLabels, level: int, left: float, top: float, scale: float) -> None:
     _image(drawing, left, top, scale)
     x, y, width, height = (part * scale for part in OBJECT)
     drawing.add("path", d=_blob(left + x, top + y, width, height), fill=BLUE, fill_opacity=0.35)
@@ -266,9 +264,9 @@ def _labelled(drawing: Drawing, labels: WindowLabels, level: int, left: float, t
         (labels.hard_negative, RED, 2.0),
         (labels.positive, GREEN, 2.6),
     )
-    for chosen, colour, radius in kinds:
+    for chosen, color, radius in kinds:
         windows = labels.windows[chosen & (labels.windows[:, 0] == level)]
-        drawing.dots((windows[:, :0:-1] * STRIDES[level] * scale + [left, top]).tolist(), radius, colour)
+        drawing.dots((windows[:, :0:-1] * STRIDES[level] * scale + [left, top]).tolist(), radius, color)
 
 
 def neck() -> Drawing:

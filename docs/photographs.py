@@ -1,4 +1,4 @@
-"""The picture of docs/results.md and the README: proposals of the shipped network on photographs of scikit-image.
+"""The picture of docs/results.md and the README: proposals of the bundled network on photographs of scikit-image.
 
     PYTHONPATH=. python docs/photographs.py                 # writes docs/pictures/photographs.jpg
 

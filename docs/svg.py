@@ -30,14 +30,14 @@ class Drawing:
         path = " ".join(f"{short(x)},{short(y)}" for x, y in points)
         self.add("polyline", points=path, **{"fill": "none", "stroke": INK, **style})
 
-    def arrow(self, *points: tuple[float, float], colour: str = INK) -> None:
-        self.line(*points, stroke=colour, stroke_width=1.5)
+    def arrow(self, *points: tuple[float, float], color: str = INK) -> None:
+        self.line(*points, stroke=color, stroke_width=1.5)
         (x1, y1), (x2, y2) = points[-2:]
         along = np.array([x2 - x1, y2 - y1], float) / np.hypot(x2 - x1, y2 - y1)
         across = np.array([-along[1], along[0]])
         tip = np.array([x2, y2], float)
         corners = [tip, tip - 8 * along + 4 * across, tip - 8 * along - 4 * across]
-        self.add("polygon", points=" ".join(f"{short(x)},{short(y)}" for x, y in corners), fill=colour)
+        self.add("polygon", points=" ".join(f"{short(x)},{short(y)}" for x, y in corners), fill=color)
 
     def box(
         self,
@@ -49,16 +49,16 @@ class Drawing:
         stroke: str = INK,
         font_size: int = 13,
     ) -> None:
-        """A labelled block of a diagram."""
+        """A labeled block of a diagram."""
         self.rectangle(x, y, width, height, rx=5, fill=PANEL, stroke=stroke)
         for number, text in enumerate(lines):
             at = y + height / 2 + 5 + 16 * (number - (len(lines) - 1) / 2)
             self.text(x + width / 2, at, text, text_anchor="middle", font_size=font_size)
 
-    def dots(self, points: Iterable[tuple[float, float]], radius: float, colour: str) -> None:
+    def dots(self, points: Iterable[tuple[float, float]], radius: float, color: str) -> None:
         """Small filled circles."""
         path = "".join(f"M{short(x)} {short(y)}h0" for x, y in points)
-        self.add("path", d=path, stroke=colour, stroke_width=2 * radius, stroke_linecap="round")
+        self.add("path", d=path, stroke=color, stroke_width=2 * radius, stroke_linecap="round")
 
     def svg(self) -> str:
         head = (

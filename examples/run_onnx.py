@@ -27,8 +27,8 @@ scores, windows, masks = (array[0] for array in session.run(None, {"image": imag
 
 os.makedirs(out, exist_ok=True)
 for rank in range(min(10, (scores >= 0).sum())):  # a score of -1: there are not so many windows
-    level, centre = windows[rank, 0], windows[rank, 1:]
-    edges = (centre + np.array([[-5], [5]])) * about["strides"][level] * np.array([H / h, W / w])
+    level, center = windows[rank, 0], windows[rank, 1:]
+    edges = (center + np.array([[-5], [5]])) * about["strides"][level] * np.array([H / h, W / w])
     (y1, x1), (y2, x2) = np.rint(edges).astype(int)  # of the window, in the image's own pixels
     mask = cv2.resize(masks[rank], (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR) >= about["mask_threshold"]
     top, left, bottom, right = max(y1, 0), max(x1, 0), min(y2, H), min(x2, W)

@@ -11,19 +11,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastmask_jax.library.generator import ProposalGenerator
-    from fastmask_jax.library.loading import load
-    from fastmask_jax.library.options import ProposeOptions
-    from fastmask_jax.library.proposals import ObjectProposals
+    from fastmask_jax.inference.generator import ProposalGenerator
+    from fastmask_jax.inference.load import load
+    from fastmask_jax.inference.options import ProposeOptions
+    from fastmask_jax.inference.proposals import ObjectProposals
 
 __version__ = "0.1.0"
 __all__ = ["ObjectProposals", "ProposalGenerator", "ProposeOptions", "load"]
 
 _HOMES = {
-    "ObjectProposals": "fastmask_jax.library.proposals",
-    "ProposalGenerator": "fastmask_jax.library.generator",
-    "ProposeOptions": "fastmask_jax.library.options",
-    "load": "fastmask_jax.library.loading",
+    "ObjectProposals": "fastmask_jax.inference.proposals",
+    "ProposalGenerator": "fastmask_jax.inference.generator",
+    "ProposeOptions": "fastmask_jax.inference.options",
+    "load": "fastmask_jax.inference.load",
 }
 
 

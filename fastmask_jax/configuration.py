@@ -5,10 +5,9 @@ import ast
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
-from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -16,20 +15,24 @@ from fastmask_jax.allocator import keep_freed_memory
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `spec`, a path to a file with `get_config`, after a colon its variant: `configs/coco.py:zoom`.
+    """Loads a config file, or a bundled config by its name.
 
     Args:
-      spec: the path and variant.
+      spec: path of a file with a function `get_config`, or a bundled config's name; after a colon its variant:
+        "configs/coco.py:zoom", "coco:zoom".
       overrides: `--config.key.subkey=value` texts; a value is read as a Python literal, or else as text.
 
     Errors:
       ValueError, FileNotFoundError: no such file, variant or key, or a value of another type; one line.
     """
-    path_text, _, variant = spec.partition(":")
-    path = Path(path_text)
-    if not path.is_file():
-        raise FileNotFoundError(f"--config: no file {path}; this project's are in configs/")
-    return override(_get_config(path)(variant), overrides)
+    name, _, variant = spec.partition(":")
+    return override(_get_config(name)(variant), overrides)
+
+
+def bundled_configs() -> list[str]:
+    """Names of the configs that are part of the package."""
+    names = [file.name for file in resources.files("fastmask_jax.configs").iterdir()]
+    return sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and not name.startswith("_"))
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -42,34 +45,20 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config.lock()
 
 
-def _get_config(path: Path) -> Callable[[str], ConfigDict]:
-    module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    with _neighbours(path.resolve().parent):
+def _get_config(name: str) -> Callable[[str], ConfigDict]:
+    path = Path(name)
+    if path.is_file():
+        module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+        module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
+    elif name in bundled_configs():
+        module = importlib.import_module(f"fastmask_jax.configs.{name}")
+    else:
+        bundled = ", ".join(bundled_configs())
+        raise FileNotFoundError(f"config {name}: no such file, and none of the bundled configs {bundled}")
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config: {path} has no function get_config")
     return module.get_config
-
-
-@contextmanager
-def _neighbours(folder: Path) -> Iterator[None]:
-    """A config in this folder, configs/, can import its neighbours as configs.NAME, whatever else has that name."""
-
-    def modules() -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == folder.name}
-
-    others = modules()
-    for name in others:
-        del sys.modules[name]
-    sys.path.insert(0, str(folder.parent))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.parent))
-        for name in modules():
-            del sys.modules[name]
-        sys.modules.update(others)
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """Where things are: resized images, pyramid levels, sliding windows. Plain integers and NumPy, no state.
 
 Letters: H, W sides of an image in pixels; s stride of a level in resized pixels; h, w cells of a level;
-K windows. A window is the triple (level, i, j): row i and column j of the window grid of a level, centred at pixel
+K windows. A window is the triple (level, i, j): row i and column j of the window grid of a level, centered at pixel
 (i * s, j * s) of the resized image. Continuous coordinates: pixel k covers [k, k + 1).
 """
 
@@ -16,21 +16,21 @@ HALF_WINDOW = WINDOW // 2
 MASK = 40  # mask logits on a window's side
 UPSCALE = 4  # the fixed bilinear enlargement of the mask logits
 FINE_MASK = MASK * UPSCALE
-MULTIPLE = 4  # both sides of a resized image are multiples of this (spec section 1)
+MULTIPLE = 4  # both sides of a resized image are multiples of this (docs/network.md §1)
 
 
 def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
     """The (height, width) to which an original image is resized so that its long edge is `long_edge` pixels.
 
-    floor(side * long_edge / max(height, width)), in exact integers, then down to a multiple of 4 (spec sections 1, 3);
-    at least 4, so that a very thin image keeps a row of cells.
+    floor(side * long_edge / max(height, width)), in exact integers, then down to a multiple of 4
+    (docs/network.md §1, §3); at least 4, so that a very thin image keeps a row of cells.
     """
     if max(height, width) < 1:
         raise ValueError(f"an image of {height}x{width} pixels has no area")
-    return resized_part(height, width, long_edge, max(height, width))
+    return resized_crop(height, width, long_edge, max(height, width))
 
 
-def resized_part(height: int, width: int, long_edge: int, longest: int) -> tuple[int, int]:
+def resized_crop(height: int, width: int, long_edge: int, longest: int) -> tuple[int, int]:
     """`resized_size` of a part, height x width pixels, of an image whose long side of `longest` becomes `long_edge`."""
 
     def cut(side: int) -> int:
@@ -50,7 +50,7 @@ def level_sizes(height: int, width: int, strides: Sequence[int]) -> list[tuple[i
 
 
 def window_grids(height: int, width: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(rows, columns) of every level's window grid: h + 1 by w + 1 (spec section 1)."""
+    """(rows, columns) of every level's window grid: h + 1 by w + 1 (docs/network.md §1)."""
     return [(h + 1, w + 1) for h, w in level_sizes(height, width, strides)]
 
 
@@ -64,7 +64,7 @@ def all_windows(height: int, width: int, strides: Sequence[int]) -> Int[np.ndarr
     return np.concatenate(parts)
 
 
-def window_extents(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> Int[np.ndarray, "K 4"]:
+def window_boxes(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> Int[np.ndarray, "K 4"]:
     """(x1, y1, x2, y2) edges of windows in resized pixels, beyond the image where a window is; int64."""
     stride = np.asarray(strides, np.int64)[windows[:, 0]]
     i, j = windows[:, 1].astype(np.int64), windows[:, 2].astype(np.int64)
@@ -72,13 +72,13 @@ def window_extents(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> I
     return np.stack([j * stride - reach, i * stride - reach, j * stride + reach, i * stride + reach], axis=1)
 
 
-def original_extents(
+def original_window_boxes(
     windows: Int[np.ndarray, "K 3"],
     strides: Sequence[int],
     resized: tuple[int, int],
     original: tuple[int, int],
 ) -> Int[np.ndarray, "K 4"]:
-    """Edges of windows in whole pixels of the original image (spec section 3); int64 (x1, y1, x2, y2), not cut.
+    """Edges of windows in whole pixels of the original image (docs/network.md §3); int64 (x1, y1, x2, y2), not cut.
 
     Halves are rounded to even.
 
@@ -88,8 +88,8 @@ def original_extents(
       resized, original: (height, width) of the image as the network saw it, and of its file.
     """
     # One division, correctly rounded: an edge on half a pixel stays there, and goes to the even pixel.
-    extents = window_extents(windows, strides) * np.tile(original[::-1], 2) / np.tile(resized[::-1], 2)
-    return np.rint(extents).astype(np.int64)
+    boxes = window_boxes(windows, strides) * np.tile(original[::-1], 2) / np.tile(resized[::-1], 2)
+    return np.rint(boxes).astype(np.int64)
 
 
 def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
@@ -119,7 +119,7 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
 
 @cache
 def upscale_matrix() -> Float32[np.ndarray, "160 40"]:
-    """The fixed bilinear x4 enlargement of mask logits along one axis (spec section 1); not to be written to.
+    """The fixed bilinear x4 enlargement of mask logits along one axis (docs/network.md §1); not to be written to.
 
     A transposed convolution, kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, two cells cut at each border: row y
     holds the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one.

@@ -1,4 +1,4 @@
-"""A stand-in for the network, without weights: proposes the parts of an image that are of one bright colour."""
+"""A stand-in for the network, without weights: proposes the parts of an image that are of one bright color."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.library.generator import ProposalGenerator
-from fastmask_jax.library.images import read_image
-from fastmask_jax.library.options import ProposeOptions
-from fastmask_jax.library.proposals import ObjectProposals
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.inference.image_input import read_image
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.proposals import ObjectProposals
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
 
 def picture(size: tuple[int, int], **squares: tuple[int, int, int]) -> np.ndarray:
-    """A grey RGB image with a square (x, y, side) in each of the named colours."""
+    """A gray RGB image with a square (x, y, side) in each of the named colors."""
     image = np.full((*size, 3), 90, np.uint8)
     for name, (x, y, side) in squares.items():
-        image[y : y + side, x : x + side] = COLOURS[name]
+        image[y : y + side, x : x + side] = COLORS[name]
     return image
 
 
 class BrightGenerator(ProposalGenerator):
-    """One proposal for each of `COLOURS` that an image has, the largest first."""
+    """One proposal for each of `COLORS` that an image has, the largest first."""
 
     def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
         self._before = before  # gets the number of each image, from 0, before its proposals are given out
@@ -46,7 +46,7 @@ class BrightGenerator(ProposalGenerator):
 
 
 def _bright(image: np.ndarray) -> ObjectProposals:
-    distance = [np.abs(image.astype(int) - colour).max(-1) for colour in COLOURS.values()]
+    distance = [np.abs(image.astype(int) - color).max(-1) for color in COLORS.values()]
     masks = sorted((d < 60 for d in distance if (d < 60).any()), key=np.sum, reverse=True)
     rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
     boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
@@ -57,7 +57,7 @@ def _bright(image: np.ndarray) -> ObjectProposals:
         rles=[{"size": list(image.shape[:2]), "counts": rle["counts"].decode()} for rle in rles],
         windows=np.zeros((n, 3), np.int32),
         mirrored=np.zeros(n, bool),
-        extents=np.concatenate([boxes[:, :2] - 10, boxes[:, :2] + 50], 1).astype(np.int64),
+        window_boxes=np.concatenate([boxes[:, :2] - 10, boxes[:, :2] + 50], 1).astype(np.int64),
         attention=np.full((n, 10, 10), 0.5, np.float32),
         image=image,
     )

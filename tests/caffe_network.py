@@ -1,7 +1,7 @@
 """The authors' network as their files have it, in plain NumPy: arrays, their wire format, and what it proposes.
 
-Everything here goes by the authors' layer names and array layouts (spec sections 3 and 4), every copy of a shared layer
-under its own name; it shares nothing with the package.
+Everything here goes by the authors' layer names and array layouts (docs/network.md §3 and §4), every copy of a shared
+layer under its own name; it shares nothing with the package.
 """
 
 import math
@@ -167,7 +167,7 @@ def conv(x, arrays, step=1, pad=0):
     return y + arrays[1].astype(np.float64)[:, None, None] if len(arrays) > 1 else y
 
 
-def normalise(x, layers, statistics, scale):
+def normalize(x, layers, statistics, scale):
     """Over the first axis."""
     mean, variance, factor = (array.astype(np.float64) for array in layers[statistics])
     gain, shift = (array.astype(np.float64) for array in layers[scale])
@@ -194,7 +194,7 @@ def stage(x, layers, number, step, stream=""):
 
         def layer(x, branch, step=1, pad=0, block=block):
             y = conv(x, layers[f"res{block}{branch}{stream}"], step, pad)
-            return normalise(y, layers, f"bn{block}{branch}{stream}", f"scale{block}{branch}{stream}")
+            return normalize(y, layers, f"bn{block}{branch}{stream}", f"scale{block}{branch}{stream}")
 
         first = step if n == 0 else 1
         y = layer(relu(layer(relu(layer(x, "2a", first)), "2b", pad=1)), "2c")
@@ -205,7 +205,7 @@ def stage(x, layers, number, step, stream=""):
 def streams(image, layers):
     """[H, W, 3] → the maps at strides 16 and 24; the second under the names of its own copies."""
     x = (image.astype(np.float64) - MEAN).transpose(2, 0, 1)
-    x = relu(normalise(conv(x, layers["conv1"], 2, 3), layers, "bn_conv1", "scale_conv1"))
+    x = relu(normalize(conv(x, layers["conv1"], 2, 3), layers, "bn_conv1", "scale_conv1"))
     x = stage(stage(pool(x, 3, np.max), layers, 2, 1), layers, 3, 2)
     return {16: stage(x, layers, 4, 2), 24: stage(x, layers, 4, 3, "_div3")}
 
@@ -246,13 +246,13 @@ def propose(image, layers, levels=STRIDES, long_edge=128):
         for i in range(x.shape[1] + 1):
             for j in range(x.shape[2] + 1):
                 places.append((stride, i, j))
-                windows.append(normalise(padded[:, i : i + 10, j : j + 10], layers, "sample_bn", "sample_scale"))
+                windows.append(normalize(padded[:, i : i + 10, j : j + 10], layers, "sample_bn", "sample_scale"))
     windows = np.array(windows)  # [N, C, 10, 10]
     hidden = relu(dense(relu(dense(windows, layers["cls_1"])), layers["cls_2"]))
     scores = sigmoid(dense(hidden, layers["obj_score"]))[:, 0]
     attention = sigmoid(dense(windows, layers["att"])).reshape(-1, 1, 10, 10)
     features = dense(windows * attention, layers["seg_1"]).T
-    features = normalise(features, layers, "seg_1_bn", "seg_1_scale").T
+    features = normalize(features, layers, "seg_1_bn", "seg_1_scale").T
     logits = dense(features, layers["seg_2"]).reshape(-1, 40, 40)
     return [
         (scores[n], paste(sigmoid(upscore(logits[n], layers["upscore"])), places[n], size, (height, width)))

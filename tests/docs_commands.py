@@ -30,11 +30,11 @@ _COMMON = {
     "train.evaluate_every": 0,
     "train.images": 4,
     "train.batch_size": 2,
-    "train.measure_norms": 0,
-    "model.body.stream_steps": (2,),
+    "train.norm_calibration_images": 0,
+    "model.body.stream_strides": (2,),
     "evaluation.proposals": 100,  # as many as the pages ask the library for: one program is compiled for both
 }
-_RESNET = {"model.body.middle_step": 1, "model.strides": (8,)}
+_RESNET = {"model.body.middle_stride": 1, "model.strides": (8,)}
 _LITE = {
     "model.body.channels": (4, 4, 4, 4, 4),
     "model.body.depths": (1, 1, 1, 1),

@@ -1,6 +1,6 @@
 """FastMask in plain float64 NumPy: one unpadded image, every window built. What the tests hold the JAX code against.
 
-Written from the spec alone; it shares with the package only the names under which weights are stored.
+Written from docs/network.md alone; it shares with the package only the names under which weights are stored.
 """
 
 import math
@@ -82,8 +82,8 @@ def pool(x, side, step, pad, ceiling, reduce):
     return y
 
 
-def bottleneck(x, w, step, flavour):
-    early, late = (step, 1) if flavour == "caffe" else (1, step)
+def bottleneck(x, w, step, flavor):
+    early, late = (step, 1) if flavor == "caffe" else (1, step)
     y = relu(norm(conv(x, w["conv1"], early), w["norm1"]))
     y = relu(norm(conv(y, w["conv2"], late, pad=1), w["norm2"]))
     y = norm(conv(y, w["conv3"]), w["norm3"])
@@ -92,19 +92,19 @@ def bottleneck(x, w, step, flavour):
     return relu(x + y)
 
 
-def body(w, image, flavour="caffe", depths=(1, 1, 1), stream_steps=(2, 3), middle_step=2):
+def body(w, image, flavor="caffe", depths=(1, 1, 1), stream_strides=(2, 3), middle_stride=2):
     """[H, W, 3] → a map for every stream."""
-    x = (image.astype(np.float64) - MEAN[flavour]) / DEVIATION[flavour]
+    x = (image.astype(np.float64) - MEAN[flavor]) / DEVIATION[flavor]
     x = relu(norm(conv(x, w["stem"], 2, pad=3), w["stem_norm"]))
-    x = pool(x, 3, 2, 0, True, np.max) if flavour == "caffe" else pool(x, 3, 2, 1, False, np.max)
+    x = pool(x, 3, 2, 0, True, np.max) if flavor == "caffe" else pool(x, 3, 2, 1, False, np.max)
 
     def stage(x, number, step):
         for n in range(depths[number - 2]):
-            x = bottleneck(x, w[f"stage{number}_block{n + 1}"], step if n == 0 else 1, flavour)
+            x = bottleneck(x, w[f"stage{number}_block{n + 1}"], step if n == 0 else 1, flavor)
         return x
 
-    x = stage(stage(x, 2, 1), 3, middle_step)
-    return [stage(x, 4, step) for step in stream_steps]
+    x = stage(stage(x, 2, 1), 3, middle_stride)
+    return [stage(x, 4, step) for step in stream_strides]
 
 
 def halve(x):
@@ -158,10 +158,10 @@ def level_maps(w, image, strides, streams=(16, 24), kind="residual", **body_opti
     """Maps of the levels, in the order of `strides`."""
     steps = tuple(s // 8 for s in streams)
     maps = {}
-    for stride, x in zip(streams, body(w["body"], image, stream_steps=steps, **body_options), strict=True):
+    for stride, x in zip(streams, body(w["body"], image, stream_strides=steps, **body_options), strict=True):
         while stride <= max(strides):
-            maps[stride] = conv(x, w["reduce"])
-            x, stride = neck(w.get("halve"), x, kind), 2 * stride
+            maps[stride] = conv(x, w["lateral"])
+            x, stride = neck(w.get("neck"), x, kind), 2 * stride
     return [maps[s] for s in strides]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.augment import Sample, cut, mirror, random_colour, random_copies, random_part
+from fastmask_jax.data.augment import Sample, color_jitter, copy_paste, cut, mirror, random_crop
 from fastmask_jax.data.targets import InstanceMask
 from fastmask_jax.geometry import resized_size
 
@@ -22,7 +22,7 @@ def whole_mask(mask, height, width):
 
 
 def make_sample(rng, height=40, width=60, objects=5):
-    """Ellipses of one colour each, the later ones over the earlier ones; the last is a crowd."""
+    """Ellipses of one color each, the later ones over the earlier ones; the last is a crowd."""
     image = rng.integers(1, 50, (height, width, 3)).astype(np.uint8)
     owner = np.full((height, width), -1)
     rows, columns = np.mgrid[:height, :width]
@@ -90,7 +90,7 @@ def test_a_random_part_fills_its_room_at_the_scale_of_the_long_edge(long_edge):
     sample, _ = make_sample(np.random.default_rng(0))
     places = set()
     for seed in range(20):
-        shown, resized = random_part(sample, long_edge, (64, 64), np.random.default_rng(seed))
+        shown, resized = random_crop(sample, long_edge, (64, 64), np.random.default_rng(seed))
         whole = resized_size(40, 60, long_edge)
         for axis in range(2):
             assert resized[axis] % 4 == 0 and resized[axis] <= 64
@@ -103,11 +103,11 @@ def test_a_random_part_fills_its_room_at_the_scale_of_the_long_edge(long_edge):
     assert len(places) == 1 if max(resized_size(40, 60, long_edge)) <= 64 else len(places) > 5
 
 
-def test_colours_are_one_affine_map_of_all_pixels_and_none_at_strength_zero():
+def test_colors_are_one_affine_map_of_all_pixels_and_none_at_strength_zero():
     sample, _ = make_sample(np.random.default_rng(1))
-    assert random_colour(sample, 0.0, np.random.default_rng(0)) is sample
+    assert color_jitter(sample, 0.0, np.random.default_rng(0)) is sample
     for seed in range(5):
-        changed = random_colour(sample, 0.3, np.random.default_rng(seed))
+        changed = color_jitter(sample, 0.3, np.random.default_rng(seed))
         x = np.concatenate([sample.image.reshape(-1, 3), np.ones((2400, 1))], axis=1)
         y = changed.image.reshape(-1, 3).astype(float)
         inside = ((y > 0) & (y < 255)).all(axis=1)
@@ -126,8 +126,8 @@ def test_copies_lie_over_what_was_there(seed):
     rng = np.random.default_rng(seed)
     sample, owner = make_sample(rng)
     giver, _ = make_sample(rng, 30, 30, objects=3)
-    giver = replace(giver, image=giver.image * np.array([1, 0, 0], np.uint8))  # red, where all else is grey
-    result = random_copies(sample, giver, 3, np.random.default_rng(seed))
+    giver = replace(giver, image=giver.image * np.array([1, 0, 0], np.uint8))  # red, where all else is gray
+    result = copy_paste(sample, giver, 3, np.random.default_rng(seed))
     masks = np.array([whole_mask(mask, 40, 60) for mask in result.masks]).reshape(-1, 40, 60).astype(bool)
     kept = (result.image == sample.image).all(axis=2)
     copied = np.zeros_like(kept)
@@ -139,7 +139,7 @@ def test_copies_lie_over_what_was_there(seed):
         values = result.image[mask]
         if (values[:, 1] == 0).all():
             copied |= mask
-        else:  # an object of before: its own colour, all that the copies left of it
+        else:  # an object of before: its own color, all that the copies left of it
             assert len(np.unique(values)) == 1 and kept[mask].all()
             k = (int(values[0, 0]) - 100) // 25
             assert mask.sum() >= 0.3 * (owner == k).sum()
@@ -155,5 +155,5 @@ def test_copies_are_drawn_at_all():
     for seed in range(20):
         sample, _ = make_sample(rng)
         giver, _ = make_sample(rng, 30, 30, objects=3)
-        changed += random_copies(sample, giver, 3, np.random.default_rng(seed)) is not sample
+        changed += copy_paste(sample, giver, 3, np.random.default_rng(seed)) is not sample
     assert changed > 8

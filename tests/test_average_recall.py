@@ -33,9 +33,9 @@ def result(image_id, mask, score, **more):
 def blob(rng, height, width):
     """An ellipse somewhere in an image."""
     mask = np.zeros((height, width), np.uint8)
-    centre = (int(rng.integers(width)), int(rng.integers(height)))
+    center = (int(rng.integers(width)), int(rng.integers(height)))
     axes = (int(rng.integers(3, max(4, width // 2))), int(rng.integers(3, max(4, height // 2))))
-    return cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    return cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
 
 
 def scene(tmp_path, seed, images=5, crowds=True):

@@ -17,12 +17,15 @@ import pytest
 import tensorflow_datasets as tfds
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data import builder, coco_json
-from fastmask_jax.data.builder import build
-from fastmask_jax.data.prepare import main, prepare_coco, prepare_coco_year
-from fastmask_jax.data.processes import map_in_order
+from fastmask_jax.apps.command_line.prepare import main
+from fastmask_jax.configuration import run_command
+from fastmask_jax.data.coco import record_builder
+from fastmask_jax.data.coco.instances import CocoSplit, read_instances
+from fastmask_jax.data.coco.record_builder import build
+from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year
+from fastmask_jax.data.process_map import map_in_order
 from fastmask_jax.data.records import RecordSource
-from fastmask_jax.data.shapes import ShapesSpec, write_split
+from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
 from tests.coco_mini import COCO_MINI, needs_coco_mini
 
 
@@ -35,15 +38,15 @@ def drawn(tmp_path_factory) -> Path:
     content["images"].reverse()  # records are to be sorted by id
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 4]
     content["annotations"][0]["iscrowd"] = 1
-    next(e for e in content["images"] if e["id"] == 7)["file_name"] = "grey.png"
-    grey = cv2.cvtColor(cv2.imread(str(root / "images" / "x_000006.jpg")), cv2.COLOR_BGR2GRAY)
-    cv2.imwrite(str(root / "images" / "grey.png"), grey)
+    next(e for e in content["images"] if e["id"] == 7)["file_name"] = "gray.png"
+    gray = cv2.cvtColor(cv2.imread(str(root / "images" / "x_000006.jpg")), cv2.COLOR_BGR2GRAY)
+    cv2.imwrite(str(root / "images" / "gray.png"), gray)
     (root / "instances.json").write_text(json.dumps(content))
     return root
 
 
-def read(drawn: Path) -> coco_json.CocoSplit:
-    return coco_json.read(drawn / "instances.json", drawn / "images")
+def read(drawn: Path) -> CocoSplit:
+    return read_instances(drawn / "instances.json", drawn / "images")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def test_an_image_without_objects_keeps_its_record(records):
 
 
 def test_several_shards_read_in_order(drawn, records, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(record_builder, "SHARD_BYTES", 60_000)
     build(read(drawn), tmp_path / "train", split_name="train", workers=0)
     assert 3 <= len(list((tmp_path / "train").glob("*.array_record-*"))) <= 10
     one, several = RecordSource(records), RecordSource(tmp_path / "train")
@@ -247,7 +250,7 @@ def test_problems_are_shown_and_written(drawn, tmp_path, capsys):
     assert "val: 12 images" in shown and "none.jpg" in shown and "degenerate polygon" in shown
     problems = json.loads((tmp_path / "out" / "val" / "problems.json").read_text())
     assert {kind: p["count"] for kind, p in problems.items()} == {"image_missing": 1, "polygon": 1}
-    assert main([*command, "--out", str(tmp_path / "out"), "--split", "val"]) == 2
+    assert run_command(lambda: main([*command, "--out", str(tmp_path / "out"), "--split", "val"])) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -266,7 +269,7 @@ def test_coco_years_by_their_official_names(drawn, tmp_path, capsys):
 @pytest.mark.coco
 def test_real_images_round_trip(tmp_path):
     annotations = COCO_MINI / "annotations" / "instances_val.json"
-    split = coco_json.read(annotations, COCO_MINI / "images")
+    split = read_instances(annotations, COCO_MINI / "images")
     build(split, tmp_path / "val", split_name="val", workers=2)
     assert not split.report
     assert_records_equal_source(RecordSource(tmp_path / "val"), annotations, COCO_MINI / "images")

@@ -10,16 +10,16 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from fastmask_jax.training.checkpoints import BEST, Checkpoints, save_config
 from fastmask_jax.training.devices import replicate
 from fastmask_jax.training.step import TrainState
+from fastmask_jax.weights.checkpoints import BEST, Checkpoints, save_config
 
 OPTIMIZER = optax.chain(optax.identity(), optax.trace(0.9), optax.scale_by_learning_rate(lambda step: 0.1))
 CONFIG = {"seed": 0, "model": {"strides": (8, 12), "neck": "residual"}}
 
 
 def state_at(step, width=3):
-    params = {"body": {"conv": {"kernel": jnp.full((2, width), step + 0.1)}}, "reduce": {"bias": jnp.ones(width)}}
+    params = {"body": {"conv": {"kernel": jnp.full((2, width), step + 0.1)}}, "lateral": {"bias": jnp.ones(width)}}
     opt_state = OPTIMIZER.update(jax.tree.map(jnp.ones_like, params), OPTIMIZER.init(params))[1]
     return TrainState(jnp.int32(step), params, {"m": jnp.arange(3.0)}, {"w": jnp.float32(step / 3)}, opt_state)
 
@@ -42,7 +42,7 @@ def saved(workdir, *steps, **options):
 
 @pytest.mark.parametrize("spread", [replicate, lambda state: state], ids=["from 8 devices", "from 1 device"])
 def test_what_is_saved_is_restored(tmp_path, spread):
-    """The optimiser's empty and named parts included; on one device first, and on all from there."""
+    """The optimizer's empty and named parts included; on one device first, and on all from there."""
     state = state_at(5)
     with_checkpoints = Checkpoints(tmp_path, CONFIG)
     with_checkpoints.save(spread(state))
@@ -59,7 +59,7 @@ def test_what_is_saved_is_restored(tmp_path, spread):
 def test_variables_alone(tmp_path):
     saved(tmp_path, 1, 2).close()
     reading = Checkpoints(tmp_path)
-    got = reading.restore_variables(jax.eval_shape(lambda: state_at(0)).variables, 1)
+    got = reading.restore(jax.eval_shape(lambda: state_at(0)).variables, 1)
     assert_same(got, state_at(1).variables)
 
 
@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     more = state_at(0).variables
     more["params"]["extra"] = jnp.zeros(2)
     with pytest.raises(ValueError, match=r"params/extra is absent in the checkpoint and \(2,\) in the network"):
-        reading.restore_variables(more, 1)
+        reading.restore(more, 1)
 
 
 def test_changed_settings_are_listed(tmp_path):

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from fastmask_jax.data import coco_json
-from fastmask_jax.data.checking import check
-from fastmask_jax.data.coco_objects import objects_of, run_lengths
+import fastmask_jax
+from fastmask_jax.data.coco.image_check import check
+from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.coco.objects import objects_of
+from fastmask_jax.data.coco.problem_report import Problem, ProblemReport
 from fastmask_jax.data.image_file import decode_image
-from fastmask_jax.data.problems import Problem, ProblemReport
+from fastmask_jax.masks.rle import run_lengths
 from tests.coco_mini import COCO_MINI, needs_coco_mini
 
 SIZE = (40, 60)  # height, width
@@ -57,7 +59,7 @@ def folder(tmp_path) -> Path:
 
 
 def problems_of(folder: Path, images: list, annotations: list) -> ProblemReport:
-    split = coco_json.read(write(folder, {"images": images, "annotations": annotations}), folder)
+    split = read_instances(write(folder, {"images": images, "annotations": annotations}), folder)
     check(split, workers=0)
     return split.report
 
@@ -90,7 +92,7 @@ def test_broken_image_is_counted_named_and_left_out(folder, problem, entry, name
     (folder / "cut.png").write_bytes(encoded(".png")[:-40])
     (folder / "empty.jpg").write_bytes(b"")
     content = {"images": [image_entry(), entry], "annotations": [annotation(), annotation(id=6, image_id=7)]}
-    split = coco_json.read(write(folder, content), folder)
+    split = read_instances(write(folder, content), folder)
     checked = check(split, workers=0)
     assert [c.image.image_id for c in checked] == [1] and len(checked[0].objects) == 1
     assert split.report.counts[problem] == 1 and split.report.examples[problem] == [named]
@@ -162,7 +164,7 @@ def test_optional_keys_may_be_missing(folder):
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "annotations": [{"id": 5, "image_id": 1, "segmentation": SQUARE}],
     }
-    split = coco_json.read(write(folder, content), folder)
+    split = read_instances(write(folder, content), folder)
     (checked,) = check(split, workers=0)
     (found,) = checked.objects
     assert not split.report and checked.size == SIZE
@@ -201,20 +203,20 @@ def test_unusable_file_is_one_line_with_its_name(tmp_path, text, says):
     path = tmp_path / "instances.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=says) as caught:
-        coco_json.read(path, None)
+        read_instances(path, None)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unreadable_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such annotation file"):
-        coco_json.read(tmp_path / "none.json", None)
+        read_instances(tmp_path / "none.json", None)
     with pytest.raises(FileNotFoundError, match="no such image folder"):
-        coco_json.read(write(tmp_path, {"images": [], "annotations": []}), tmp_path / "none")
+        read_instances(write(tmp_path, {"images": [], "annotations": []}), tmp_path / "none")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not readable"):
-        coco_json.read(tmp_path / "binary.json", None)
+        read_instances(tmp_path / "binary.json", None)
     with pytest.raises(ValueError, match="not readable"):
-        coco_json.read(tmp_path, None)
+        read_instances(tmp_path, None)
 
 
 def masks() -> st.SearchStrategy:
@@ -271,11 +273,11 @@ def test_decoded_as_rgb_and_truncation_found(extension):
             decode_image(cut)
 
 
-def test_grey_deep_and_transparent_files_become_rgb():
-    grey = np.arange(200, dtype=np.uint8).reshape(10, 20)
-    for array in (grey, grey.astype(np.uint16) * 257, np.dstack([grey] * 3 + [grey])):
+def test_gray_deep_and_transparent_files_become_rgb():
+    gray = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    for array in (gray, gray.astype(np.uint16) * 257, np.dstack([gray] * 3 + [gray])):
         decoded = decode_image(cv2.imencode(".png", array)[1].tobytes())
-        np.testing.assert_array_equal(decoded, np.dstack([grey] * 3))
+        np.testing.assert_array_equal(decoded, np.dstack([gray] * 3))
 
 
 def test_exif_orientation_is_ignored():
@@ -292,7 +294,7 @@ def test_exif_orientation_is_ignored():
 @pytest.mark.parametrize("split_name", ["val", "train"])
 def test_real_masks_are_those_of_pycocotools(split_name):
     path = COCO_MINI / "annotations" / f"instances_{split_name}.json"
-    split = coco_json.read(path, COCO_MINI / "images")
+    split = read_instances(path, COCO_MINI / "images")
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(path))
     assert [image.image_id for image in split.images] == sorted(coco.imgs)
@@ -309,13 +311,16 @@ def test_real_masks_are_those_of_pycocotools(split_name):
 
 
 def test_data_imports_no_jax():
-    folder = Path(coco_json.__file__).parent
-    for path in folder.glob("*.py"):
-        assert not re.search(r"^\s*(from|import) (jax|flax|optax|tensorflow)\b", path.read_text(), re.MULTILINE), path
-    loaded = [p.stem for p in folder.glob("*.py") if "import grain" not in p.read_text()]  # grain imports jax by itself
-    assert {"builder", "prepare", "records"} <= set(loaded)
-    code = "import importlib, sys\n" + "".join(f"importlib.import_module('fastmask_jax.data.{m}')\n" for m in loaded)
+    root = Path(fastmask_jax.__file__).parent
+    files = {path: path.read_text() for path in (root / "data").rglob("*.py")}
+    for path, text in files.items():
+        assert not re.search(r"^\s*(from|import) (jax|flax|optax|tensorflow)\b", text, re.MULTILINE), path
+    light = [path for path, text in files.items() if "import grain" not in text]  # grain imports jax by itself
+    loaded = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in light]
+    assert {"fastmask_jax.data.coco.record_builder", "fastmask_jax.data.prepare", "fastmask_jax.data.records"} <= set(
+        loaded
+    )
+    code = "import importlib, sys\n" + "".join(f"importlib.import_module('{module}')\n" for module in loaded)
     code += "print({'jax', 'tensorflow'} & set(sys.modules))"
-    root = folder.parents[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root.parent)
     assert done.stdout.strip() == "set()"

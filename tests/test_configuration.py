@@ -81,7 +81,7 @@ def test_mistaken_override(override, says):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train.py", "--config", "configs/coca.py"], "no file configs/coca.py"),
+        (["train.py", "--config", "configs/coca.py"], "config configs/coca.py: no such file"),
         (["train.py", "--config", "configs/coco.py:zoo"], "no variant 'zoo'; it has ['average_neck'"),
         (["train.py", "--config", "configs/coco.py", "--config.sed=1"], "--config.sed: no such key"),
         (["evaluate.py", "--config", "configs/coco.py", "--workdir", "w", "--config.seed"], "--config.seed=VALUE"),
@@ -112,7 +112,7 @@ def parameters(spec: str) -> int:
 
 
 def counted(strides_neck: str = "residual", head: str = "attentional", stem_bias: int = 64) -> int:
-    """Parameters of the paper's network, layer by layer (spec section 1)."""
+    """Parameters of the paper's network, layer by layer (docs/network.md §1)."""
     body = 7 * 7 * 3 * 64 + stem_bias + 2 * 64
     inputs = 64
     for depth, width in ((3, 64), (4, 128), (6, 256)):
@@ -122,11 +122,11 @@ def counted(strides_neck: str = "residual", head: str = "attentional", stem_bias
                 body += inputs * 4 * width + 2 * 4 * width
             inputs = 4 * width
     neck = 9 * 1024 * 256 + 256 + 256 * 1024 + 1024 if strides_neck in ("residual", "feedforward") else 0
-    reduce = 1024 * 128 + 128
+    lateral = 1024 * 128 + 128
     objectness = 12800 * 512 + 512 + 512 * 1024 + 1024 + 1024 + 1
     attention = 12800 * 100 + 100 if head == "attentional" else 0
     mask = 12800 * 512 + 2 * 512 + 512 * 1600 + 1600
-    return body + neck + reduce + 2 * 128 + objectness + attention + mask
+    return body + neck + lateral + 2 * 128 + objectness + attention + mask
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_every_config_loads_with_every_variant():
         assert set(model.body.strides) <= set(model.strides) <= reached, (path, variant)
         assert len(set(model.strides)) == len(model.strides), (path, variant)
         sections = [(config.evaluation.buckets, config.evaluation.long_edge)]
-        if not config.data.parts:  # parts of an image fit any bucket
+        if not config.data.random_crop:  # parts of an image fit any bucket
             sections.append((config.data.buckets, config.data.long_edges[1]))
         for buckets, largest in sections:
             assert max(map(max, buckets)) >= largest // 4 * 4, (path, variant)

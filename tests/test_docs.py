@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from fastmask_jax.apps.command_line.main import COMMANDS
 from fastmask_jax.configuration import load_config
-from fastmask_jax.data.problems import Problem
-from fastmask_jax.library.options import ProposeOptions
-from fastmask_jax.library.proposals import ObjectProposals
+from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.proposals import ObjectProposals
 from tests import tiny
 from tests.docs_commands import Block, blocks_of, commands
 
@@ -119,6 +120,8 @@ def test_commands_are_such(block, place, parsing_alone, monkeypatch):
     monkeypatch.chdir(place)
     targets = re.findall(r"^([\w-]+):", (tiny.ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(block.text):
+        if words[0] == "fastmask":
+            words = ["python", f"{words[1]}.py", *words[2:]]
         if words[0] == "python":
             _check_python(words, monkeypatch)
         elif words[0] == "make":
@@ -139,7 +142,7 @@ def _check_python(words, monkeypatch):
         return
     module, arguments = (words[2], words[3:]) if words[1] == "-m" else ("", words[2:])
     path = Path(importlib.util.find_spec(module).origin if module else words[1])
-    if "argparse" not in path.read_text() and path.name != "prepare.py":
+    if "argparse" not in path.read_text() and path.stem not in COMMANDS:
         return
     monkeypatch.setattr(sys, "argv", [words[1], *arguments])
     with pytest.raises(_Parsed) as caught:

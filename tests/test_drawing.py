@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.inference.drawing import (
+from fastmask_jax.masks.drawing import (
     BEYOND,
     captioned,
     contour,
     crop,
-    distinct_colours,
+    distinct_colors,
     dots,
     frame,
     grid,
@@ -28,9 +28,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(30, 226, (height, width, 3), dtype=np.uint8)
 
 
-def ellipse(height: int, width: int, centre: tuple[int, int], axes: tuple[int, int]) -> np.ndarray:
+def ellipse(height: int, width: int, center: tuple[int, int], axes: tuple[int, int]) -> np.ndarray:
     y, x = np.indices((height, width))
-    return ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2 <= 1
+    return ((x - center[0]) / axes[0]) ** 2 + ((y - center[1]) / axes[1]) ** 2 <= 1
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -47,17 +47,17 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count, apart", [(8, 50), (20, 30), (60, 15), (240, 5)])
-def test_colours_are_far_apart(count, apart):
-    places = lab(distinct_colours(count) / 255)
+def test_colors_are_far_apart(count, apart):
+    places = lab(distinct_colors(count) / 255)
     distance = np.linalg.norm(places[:, None] - places, axis=-1)
     assert distance[~np.eye(count, dtype=bool)].min() > apart
 
 
-def test_a_colour_depends_on_its_number_alone():
-    many = distinct_colours(300)
-    np.testing.assert_array_equal(distinct_colours(7), many[:7])
+def test_a_color_depends_on_its_number_alone():
+    many = distinct_colors(300)
+    np.testing.assert_array_equal(distinct_colors(7), many[:7])
     np.testing.assert_array_equal(many[240:], many[:60])
-    assert distinct_colours(0).shape == (0, 3)
+    assert distinct_colors(0).shape == (0, 3)
 
 
 @given(st.integers(0, 1000), st.integers(20, 90), st.integers(20, 90))
@@ -77,9 +77,9 @@ def test_an_overlay_changes_masks_and_a_pixel_around_them(seed, height, width):
     assert not changed(image, result)[~around].any()
 
 
-def test_filling_is_the_mean_of_image_and_colour_weighed_by_opacity():
+def test_filling_is_the_mean_of_image_and_color_weighed_by_opacity():
     image, mask = noise(60, 80), ellipse(60, 80, (40, 30), (30, 20))
-    result = overlay(image, mask[None], colours=RED[None], opacity=0.25)
+    result = overlay(image, mask[None], colors=RED[None], opacity=0.25)
     deep = cv2.erode(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     np.testing.assert_allclose(result[deep], 0.75 * image[deep] + 0.25 * RED, atol=0.51)
 
@@ -87,10 +87,10 @@ def test_filling_is_the_mean_of_image_and_colour_weighed_by_opacity():
 def test_the_first_mask_lies_on_top():
     image = noise(60, 80)
     masks = np.stack([ellipse(60, 80, (30, 30), (12, 12)), ellipse(60, 80, (40, 30), (25, 25))])
-    colours = distinct_colours(2)
-    result = overlay(image, masks, colours=colours, opacity=1.0)
-    np.testing.assert_array_equal(result[30, 30], colours[0])
-    np.testing.assert_array_equal(result[30, 55], colours[1])
+    colors = distinct_colors(2)
+    result = overlay(image, masks, colors=colors, opacity=1.0)
+    np.testing.assert_array_equal(result[30, 30], colors[0])
+    np.testing.assert_array_equal(result[30, 55], colors[1])
 
 
 def test_rle_and_bitmaps_draw_the_same():
@@ -103,34 +103,34 @@ def test_rle_and_bitmaps_draw_the_same():
 def test_labels_cover_nothing_of_each_other():
     image = np.full((200, 300, 3), 90, np.uint8)
     masks = np.stack([ellipse(200, 300, (150, 100), (40, 40))] * 3)
-    colours = distinct_colours(3)
-    result = overlay(image, masks, ["0.91", "0.92", "0.93"], colours, opacity=0.0)
-    boxes = [(result == colour).all(-1) for colour in colours]
+    colors = distinct_colors(3)
+    result = overlay(image, masks, ["0.91", "0.92", "0.93"], colors, opacity=0.0)
+    boxes = [(result == color).all(-1) for color in colors]
     inner = cv2.erode(masks[0].astype(np.uint8), np.ones((9, 9), np.uint8)) > 0  # without contours
     filled = [(box & inner).sum() for box in boxes]
     assert min(filled) > 0.8 * max(filled) > 100
 
 
-def drawn_boxes(result: np.ndarray, image: np.ndarray, colours: np.ndarray) -> list[np.ndarray]:
-    """Of each colour that is drawn the rectangle around its pixels: (x1, y1, x2, y2)."""
+def drawn_boxes(result: np.ndarray, image: np.ndarray, colors: np.ndarray) -> list[np.ndarray]:
+    """Of each color that is drawn the rectangle around its pixels: (x1, y1, x2, y2)."""
     boxes = []
-    for colour in colours:
-        y, x = np.nonzero((result == colour).all(-1) & changed(image, result))
+    for color in colors:
+        y, x = np.nonzero((result == color).all(-1) & changed(image, result))
         boxes += [np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])] if len(x) else []
     return boxes
 
 
 @given(st.integers(0, 1000), st.integers(70, 200), st.integers(70, 200))
 def test_labels_lie_in_the_image_whole_and_apart(seed, height, width):
-    """Of masks of one pixel, which have no contour to be taken for a label: the labels are all that has a colour."""
+    """Of masks of one pixel, which have no contour to be taken for a label: the labels are all that has a color."""
     rng = np.random.default_rng(seed)
     image = np.full((height, width, 3), 90, np.uint8)
     masks = np.zeros((12, height, width), bool)
     for mask in masks:  # most of them in one corner
         mask[rng.integers(0, 9), rng.integers(0, 9)] = True
-    colours = distinct_colours(12)
-    result = overlay(image, masks, ["0.50"] * 12, colours, opacity=0.0)
-    boxes = [box for box in drawn_boxes(result, image, colours) if (box[2:] - box[:2]).min() > 3]
+    colors = distinct_colors(12)
+    result = overlay(image, masks, ["0.50"] * 12, colors, opacity=0.0)
+    boxes = [box for box in drawn_boxes(result, image, colors) if (box[2:] - box[:2]).min() > 3]
     assert len(boxes) >= 4  # there is room for so many
     sides = {tuple(box[2:] - box[:2]) for box in boxes}
     assert len(sides) == 1  # none is cut at the image or covered by another
@@ -156,19 +156,19 @@ def test_a_label_has_the_same_margin_above_and_below_its_text(size):
     assert min(above, below) >= 1 and abs(above - below) <= max(2, 0.2 * (y2 - y1))
 
 
-def test_labels_are_read_on_every_colour():
+def test_labels_are_read_on_every_color():
     """By the contrast of WCAG 2, whose sRGB curve has a straight part: 4.5 is its least one for small text."""
 
     def luminance(rgb):
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         return linear @ np.array([0.2126, 0.7152, 0.0722])
 
-    for colour in distinct_colours(240):
+    for color in distinct_colors(240):
         image, mask = np.full((60, 90, 3), 90, np.uint8), np.zeros((60, 90), bool)
         mask[30, 45] = True
-        result = overlay(image, mask[None], ["0.88"], colour[None], opacity=0.0)
+        result = overlay(image, mask[None], ["0.88"], color[None], opacity=0.0)
         there = luminance(result[changed(image, result)] / 255)
-        ground = luminance(colour / 255)
+        ground = luminance(color / 255)
         assert (np.maximum(there, ground) + 0.05).max() / (np.minimum(there, ground) + 0.05).min() > 3.9
 
 
@@ -244,20 +244,20 @@ def test_heat_by_a_plain_loop(x1, y1, side):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_heat_says_the_same_on_every_colour():
-    """The image under the cells is grey: pixels of equal brightness, whatever their colour, look alike."""
-    grey = cv2.cvtColor(noise(20, 20), cv2.COLOR_RGB2GRAY)
+def test_heat_says_the_same_on_every_color():
+    """The image under the cells is gray: pixels of equal brightness, whatever their color, look alike."""
+    gray = cv2.cvtColor(noise(20, 20), cv2.COLOR_RGB2GRAY)
     values = np.random.default_rng(1).random((10, 10))
-    tints = [heat(np.repeat(grey[..., None], 3, 2), values, (0, 0, 20, 20))]
-    ycrcb = np.dstack([grey, np.full_like(grey, 160), np.full_like(grey, 110)])
-    coloured = cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2RGB)
-    inside = ((coloured > 0) & (coloured < 255)).all(-1)  # elsewhere the brightness is cut
-    tints.append(heat(coloured, values, (0, 0, 20, 20)))
+    tints = [heat(np.repeat(gray[..., None], 3, 2), values, (0, 0, 20, 20))]
+    ycrcb = np.dstack([gray, np.full_like(gray, 160), np.full_like(gray, 110)])
+    colored = cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2RGB)
+    inside = ((colored > 0) & (colored < 255)).all(-1)  # elsewhere the brightness is cut
+    tints.append(heat(colored, values, (0, 0, 20, 20)))
     assert inside.mean() > 0.5
     np.testing.assert_allclose(tints[0][inside].astype(int), tints[1][inside].astype(int), atol=1)
 
 
-def test_a_crop_shows_the_window_and_grey_beyond():
+def test_a_crop_shows_the_window_and_gray_beyond():
     image = noise(30, 40)
     view = crop(image, (-5, 10, 15, 30), 20)
     np.testing.assert_array_equal(view[:, 5:], image[10:30, :15])

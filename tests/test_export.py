@@ -13,13 +13,13 @@ import pytest
 from jax import lax
 from pycocotools import mask as coco_mask
 
-import export
+from fastmask_jax.apps.command_line import export
 from fastmask_jax.configuration import load_config, run_command
-from fastmask_jax.export.form import Form
 from fastmask_jax.export.jax_file import PLATFORMS, write_jax
 from fastmask_jax.export.simplify import simplify
-from fastmask_jax.inference.paste import upsample
-from fastmask_jax.inference.rle import masks_to_results
+from fastmask_jax.export.spec import ExportSpec
+from fastmask_jax.masks.paste import upsample
+from fastmask_jax.masks.rle import masks_to_results
 from fastmask_jax.models.build import build_model
 from fastmask_jax.weights.safetensors_file import write_safetensors
 from tests.plain_network import random_variables
@@ -129,7 +129,7 @@ def read(path):
 
 def test_any_number_of_images(flatbuffers, network, tmp_path):
     _, model, variables = network
-    write_jax(tmp_path / "net.npz", model, variables, Form(64, 96, None, K, 96, 0.4))
+    write_jax(tmp_path / "net.npz", model, variables, ExportSpec(64, 96, None, K, 96, 0.4))
     function, about, weights = read(tmp_path / "net.npz")
     assert function.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
     assert len(function.in_avals) == len(weights) + 2 == len(jax.tree.leaves(variables)) + 2  # no weight is a constant
@@ -179,7 +179,7 @@ def test_without_flatbuffers(network, tmp_path, monkeypatch):
     _, model, variables = network
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install flatbuffers"):
-        write_jax(tmp_path / "net.npz", model, variables, Form(64, 96, 1, K, 96, 0.4))
+        write_jax(tmp_path / "net.npz", model, variables, ExportSpec(64, 96, 1, K, 96, 0.4))
     assert not list(tmp_path.iterdir())
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import export
-from fastmask_jax.export.form import Form
+from fastmask_jax.apps.command_line import export
 from fastmask_jax.export.onnx_file import write_onnx
+from fastmask_jax.export.spec import ExportSpec
 from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
 from tests.test_export import SIZES, K, assert_same, check_example, draw, expected, images, network, own_weights, photo
@@ -56,7 +56,7 @@ def test_a_listed_batch_of_the_fast_body(onnxruntime, tmp_path):
     widths = {"channels": 4, "neck_hidden": 4, "mask_width": 8, "objectness_widths": (8, 8)}
     model = FastMask(body, strides=(16, 24), score_form="conv", **widths)
     variables = draw(model)
-    write_onnx(tmp_path / "net.onnx", model, variables, Form(64, 96, 2, 60, 96, 0.4))
+    write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 2, 60, 96, 0.4))
     started, about = session(onnxruntime, tmp_path / "net.onnx")
     assert about["batch"] == 2 and [entry.shape[0] for entry in started.get_inputs()] == [2, 2]
     image, size = images(2), SIZES[:2]
@@ -72,12 +72,12 @@ def test_half_precision_is_refused(network, tmp_path):
     pytest.importorskip("jax2onnx", reason=REASON)
     _, model, variables = network
     with pytest.raises(ValueError, match=r"bfloat16.*--config.model.dtype=float32"):
-        write_onnx(tmp_path / "net.onnx", model.clone(dtype=jnp.bfloat16), variables, Form(64, 96, 1, K, 96, 0.4))
+        write_onnx(tmp_path / "net.onnx", model.clone(dtype=jnp.bfloat16), variables, ExportSpec(64, 96, 1, K, 96, 0.4))
 
 
 def test_without_the_extra(network, tmp_path, monkeypatch):
     _, model, variables = network
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements-export.txt"):
-        write_onnx(tmp_path / "net.onnx", model, variables, Form(64, 96, 1, K, 96, 0.4))
+        write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 1, K, 96, 0.4))
     assert not list(tmp_path.iterdir())

@@ -107,7 +107,7 @@ def test_bfloat16_computes_in_half_and_returns_whole(tiny_network):
 
 def test_levels_that_no_stream_reaches_are_named(tiny_network):
     network, variables = tiny_network
-    one = network.clone(body=network.body.clone(stream_steps=(2,)))
+    one = network.clone(body=network.body.clone(stream_strides=(2,)))
     with pytest.raises(ValueError, match=r"levels \[24, 48\] .*streams' \(16,\)"):
         jax.eval_shape(lambda v: one.apply(v, padded()[0], jnp.array([SIZE]), method="levels"), variables)
 
@@ -125,15 +125,15 @@ def stage(width, inside, depth):
 BODY = 49 * 3 * 64 + 2 * 64 + stage(64, 64, 3) + stage(128, 256, 4) + stage(256, 512, 6)
 STEM_BIAS = 64
 NECK = 9 * 1024 * 256 + 256 + 256 * 1024 + 1024
-REDUCE = 1024 * 128 + 128
+LATERAL = 1024 * 128 + 128
 WINDOW_NORM = 2 * 128
 OBJECTNESS = (12800 * 512 + 512) + (512 * 1024 + 1024) + (1024 + 1)
 ATTENTION = 12800 * 100 + 100
 MASK = 12800 * 512 + 2 * 512 + (512 * 1600 + 1600)
 EACH = {
     "body": BODY + STEM_BIAS,
-    "halve": NECK,
-    "reduce": REDUCE,
+    "neck": NECK,
+    "lateral": LATERAL,
     "window_norm": WINDOW_NORM,
     "objectness": OBJECTNESS,
     "mask": ATTENTION + MASK,
@@ -145,12 +145,12 @@ ZOOM = (16, 24, 32, 48, 64, 96, 128, 192)
     ("body", "network", "changes"),
     [
         ({}, {}, {}),
-        ({"flavour": "torchvision"}, {}, {"body": BODY}),
-        ({"stream_steps": (2,)}, {"strides": (16, 32, 64, 128)}, {}),
+        ({"flavor": "torchvision"}, {}, {"body": BODY}),
+        ({"stream_strides": (2,)}, {"strides": (16, 32, 64, 128)}, {}),
         ({}, {"strides": ZOOM}, {}),
         ({}, {"head": "standard"}, {"mask": MASK}),
-        ({}, {"neck": "average"}, {"halve": None}),
-        ({}, {"neck": "max"}, {"halve": None}),
+        ({}, {"neck": "average"}, {"neck": None}),
+        ({}, {"neck": "max"}, {"neck": None}),
         ({}, {"neck": "feedforward"}, {}),
     ],
 )

@@ -60,18 +60,18 @@ def test_windows_of_an_image_by_hand():
 
 def test_extents_of_a_window_by_hand():
     windows = np.array([[0, 0, 0], [1, 2, 3]], np.int32)
-    # Window (2, 3) of stride 24 is centred at row 48, column 72 and reaches 120 pixels each way.
+    # Window (2, 3) of stride 24 is centered at row 48, column 72 and reaches 120 pixels each way.
     want = [[-80, -80, 80, 80], [-48, -72, 192, 168]]
-    assert geometry.window_extents(windows, (16, 24)).tolist() == want
+    assert geometry.window_boxes(windows, (16, 24)).tolist() == want
     # In an image twice as high and 1.5 times as wide.
     want = [[-120, -160, 120, 160], [-72, -144, 288, 336]]
-    assert geometry.original_extents(windows, (16, 24), (100, 100), (200, 150)).tolist() == want
+    assert geometry.original_window_boxes(windows, (16, 24), (100, 100), (200, 150)).tolist() == want
 
 
 @given(st.integers(1, 60), st.integers(1, 900), st.integers(1, 900), st.integers(0, 6))
 def test_original_extents_are_the_spec_in_fractions(n, resized, original, level):
     window = np.array([[level, n, n // 2]], np.int32)
-    got = geometry.original_extents(window, STRIDES, (resized, 2 * resized), (original, original))[0]
+    got = geometry.original_window_boxes(window, STRIDES, (resized, 2 * resized), (original, original))[0]
     s = STRIDES[level]
     edges = [(n // 2 - 5, 2), (n - 5, 1), (n // 2 + 5, 2), (n + 5, 1)]
     for value, (cell, sides) in zip(got, edges, strict=True):

@@ -50,7 +50,7 @@ def test_scale_and_shift_of_the_mask_norm_are_trained(windows):
 
 
 def test_upscale_is_a_transposed_convolution():
-    """Bilinear 8x8 kernel, stride 4, two cells cut at the border: spec section 1."""
+    """Bilinear 8x8 kernel, stride 4, two cells cut at the border: docs/network.md §1."""
     coarse = np.random.default_rng(0).normal(size=(3, 40, 40))
     tap = np.array([1, 3, 5, 7, 7, 5, 3, 1]) / 8
     for one, got in zip(coarse, upscale(jnp.asarray(coarse, jnp.float32)), strict=True):

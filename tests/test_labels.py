@@ -1,4 +1,4 @@
-"""Labels against spec section 2 written as plain loops over windows and objects, and against cases done by hand."""
+"""Labels against docs/network.md §2 written as plain loops over windows and objects, and against cases done by hand."""
 
 from fractions import Fraction
 
@@ -15,7 +15,7 @@ STRIDES = (16, 24, 32, 48, 64, 96, 128)
 
 def labels_by_loops(boxes, crowd, original, resized, strides, spec):
     """{(level, i, j): (matched object or −1, is hard negative)}, in exact fractions."""
-    low, high, middle = Fraction(str(spec.fit_low)), Fraction(str(spec.fit_high)), Fraction(str(spec.centre))
+    low, high, middle = Fraction(str(spec.fit_low)), Fraction(str(spec.fit_high)), Fraction(str(spec.center))
     scale_y, scale_x = Fraction(resized[0], original[0]), Fraction(resized[1], original[1])
     result = {}
     for level, s in enumerate(strides):
@@ -30,11 +30,11 @@ def labels_by_loops(boxes, crowd, original, resized, strides, spec):
                     longest = max(w * scale_x, h * scale_y)
                     fits = low * 10 * s <= longest <= high * 10 * s
                     inside = dx <= 5 * s and dy <= 5 * s
-                    centred = dx <= middle * 5 * s and dy <= middle * 5 * s
+                    centered = dx <= middle * 5 * s and dy <= middle * 5 * s
                     distance = dx * dx + dy * dy
-                    if fits and inside and centred and (nearest is None or distance < nearest):
+                    if fits and inside and centered and (nearest is None or distance < nearest):
                         best, nearest = n, distance
-                    if (inside and centred and not fits) or (inside and fits):
+                    if (inside and centered and not fits) or (inside and fits):
                         negative = True
                 result[level, i, j] = best, negative and best < 0
     return result
@@ -68,15 +68,15 @@ def test_many_crowded_objects_equal_plain_loops():
 
 
 def test_unscaled_object_by_hand():
-    """An object of 80 × 40 pixels centred at (160, 160): of m = 80 pixels, right for stride 16 alone (67.2 … 108.8)."""
+    """80 × 40 pixels centered at (160, 160): m = 80 pixels, right for stride 16 alone (67.2 … 108.8)."""
     labels = label_windows(np.array([[120, 140, 80, 40]]), np.zeros(1, bool), (320, 320), (320, 320), (16, 24), SPEC)
     positive = {tuple(window) for window in labels.windows[labels.positive].tolist()}
-    # the window at (160, 160) and its neighbours, exactly on the border of the middle square, 16 pixels away
+    # the window at (160, 160) and its neighbors, exactly on the border of the middle square, 16 pixels away
     assert positive == {(0, i, j) for i in (9, 10, 11) for j in (9, 10, 11)}
     negative = {tuple(window) for window in labels.windows[labels.hard_negative].tolist()}
     inside = {(0, i, j) for i in range(5, 16) for j in range(5, 16)}  # 5 steps of 16 pixels to either side
-    centred = {(1, i, j) for i in (6, 7) for j in (6, 7)}  # 144 and 168 are within 24 pixels of 160
-    assert negative == inside - positive | centred
+    centered = {(1, i, j) for i in (6, 7) for j in (6, 7)}  # 144 and 168 are within 24 pixels of 160
+    assert negative == inside - positive | centered
 
 
 @pytest.mark.parametrize(("longest", "fits"), [(41, False), (42, True), (68, True), (69, False)])
@@ -86,7 +86,7 @@ def test_size_range_includes_its_ends(longest, fits):
 
 
 def test_nearest_of_two_objects_wins_and_the_first_of_equals():
-    boxes = np.array([[60, 60, 80, 80], [58, 60, 80, 80], [60, 60, 80, 80]])  # centres (100, 100), (98, 100), again
+    boxes = np.array([[60, 60, 80, 80], [58, 60, 80, 80], [60, 60, 80, 80]])  # centers (100, 100), (98, 100), again
     labels = label_windows(boxes, np.zeros(3, bool), (256, 256), (256, 256), (16,), SPEC)
     matched = {tuple(w): n for w, n in zip(labels.windows.tolist(), labels.matched.tolist(), strict=True) if n >= 0}
     assert {window: n for window, n in matched.items() if window[1] == 6} == {(0, 6, 6): 1, (0, 6, 7): 0}

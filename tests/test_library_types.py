@@ -8,9 +8,9 @@ import pytest
 
 BEGIN = """
 import jax, numpy as np
-from fastmask_jax.library.generator import ProposalGenerator
-from fastmask_jax.library.images import read_image
-from fastmask_jax.library.options import ProposeOptions
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.inference.image_input import read_image
+from fastmask_jax.inference.options import ProposeOptions
 generator = object.__new__(ProposalGenerator)  # mistakes are noticed before there is a network
 
 def said(call, *values, **named):

@@ -1,4 +1,4 @@
-"""Training's forward and backward pass against the literal one, which builds and normalises every window there is."""
+"""Training's forward and backward pass against the literal one, which builds and normalizes every window there is."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 
 from fastmask_jax.geometry import all_windows, level_sizes
-from fastmask_jax.models.extent import cut_to_extent
 from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.models.padding import mask_padding
 from tests.plain_network import random_variables
 
 PADDED = (64, 80)
@@ -115,7 +115,7 @@ def test_training_is_the_literal_one(tiny_network, literal, form):
     for name, moment in zip(("mean", "var"), moments, strict=True):
         np.testing.assert_allclose(state["window_norm"][name], moment, rtol=1e-5, atol=1e-6)
     trained = {"/".join(k.key for k in path) for path, g in jax.tree_util.tree_leaves_with_path(got_grad) if g.any()}
-    assert {"reduce/kernel", "window_norm/scale", "window_norm/bias", "body/stem/kernel"} <= trained
+    assert {"lateral/kernel", "window_norm/scale", "window_norm/bias", "body/stem/kernel"} <= trained
     assert_same_gradient(got_grad, want_grad, 1e-5)
 
 
@@ -126,8 +126,8 @@ class OneConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, image, size):
-        x = nn.Conv(5, (16, 16), (16, 16), name="stem")(cut_to_extent(image / 100 - 1, size, 1))
-        return (nn.relu(cut_to_extent(x, size, 16)),)
+        x = nn.Conv(5, (16, 16), (16, 16), name="stem")(mask_padding(image / 100 - 1, size, 1))
+        return (nn.relu(mask_padding(x, size, 16)),)
 
 
 def test_eight_devices_of_one_image_are_one_device_of_eight():

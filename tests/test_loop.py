@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-import train
+from fastmask_jax.apps.command_line import train
 from fastmask_jax.configuration import run_command
 from fastmask_jax.training import loop
-from fastmask_jax.training.checkpoints import BEST, Checkpoints
 from fastmask_jax.training.reporting import Reporter
+from fastmask_jax.weights.checkpoints import BEST, Checkpoints
 from tests import tiny
 
 STEPS = 4

@@ -10,7 +10,7 @@ B, S, P = 3, 5, 4
 
 
 def enlarged(logits):
-    """Bilinear x4: a transposed convolution of kernel 8 and stride 4, two cells cut at the border (spec section 1)."""
+    """Bilinear x4: transposed convolution, kernel 8 and stride 4, two cells cut at the border (docs/network.md §1)."""
     kernel = np.array([1, 3, 5, 7, 7, 5, 3, 1]) / 8
     out = np.zeros((164, 164))
     for i in range(40):

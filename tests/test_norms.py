@@ -59,7 +59,7 @@ def test_window_counts_are_cover_counts(quarters_high, quarters_wide, stride):
     assert got.sum() == cover_counts(h).sum() * cover_counts(w).sum()
 
 
-def test_window_norm_normalises_by_the_batch_and_keeps_corrected_averages():
+def test_window_norm_normalizes_by_the_batch_and_keeps_corrected_averages():
     norm = WindowNorm(decay=0.9)
     batches = [level_maps([SIZES[n]], mean=n, seed=n) for n in range(1, 4)]
     arguments = [([jnp.asarray(x) for x in maps], jnp.asarray([SIZES[n]])) for n, maps in enumerate(batches, 1)]
@@ -97,7 +97,7 @@ def test_moments_over_eight_devices_are_those_of_one():
         np.testing.assert_allclose(a, np.broadcast_to(b, (8, 3)), rtol=1e-5, atol=1e-6)
 
 
-def test_frozen_norm_normalises_by_what_is_stored():
+def test_frozen_norm_normalizes_by_what_is_stored():
     x = jnp.asarray(np.random.default_rng(0).normal(2, 3, (2, 4, 5, 6)), jnp.float32)
     norm = FrozenNorm()
     variables = random_variables(norm, x)

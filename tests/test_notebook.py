@@ -58,7 +58,7 @@ def test_coco_waits_to_be_asked(book):
 def repository(folder, requirements=None):
     """A repository to clone: what the notebook needs of the working tree, in one commit."""
     for name in ("fastmask_jax", "configs"):
-        shutil.copytree(tiny.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(tiny.ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*tiny.ROOT.glob("*.py"), tiny.ROOT / "requirements.txt"]:
         shutil.copy(path, folder)
     if requirements:
@@ -108,7 +108,7 @@ def execute(book, tmp_path_factory):
         "COCO_CONFIG": "configs/coco.py",
         "COCO_WEIGHTS": "runs/shapes",
         "COCO_EVALUATED": 3,
-        "COCO_SETTINGS": small(data, model__body__middle_step=1, train__images=8, train__log_every=1),
+        "COCO_SETTINGS": small(data, model__body__middle_stride=1, train__images=8, train__log_every=1),
     }
     source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     cells = [*book.cells[:2], nbformat.v4.new_code_cell(source), *book.cells[2:]]

@@ -11,7 +11,7 @@ from fastmask_jax.training.optimizer import build_optimizer, decayed, learning_r
 from tests.tiny import ROOT
 
 SETTINGS = {
-    "rule": "momentum",
+    "name": "momentum",
     "learning_rate": 0.1,
     "reference_batch": 2,
     "batch_scaling": "linear",
@@ -20,6 +20,7 @@ SETTINGS = {
     "drop_images": (40, 60),
     "drop_factor": 0.1,
     "momentum": 0.9,
+    "b1": 0.9,
     "weight_decay": 0.01,
     "clip_norm": 0.0,
     "body_factor": 1.0,
@@ -92,11 +93,11 @@ def flat_names(tree):
 
 PARAMS = {
     "body": {"conv": {"kernel": jnp.array([1.0, -2.0])}, "norm1": {"scale": jnp.array([3.0])}},
-    "reduce": {"kernel": jnp.array([0.5])},
+    "lateral": {"kernel": jnp.array([0.5])},
 }
 GRADIENTS = {
     "body": {"conv": {"kernel": jnp.array([3.0, 0.0])}, "norm1": {"scale": jnp.array([0.0])}},
-    "reduce": {"kernel": jnp.array([4.0])},
+    "lateral": {"kernel": jnp.array([4.0])},
 }
 
 
@@ -114,7 +115,7 @@ def test_two_updates_by_hand(clip, factor):
         ("conv0", 1.0, 3.0, 0.01, 0.1 * factor),
         ("conv1", -2.0, 0.0, 0.01, 0.1 * factor),
         ("norm", 3.0, 0.0, 0.0, 0.1 * factor),
-        ("reduce", 0.5, 4.0, 0.01, 0.1),
+        ("lateral", 0.5, 4.0, 0.01, 0.1),
     ):
         velocity = 0.0
         for _ in range(2):
@@ -123,12 +124,12 @@ def test_two_updates_by_hand(clip, factor):
         want[name] = value
     np.testing.assert_allclose(params["body"]["conv"]["kernel"], [want["conv0"], want["conv1"]], rtol=1e-6)
     np.testing.assert_allclose(params["body"]["norm1"]["scale"], [want["norm"]], rtol=1e-6)
-    np.testing.assert_allclose(params["reduce"]["kernel"], [want["reduce"]], rtol=1e-6)
+    np.testing.assert_allclose(params["lateral"]["kernel"], [want["lateral"]], rtol=1e-6)
 
 
 def test_two_updates_of_adam_by_hand():
     """AdamW: moments without bias, and a decay that they do not see."""
-    optimizer, _ = build_optimizer(SETTINGS | {"rule": "adam", "body_factor": 0.5}, 2, 100)
+    optimizer, _ = build_optimizer(SETTINGS | {"name": "adam", "body_factor": 0.5}, 2, 100)
     state, params = optimizer.init(PARAMS), PARAMS
     value, first, second = 1.0, 0.0, 0.0
     for update, gradient in enumerate((3.0, -1.0), start=1):

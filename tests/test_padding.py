@@ -99,10 +99,10 @@ def check(network, variables, images, *buckets):
             assert_same(got, other, image, network.strides)
 
 
-@pytest.mark.parametrize("flavour", ["caffe", "torchvision"])
-def test_the_full_network(flavour):
+@pytest.mark.parametrize("flavor", ["caffe", "torchvision"])
+def test_the_full_network(flavor):
     """ResNet-50 and all seven levels; 140x188 pixels are 35x47 cells at stride 4, 18x24 at 8, 9x12 at 16, 5x6 at 32."""
-    network = FastMask(ResNet(flavour=flavour))
+    network = FastMask(ResNet(flavor=flavor))
     images = random_images((140, 188), (76, 236))
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     variables = random_variables(network, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]), windows, windows)
@@ -119,7 +119,7 @@ def test_every_neck(tiny_network, kind):
     """The features of levels; what follows them does not know the neck."""
     network, variables = tiny_network
     network = network.clone(neck=kind)
-    params = {name: part for name, part in variables["params"].items() if name != "halve" or kind == "feedforward"}
+    params = {name: part for name, part in variables["params"].items() if name != "neck" or kind == "feedforward"}
     run = jax.jit(lambda *batch: network.apply({**variables, "params": params}, *batch, method="levels"))
     images = random_images((68, 92), (100, 44))
     alone, batch = run(*batch_of(images[:1], (68, 92))), run(*batch_of(images, (100, 140), np.random.default_rng(1)))

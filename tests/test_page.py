@@ -20,10 +20,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-import demo
+from fastmask_jax.apps.command_line import demo
 from fastmask_jax.configuration import run_command
 from tests import tiny
-from tests.bright_generator import COLOURS, BrightGenerator, picture
+from tests.bright_generator import COLORS, BrightGenerator, picture
 
 pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-test.txt)")
@@ -88,7 +88,7 @@ def served(tmp_path_factory):
     """The page with bright squares for a network: address, images that were proposed on, and connections made."""
     global _connections
     _connections = []
-    from fastmask_jax.page.blocks import build_page, serve
+    from fastmask_jax.apps.page.blocks import build_page, serve
 
     seen = []
     generator = BrightGenerator(seen.append)
@@ -119,7 +119,7 @@ def shown(page, name):
 
 
 def click(page, x, y):
-    """Clicks the overview at a pixel of the original image; the picture is centred in its box."""
+    """Clicks the overview at a pixel of the original image; the picture is centered in its box."""
     box = page.locator("#overview img").bounding_box()
     scale = min(box["width"] / W, box["height"] / H)
     left = box["x"] + (box["width"] - scale * W) / 2
@@ -161,9 +161,9 @@ def test_upload_sliders_click_and_download(served, photo):
         window, attention = (shown(page, name)[1] for name in ("window", "attention"))
         scale = len(window) / 60  # the window begins 10 pixels left of the object and above, and has 60
         inside = round(30 * scale)
-        np.testing.assert_allclose(window[inside, inside], COLOURS["green"], atol=2)
-        grey = np.dot(COLOURS["green"], [0.299, 0.587, 0.114])  # attention lies over the image without its colours
-        expected = 0.4 * grey + 0.6 * INFERNO_HALF
+        np.testing.assert_allclose(window[inside, inside], COLORS["green"], atol=2)
+        gray = np.dot(COLORS["green"], [0.299, 0.587, 0.114])  # attention lies over the image without its colors
+        expected = 0.4 * gray + 0.6 * INFERNO_HALF
         np.testing.assert_allclose(attention[inside, inside], expected, atol=3)
         click(page, 395, 5)
         says(page, "description", "Nothing is proposed where you clicked")
@@ -275,7 +275,7 @@ def test_nothing_is_asked_of_other_machines(served):
 
 
 def test_a_port_in_use_is_one_line(served, tmp_path):
-    from fastmask_jax.page.blocks import build_page, serve
+    from fastmask_jax.apps.page.blocks import build_page, serve
 
     line = f"^--host 127.0.0.1 --port {served.port}: cannot be served there; another --port may be free$"
     with pytest.raises(ValueError, match=line):

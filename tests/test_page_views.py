@@ -1,4 +1,4 @@
-"""What the page shows and which files it takes, without a browser; proposals are bright squares on grey."""
+"""What the page shows and which files it takes, without a browser; proposals are bright squares on gray."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask_jax.page import views
-from fastmask_jax.page.uploads import read_upload
-from fastmask_jax.page.views import View
-from tests.bright_generator import COLOURS, BrightGenerator, picture
+from fastmask_jax.apps.page import views
+from fastmask_jax.apps.page.uploads import read_upload
+from fastmask_jax.apps.page.views import View
+from tests.bright_generator import COLORS, BrightGenerator, picture
 
 H, W = 300, 400
 SQUARES = {"red": (20, 30, 90), "green": (150, 60, 60), "blue": (300, 200, 50)}  # x, y, side; scores .9, .7, .5
@@ -21,7 +21,7 @@ def view():
     return View("squares", Path("squares.json"), found, found).with_sliders(0.0, 0.3, 100)
 
 
-def centre(name):
+def center(name):
     """(x, y) of a square's middle in the page's picture."""
     x, y, side = SQUARES[name]
     return round((x + side / 2) * views.LONGEST / W), round((y + side / 2) * views.LONGEST / W)
@@ -42,7 +42,7 @@ def test_sliders_choose_without_losing(view):
 @pytest.mark.parametrize(("number", "name"), enumerate(SQUARES))
 def test_a_click_finds_the_square_below_it(view, number, name):
     x, y, side = SQUARES[name]
-    clicked = view.clicked(*centre(name))
+    clicked = view.clicked(*center(name))
     assert clicked.chosen == number
     assert f"Proposal {number + 1}" in clicked.description()
     assert f"{side**2:,} pixels in a box of {side} × {side} at ({x}, {y})" in clicked.description()
@@ -54,14 +54,14 @@ def test_the_outline_in_the_window_is_seen(view):
     """On the page a window is half as large as its picture, so a line of two pixels is one that is seen."""
     window, _ = view.closeup()
     row = window[len(window) // 2]  # it begins 10 of 60 pixels left of the square
-    line = np.flatnonzero((row == views.distinct_colours(1)[0]).all(-1))
+    line = np.flatnonzero((row == views.distinct_colors(1)[0]).all(-1))
     assert len(line) == 2
     assert line.mean() == pytest.approx(len(row) / 6, abs=2)
 
 
 def test_clicks_at_one_place_go_through_all_that_lie_there():
     image = picture((H, W), red=(100, 100, 80), green=(120, 120, 30))
-    image[120:150, 120:150] = COLOURS["green"]
+    image[120:150, 120:150] = COLORS["green"]
     found = BrightGenerator().propose(image)
     whole = np.zeros((H, W), bool)
     whole[100:180, 100:180] = True
@@ -89,7 +89,7 @@ def test_pictures_of_images_of_any_size(size):
     assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / views.LONGEST)
     scale = views.LONGEST / max(size)
     middle = shown[int(1.35 * side * scale), int(1.35 * side * scale)]  # off the middle, where the score is written
-    mixed = 0.55 * np.array(COLOURS["red"]) + 0.45 * views.distinct_colours(1)[0]
+    mixed = 0.55 * np.array(COLORS["red"]) + 0.45 * views.distinct_colors(1)[0]
     np.testing.assert_allclose(middle, mixed, atol=2)
     np.testing.assert_allclose(shown[-2, -2], 90, atol=1)
 

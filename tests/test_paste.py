@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from fastmask_jax.geometry import all_windows, original_extents, resized_size
-from fastmask_jax.inference.paste import Runs, paste, upsample
+from fastmask_jax.geometry import all_windows, original_window_boxes, resized_size
+from fastmask_jax.masks.paste import Runs, paste, upsample
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 
@@ -26,7 +26,7 @@ def transposed_convolution(logits):
 def literal_probabilities(windows, logits, resized, original):
     """Every window's probabilities resized as a whole and cut into the image; 0 elsewhere."""
     height, width = original
-    for (x1, y1, x2, y2), mask in zip(original_extents(windows, STRIDES, resized, original), logits, strict=True):
+    for (x1, y1, x2, y2), mask in zip(original_window_boxes(windows, STRIDES, resized, original), logits, strict=True):
         image = np.zeros(original, np.float32)
         if x2 > x1 and y2 > y1:
             fine = expit(transposed_convolution(mask)).astype(np.float32)

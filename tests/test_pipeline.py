@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.data.augment import mirror, random_flip
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.labels import LabelSpec, label_windows
-from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches, use_batches
+from fastmask_jax.data.pipeline import TrainSpec, inference_batches, load_sample, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.geometry import choose_bucket, resized_size
@@ -206,7 +206,7 @@ def test_use_batches(tmp_path, workers):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     images[3:3] = [(77, tmp_path / "bad.jpg"), (78, tmp_path / "missing.jpg")]
     problems = []
-    batches = list(use_batches(images, BUCKETS, 128, 2, workers, problems.append))
+    batches = list(inference_batches(images, BUCKETS, 128, 2, workers, problems.append))
     assert [line.split(" left out")[0] for line in problems] == [
         f"image 77 ({tmp_path}/bad.jpg)",
         f"image 78 ({tmp_path}/missing.jpg)",

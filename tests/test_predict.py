@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-import predict
+from fastmask_jax.apps.command_line import predict
 from tests import caffe_network
 from tests.tiny import ROOT
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmask_jax.prediction.found_files import _distinct, find_files, image_ids
+from fastmask_jax.apps.predict.input_files import _distinct, find_files, image_ids
 
 
 @pytest.fixture

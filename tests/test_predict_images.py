@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-import predict
+from fastmask_jax.apps.command_line import predict
+from fastmask_jax.apps.predict.image_results import predict_images
+from fastmask_jax.apps.predict.in_order import in_order, undivided
+from fastmask_jax.apps.predict.input_files import find_files
+from fastmask_jax.apps.predict.picture_files import PictureWriter, attention_sheet
 from fastmask_jax.configuration import run_command
-from fastmask_jax.library.options import ProposeOptions
-from fastmask_jax.prediction.found_files import find_files
-from fastmask_jax.prediction.images import predict_images
-from fastmask_jax.prediction.in_order import in_order, undivided
-from fastmask_jax.prediction.pictures import PictureWriter, attention_sheet
-from tests.bright_generator import COLOURS, BrightGenerator, picture
+from fastmask_jax.inference.options import ProposeOptions
+from tests.bright_generator import COLORS, BrightGenerator, picture
+from tests.tiny import ROOT
 
 SIZE = (60, 80)
 
@@ -86,7 +87,7 @@ def test_pictures_of_each_kind(folder, tmp_path):
     attention = Image.open(out / "attention" / "001.png")
     assert attention.width > 2 * 2 * 160  # two proposals, each of them a pair
     cutout = np.asarray(Image.open(out / "cutouts" / "001" / "002.png"))  # the smaller one is the second
-    assert cutout.shape == (10, 10, 4) and (cutout == (*COLOURS["blue"], 255)).all()
+    assert cutout.shape == (10, 10, 4) and (cutout == (*COLORS["blue"], 255)).all()
     arrays = np.load(out / "npz" / "001.npz")
     assert arrays["attention"].shape == (2, 10, 10) and len(arrays["scores"]) == 2
 
@@ -222,9 +223,7 @@ def test_after_ctrl_c_nothing_is_waited_for(status):
         f"c.run_command = lambda main: print('said') or {status}\n"
         "runpy.run_path('predict.py', run_name='__main__')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(predict.__file__).parent, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == status and done.stderr == ""
     assert done.stdout.split() == (["said"] if status == 130 else ["said", "waited"])
 

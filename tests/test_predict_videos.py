@@ -1,4 +1,4 @@
-"""What predict.py leaves of a video: the video with objects in steady colours, and their results."""
+"""What predict.py leaves of a video: the video with objects in steady colors, and their results."""
 
 import json
 from fractions import Fraction
@@ -9,12 +9,12 @@ from pycocotools import mask as coco_mask
 
 pytest.importorskip("av")
 pytest.importorskip("scipy")
-import predict
-from fastmask_jax.inference.drawing import distinct_colours
-from fastmask_jax.library.options import ProposeOptions
-from fastmask_jax.prediction.found_files import FoundFile, find_files
-from fastmask_jax.prediction.videos import predict_video
-from fastmask_jax.video.frames import Frame, VideoReader, VideoWriter
+from fastmask_jax.apps.command_line import predict
+from fastmask_jax.apps.predict.input_files import FoundFile, find_files
+from fastmask_jax.apps.predict.video_results import predict_video
+from fastmask_jax.apps.video.frames import Frame, VideoReader, VideoWriter
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.masks.drawing import distinct_colors
 from tests.bright_generator import BrightGenerator, picture
 
 SIZE = (192, 320)
@@ -47,7 +47,7 @@ def results(out):
     return json.loads((out / "film.json").read_text())
 
 
-def test_objects_keep_number_and_colour(film, tmp_path):
+def test_objects_keep_number_and_color(film, tmp_path):
     ticks = []
     done = run(film, tmp_path / "out", begin=lambda frames: lambda: ticks.append(frames))
     assert done[:1] + done[2:] == (FRAMES, 2, "", False) and ticks == [FRAMES] * FRAMES
@@ -66,12 +66,12 @@ def test_objects_keep_number_and_colour(film, tmp_path):
         for n, (old, new) in enumerate(zip(before, after, strict=True)):
             assert old.pixels.shape == new.pixels.shape
             assert old.time * before.time_base == new.time * after.time_base
-            for name, colour in zip(("red", "blue"), distinct_colours(2), strict=True):
+            for name, color in zip(("red", "blue"), distinct_colors(2), strict=True):
                 x, y, side = squares(n)[name]
-                if side > 1:  # the label and the contour are of the track's colour, the rest is half of it
+                if side > 1:  # the label and the contour are of the track's color, the rest is half of it
                     inside = slice(y + 3, y + side - 3), slice(x + 3, x + side - 3)
-                    filled = 0.55 * old.pixels[inside] + 0.45 * colour
-                    near = [np.abs(new.pixels[inside] - wanted).max(-1) < 40 for wanted in (filled, colour.astype(int))]
+                    filled = 0.55 * old.pixels[inside] + 0.45 * color
+                    near = [np.abs(new.pixels[inside] - wanted).max(-1) < 40 for wanted in (filled, color.astype(int))]
                     assert (near[0] | near[1]).mean() > 0.6
             ground = new.pixels[175:, 2:50]
             assert np.abs(ground.astype(int) - 90).max() < 10

@@ -1,4 +1,4 @@
-"""The body against a plain float64 network of the spec, in both flavours."""
+"""The body against a plain float64 network of the spec, in both flavors."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ import pytest
 from fastmask_jax.models.resnet import ResNet
 from tests.plain_network import body, bottleneck, pool, random_variables, weights_of
 
-FLAVOURS = ("caffe", "torchvision")
+FLAVORS = ("caffe", "torchvision")
 
 
-def tiny(flavour="caffe", **options):
+def tiny(flavor="caffe", **options):
     """A body of width 4, one block a stage, with every weight random."""
-    net = ResNet(width=4, depths=(1, 1, 1), flavour=flavour) if not options else ResNet(4, flavour=flavour, **options)
+    net = ResNet(width=4, depths=(1, 1, 1), flavor=flavor) if not options else ResNet(4, flavor=flavor, **options)
     return net, random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
 
 
@@ -21,26 +21,26 @@ def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("options", [{"depths": (1, 2, 2)}, {"depths": (1, 1, 1), "middle_step": 1}])
-def test_body_is_the_plain_network(flavour, options):
+@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize("options", [{"depths": (1, 2, 2)}, {"depths": (1, 1, 1), "middle_stride": 1}])
+def test_body_is_the_plain_network(flavor, options):
     """Sides that are multiples of 4 but of nothing more: every later step meets odd numbers of cells."""
-    net, variables = tiny(flavour, **options)
+    net, variables = tiny(flavor, **options)
     image = random_image(52, 76)
     got = jax.jit(net.apply)(variables, jnp.asarray(image)[None], jnp.array([[52, 76]]))
-    want = body(weights_of(variables), image, flavour, **options)
-    assert net.strides == ((8, 12) if "middle_step" in options else (16, 24))
+    want = body(weights_of(variables), image, flavor, **options)
+    assert net.strides == ((8, 12) if "middle_stride" in options else (16, 24))
     for stride, a, b in zip(net.strides, got, want, strict=True):
         assert a.shape == (1, -(-52 // stride), -(-76 // stride), 64)
         np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-def test_flavours_differ_where_the_spec_says():
+def test_flavors_differ_where_the_spec_says():
     """With the same weights: the stem's bias, the place of the stride, the pool's padding, the input's scale."""
     shapes = {}
-    for flavour in FLAVOURS:
-        _, variables = tiny(flavour)
-        shapes[flavour] = jax.tree_util.tree_map(jnp.shape, variables)
+    for flavor in FLAVORS:
+        _, variables = tiny(flavor)
+        shapes[flavor] = jax.tree_util.tree_map(jnp.shape, variables)
     assert shapes["caffe"]["params"]["stem"].pop("bias") == (4,)
     assert shapes["caffe"] == shapes["torchvision"]
     # The plain network itself, by hand: pools of six cells, and a stride that skips the odd cells before the 3x3.
@@ -63,7 +63,7 @@ def test_streams_share_their_weights():
     image, size = jnp.asarray(random_image(36, 44))[None], jnp.array([[36, 44]])
     both = jax.jit(two.apply)(variables, image, size)
     for n, step in enumerate((2, 3)):
-        (alone,) = jax.jit(two.clone(stream_steps=(step,)).apply)(variables, image, size)
+        (alone,) = jax.jit(two.clone(stream_strides=(step,)).apply)(variables, image, size)
         np.testing.assert_allclose(alone, both[n], rtol=1e-5, atol=1e-5)
 
 

@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.geometry import resized_size
-from fastmask_jax.inference.paste import Runs, paste
-from fastmask_jax.inference.rle import covered_pixels, encode, masks_to_results, tight_boxes
+from fastmask_jax.masks.paste import Runs, paste
+from fastmask_jax.masks.rle import covered_pixels, encode, masks_to_results, tight_boxes
 from tests.test_paste import STRIDES, drawn, smooth_logits, some_windows
 
 

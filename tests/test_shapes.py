@@ -8,13 +8,15 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from fastmask_jax.data import coco_json
-from fastmask_jax.data.checking import check
-from fastmask_jax.data.outlines import SHAPES, outline
-from fastmask_jax.data.prepare import main, prepare_shapes
+from fastmask_jax.apps.command_line.prepare import main
+from fastmask_jax.configuration import run_command
+from fastmask_jax.data.coco.image_check import check
+from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.prepare import prepare_shapes
 from fastmask_jax.data.records import RecordSource
-from fastmask_jax.data.shapes import ShapesSpec, draw, write_split
-from fastmask_jax.data.textures import TEXTURES, distinct_colour, texture
+from fastmask_jax.data.shapes.dataset import ShapesSpec, draw, write_split
+from fastmask_jax.data.shapes.outlines import SHAPES, outline
+from fastmask_jax.data.shapes.textures import TEXTURES, distinct_color, texture
 
 SPEC = ShapesSpec()
 
@@ -48,7 +50,7 @@ def test_segmentations_decode_to_the_visible_masks(tmp_path, capsys):
 
 
 def test_read_as_coco_without_a_problem(tmp_path):
-    split = coco_json.read(write_split(SPEC, tmp_path, "train", 30, (0,), 1, 0), tmp_path / "images")
+    split = read_instances(write_split(SPEC, tmp_path, "train", 30, (0,), 1, 0), tmp_path / "images")
     checked = check(split, workers=0)
     assert not split.report and len(checked) == 30
 
@@ -65,21 +67,21 @@ def test_sizes_and_shares_are_those_of_the_spec():
 
 
 def test_an_object_is_where_its_mask_is_and_differs_from_what_is_around():
-    """Without texture, light and noise: one colour within a mask, another outside; only edges are mixed."""
+    """Without texture, light and noise: one color within a mask, another outside; only edges are mixed."""
     flat = ShapesSpec(object_contrast=(0.0, 0.0), ground_contrast=(0.0, 0.0), lighting=0.0, noise=0.0)
     for k in range(30):
         drawn = draw(flat, (2, k))
         labels = np.zeros(drawn.image.shape[:2], int)
         for number, mask in enumerate(drawn.masks, 1):
             labels[mask] = number
-        colours = []
+        colors = []
         for number in range(len(drawn.masks) + 1):
             core = cv2.erode(np.uint8(labels == number), np.ones((5, 5)), borderValue=1).astype(bool)
             if core.any():
-                colours.append(np.median(drawn.image[core], axis=0))
+                colors.append(np.median(drawn.image[core], axis=0))
                 # Tips thinner than a pixel are drawn, faintly, but in no mask.
-                assert (drawn.image[core] == colours[-1]).all(axis=1).mean() > 0.99
-        middle = np.array(colours)
+                assert (drawn.image[core] == colors[-1]).all(axis=1).mean() > 0.99
+        middle = np.array(colors)
         apart = np.abs(middle[:, None] - middle[None]).max(axis=2) + 255 * np.eye(len(middle))
         assert apart.min() > 25
 
@@ -102,11 +104,11 @@ def test_outline_has_its_longest_side_about_the_origin(shape):
 
 @pytest.mark.parametrize("kind", TEXTURES)
 def test_texture_stays_within_its_contrast(kind):
-    colour = np.array([100, 120, 140], np.float32)
+    color = np.array([100, 120, 140], np.float32)
     for seed in range(10):
-        pixels = texture(np.random.default_rng(seed), kind, 33, 47, colour, 20.0)
+        pixels = texture(np.random.default_rng(seed), kind, 33, 47, color, 20.0)
         assert pixels.shape == (33, 47, 3) and pixels.dtype == np.float32
-        assert np.abs(pixels - colour).max() <= 20 * 1.4  # cubic noise overshoots a little
+        assert np.abs(pixels - color).max() <= 20 * 1.4  # cubic noise overshoots a little
         assert kind == "plain" or pixels.std(axis=(0, 1)).max() > 1
 
 
@@ -118,9 +120,9 @@ def test_unknown_shape_or_texture():
         texture(rng, "wood", 9, 9, np.zeros(3, np.float32), 1.0)
 
 
-def test_distinct_colour_is_the_farthest_candidate():
+def test_distinct_color_is_the_farthest_candidate():
     others = np.array([[250, 250, 250], [240, 240, 255]], np.float32)
-    darkest = distinct_colour(np.random.default_rng(0), others, 200, (0.15, 1.0))
+    darkest = distinct_color(np.random.default_rng(0), others, 200, (0.15, 1.0))
     assert darkest.mean() < 90
 
 
@@ -135,7 +137,7 @@ def test_prepare_shapes_from_the_command_line(tmp_path, capsys):
         assert len(source) == number and source.index.image_id.tolist() == [e["id"] for e in entries["images"]]
         assert source[0].image_bytes == (out / "images" / entries["images"][0]["file_name"]).read_bytes()
     before = files(out)
-    assert main(command) == 2
+    assert run_command(lambda: main(command)) == 2
     assert "--overwrite" in capsys.readouterr().err and files(out) == before
     assert main([*command, "--overwrite", "--seed", "1"]) == 0
     assert files(out).keys() == before.keys() and files(out) != before

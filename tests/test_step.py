@@ -9,7 +9,7 @@ from fastmask_jax.models.build import build_model
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
 from fastmask_jax.training.losses import LossWeights
 from fastmask_jax.training.optimizer import build_optimizer
-from fastmask_jax.training.step import TrainState, make_step, measure_frozen_stats, on_device
+from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, make_step, on_device
 from tests import tiny
 from tests.plain_network import random_variables
 
@@ -29,7 +29,7 @@ def prepared(tmp_path_factory):
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     drawn = random_variables(model, device_batch.image[:1], device_batch.size[:1], windows, windows)
     state = TrainState(np.int32(0), **drawn, opt_state=optimizer_of(settings).init(drawn["params"]))
-    return settings, batch, jax.device_get(measure_frozen_stats(model, state, device_batch))
+    return settings, batch, jax.device_get(calibrate_frozen_stats(model, state, device_batch))
 
 
 def optimizer_of(settings):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.inference.rle import Proposals
-from fastmask_jax.inference.suppression import demoted_scores, show_selection, suppress
+from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.suppression import reranked_scores, show_selection, suppress
 
 
 def proposals_of(bitmaps: np.ndarray, scores: np.ndarray) -> Proposals:
@@ -30,11 +30,11 @@ def plain_loop(bitmaps: np.ndarray, scores: np.ndarray, threshold: float) -> lis
 
 def blobs(rng: np.random.Generator, count: int, height: int = 24, width: int = 30) -> np.ndarray:
     """Rectangles about a few places, with holes: every one has a pixel."""
-    centres = rng.uniform(0, 1, (3, 2)) * (height, width)
+    centers = rng.uniform(0, 1, (3, 2)) * (height, width)
     y, x = np.indices((height, width))
     result = np.zeros((count, height, width), bool)
     for bitmap in result:
-        cy, cx = centres[rng.integers(3)] + rng.normal(0, 2, 2)
+        cy, cx = centers[rng.integers(3)] + rng.normal(0, 2, 2)
         ry, rx = rng.uniform(2, 9, 2)
         bitmap[:] = (abs(y - cy) <= ry) & (abs(x - cx) <= rx) & (rng.random((height, width)) > 0.1)
         bitmap[rng.integers(height), rng.integers(width)] = True
@@ -82,7 +82,7 @@ def test_demoted_scores_put_what_stays_first_and_keep_both_orders(seed, threshol
     rng = np.random.default_rng(seed)
     bitmaps = blobs(rng, 12)
     scores = rng.permutation(np.linspace(0.05, 0.95, 12)).astype(np.float32)
-    demoted = demoted_scores(proposals_of(bitmaps, scores), threshold)
+    demoted = reranked_scores(proposals_of(bitmaps, scores), threshold)
     kept = plain_loop(bitmaps, scores, threshold)
     others = sorted(set(range(12)) - set(kept), key=lambda n: -scores[n])
     assert sorted(range(12), key=lambda n: -demoted[n]) == kept + others

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
-from fastmask_jax.geometry import window_extents
+from fastmask_jax.geometry import window_boxes
 
 SHARP = 1e-3  # a cell this near to ½ may round to either side in float32
 
@@ -37,9 +37,9 @@ def blobs(height, width, seed):
     return noise > 0
 
 
-def cell_centres(window, original, resized, strides):
-    """Centres of the 160×160 cells, (y, x) in original pixels, and the cells' sides there."""
-    x1, y1, x2, y2 = window_extents(np.array([window], np.int32), strides)[0].tolist()
+def cell_centers(window, original, resized, strides):
+    """Centers of the 160×160 cells, (y, x) in original pixels, and the cells' sides there."""
+    x1, y1, x2, y2 = window_boxes(np.array([window], np.int32), strides)[0].tolist()
     scale_y, scale_x = original[0] / resized[0], original[1] / resized[1]
     ys = [(y1 + (k + 0.5) * (y2 - y1) / 160) * scale_y for k in range(160)]
     xs = [(x1 + (k + 0.5) * (x2 - x1) / 160) * scale_x for k in range(160)]
@@ -47,7 +47,7 @@ def cell_centres(window, original, resized, strides):
 
 
 def mean_by_loops(pixels, ys, xs, side_y, side_x):
-    """Mean of the mask over a square of max(side, 1) pixels about each centre, pixel by pixel."""
+    """Mean of the mask over a square of max(side, 1) pixels about each center, pixel by pixel."""
     side_y, side_x = max(side_y, 1.0), max(side_x, 1.0)
     result = np.zeros((len(ys), len(xs)))
     for a, y in enumerate(ys):
@@ -76,7 +76,7 @@ def test_mask_target_equals_loops(original, resized, window):
     pixels = blobs(*original, seed=sum(original))
     windows, objects = np.array([window], np.int32), np.array([0])
     target = mask_targets(windows, objects, [instance(pixels)], original, resized, strides)[0]
-    mean = mean_by_loops(pixels.tolist(), *cell_centres(window, original, resized, strides))
+    mean = mean_by_loops(pixels.tolist(), *cell_centers(window, original, resized, strides))
     sharp = abs(mean - 0.5) > SHARP
     assert 0.01 < target.mean() < 0.95
     assert sharp.mean() > 0.99
@@ -90,9 +90,9 @@ def test_enlarged_mask_is_bilinear(i, j, seed, height, width):
     pixels = blobs(height, width, seed)
     window = np.array([[0, i, j]], np.int32)
     target = mask_targets(window, np.array([0]), [instance(pixels)], (height, width), resized, (16,))[0]
-    ys, xs, side_y, side_x = cell_centres(window[0], (height, width), resized, (16,))
+    ys, xs, side_y, side_x = cell_centers(window[0], (height, width), resized, (16,))
     assert side_y <= 1 and side_x <= 1
-    grid = np.meshgrid(np.array(ys) - 0.5, np.array(xs) - 0.5, indexing="ij")  # pixel k's centre is at k + ½
+    grid = np.meshgrid(np.array(ys) - 0.5, np.array(xs) - 0.5, indexing="ij")  # pixel k's center is at k + ½
     bilinear = ndimage.map_coordinates(np.pad(pixels.astype(float), 2), [g + 2 for g in grid], order=1, cval=0.0)
     sharp = abs(bilinear - 0.5) > SHARP
     np.testing.assert_array_equal(target[sharp], bilinear[sharp] >= 0.5)
@@ -132,7 +132,7 @@ def test_mask_target_of_the_mirror_image_is_mirrored():
     flipped = instance(pixels[:, ::-1])
     for mask in (flipped, instance(pixels).mirror(), flipped.mirror().mirror()):
         mirrored = mask_targets(mirrored_windows, objects, [mask], original, resized, strides)
-        mean = mean_by_loops(pixels.tolist(), *cell_centres(windows[0], original, resized, strides))
+        mean = mean_by_loops(pixels.tolist(), *cell_centers(windows[0], original, resized, strides))
         sharp = abs(mean - 0.5) > SHARP
         np.testing.assert_array_equal(mirrored[0][:, ::-1][sharp], target[0][sharp])
 
@@ -176,8 +176,8 @@ def attention_by_loops(box, window, original, resized, strides):
 @given(st.integers(0, 60), st.integers(0, 70), st.integers(1, 40), st.integers(1, 40), st.integers(0, 1))
 def test_attention_target_equals_loops(x, y, w, h, level):
     original, resized, strides = (110, 100), (188, 172), (16, 24)
-    centre_y, centre_x = (y + h / 2) * 188 / 110, (x + w / 2) * 172 / 100
-    window = (level, round(centre_y / strides[level]), round(centre_x / strides[level]))
+    center_y, center_x = (y + h / 2) * 188 / 110, (x + w / 2) * 172 / 100
+    window = (level, round(center_y / strides[level]), round(center_x / strides[level]))
     target = attention_targets(
         np.array([window], np.int32), np.array([0]), np.array([(x, y, w, h)]), original, resized, strides
     )

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 pytest.importorskip("av")
-from fastmask_jax.video.frames import Frame, VideoReader, VideoWriter
+from fastmask_jax.apps.video.frames import Frame, VideoReader, VideoWriter
 
-COLOURS = np.array([(200, 40, 30), (20, 220, 60), (30, 60, 210), (240, 240, 20), (128, 128, 128)], np.uint8)
+COLORS = np.array([(200, 40, 30), (20, 220, 60), (30, 60, 210), (240, 240, 20), (128, 128, 128)], np.uint8)
 NTSC = Fraction(30000, 1001)
 
 
 def frames(size, count=10, step=1001):
-    """Quarters of the picture in different colours, which change from frame to frame."""
+    """Quarters of the picture in different colors, which change from frame to frame."""
     for n in range(count):
         pixels = np.empty((*size, 3), np.uint8)
         for quarter in range(4):
             (top, left), (height, width) = divmod(quarter, 2), size
             y, x = height // 2 * top, width // 2 * left
-            pixels[y:, x:] = COLOURS[(quarter + n // 2) % len(COLOURS)]
+            pixels[y:, x:] = COLORS[(quarter + n // 2) % len(COLORS)]
         yield Frame(pixels, n * step)
 
 
@@ -33,7 +33,7 @@ def written(path, size=(48, 64), **changed):
 
 
 def middles(pixels):
-    """The colour in the middle of each quarter."""
+    """The color in the middle of each quarter."""
     height, width = pixels.shape[:2]
     return np.array([[pixels[height * a // 4, width * b // 4] for b in (1, 3)] for a in (1, 3)], np.int64)
 

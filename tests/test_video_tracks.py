@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 pytest.importorskip("scipy")
-from fastmask_jax.video.tracks import Tracker
+from fastmask_jax.apps.video.tracks import Tracker
 
 SIZE = (80, 120)
 
@@ -25,7 +25,7 @@ def numbers(followed):
     return followed.tracks.tolist()
 
 
-def test_objects_keep_number_and_colour_whatever_their_order():
+def test_objects_keep_number_and_color_whatever_their_order():
     tracker = Tracker()
     first = tracker.follow([square(0), square(50)])
     assert numbers(first) == [1, 2] and first.slots.tolist() == [0, 1]
@@ -51,7 +51,7 @@ def test_an_object_that_hides_comes_back_as_itself_but_not_after_too_long():
             assert numbers(tracker.follow([square(60)])) == [2]
         back = tracker.follow([square(60), square(1)])
         assert numbers(back) == [2, 1 if same else 3]
-        assert back.slots.tolist() == [1, 0]  # a forgotten one's colour is free again
+        assert back.slots.tolist() == [1, 0]  # a forgotten one's color is free again
 
 
 def test_a_jump_begins_a_track_and_empty_frames_are_fine():
@@ -63,7 +63,7 @@ def test_a_jump_begins_a_track_and_empty_frames_are_fine():
 
 
 @given(st.lists(st.lists(st.integers(0, 100), max_size=6, unique=True), max_size=8))
-def test_no_two_masks_of_a_frame_share_a_track_or_a_colour(frames):
+def test_no_two_masks_of_a_frame_share_a_track_or_a_color(frames):
     tracker = Tracker(memory=2)
     slots = {}
     most = 0

@@ -14,8 +14,8 @@ from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.weights import caffe_proto
 from fastmask_jax.weights.caffe import read_caffe
 from fastmask_jax.weights.caffe_proto import read_layers
-from fastmask_jax.weights.fitting import put, shapes_of
-from fastmask_jax.weights.specs import load_weights
+from fastmask_jax.weights.mapping import put, shapes_of
+from fastmask_jax.weights.sources import load_weights
 from tests import caffe_network
 from tests.caffe_network import net, random_body, random_network, record, varint
 from tests.tiny import ROOT
@@ -91,7 +91,7 @@ def test_copies_that_differ_are_told(file):
     assert "2 of " in found.notes[0]
     assert "conv_feat_1_64s from conv_feat_1_16s in shape" in found.notes[0]
     assert "conv6_1_div3 from conv5_4 by 0.25" in found.notes[0]
-    np.testing.assert_array_equal(found.arrays["params.halve.conv1.kernel"], layers["conv5_4"][0].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(found.arrays["params.neck.conv1.kernel"], layers["conv5_4"][0].transpose(2, 3, 1, 0))
 
 
 def test_the_zoom_file_serves_the_network_without_its_level(file):
@@ -101,7 +101,7 @@ def test_the_zoom_file_serves_the_network_without_its_level(file):
 
 
 def test_a_body_alone(file):
-    """Its layers beyond the fourth stage have no use; its colours are turned from BGR unless it is said otherwise."""
+    """Its layers beyond the fourth stage have no use; its colors are turned from BGR unless it is said otherwise."""
     layers = random_body(np.random.default_rng(0))
     layers["res5a_branch1"], layers["fc1000"] = [np.ones((8, 8, 1, 1))], [np.ones((10, 8)), np.ones(10)]
     found = read(file, layers)
@@ -113,7 +113,7 @@ def test_a_body_alone(file):
     report = put(found, network()[1]).report
     assert report.holds("body") and not report.holds("mask")
     assert {name.split(".")[1] for name in report.initial} == {
-        "halve", "reduce", "window_norm", "objectness", "mask"
+        "neck", "lateral", "window_norm", "objectness", "mask"
     }  # fmt: skip
 
 
@@ -166,8 +166,8 @@ def test_what_does_not_fit_is_named(file, change, said):
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_body_of_another_flavour_is_refused(file):
-    with pytest.raises(ValueError, match=r"flavour caffe .*has a resnet body of flavour torchvision"):
+def test_a_body_of_another_flavor_is_refused(file):
+    with pytest.raises(ValueError, match=r"flavor caffe .*has a resnet body of flavor torchvision"):
         read(file, random_body(np.random.default_rng(0)), variant=":torchvision")
 
 

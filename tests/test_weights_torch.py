@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from fastmask_jax.configuration import load_config
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.weights.pickled import read_pth
-from fastmask_jax.weights.specs import load_weights
+from fastmask_jax.weights.sources import load_weights
 from tests import caffe_network
 from tests.caffe_network import DEPTHS, WIDTH, kernel, small
 from tests.tiny import ROOT
@@ -218,7 +218,7 @@ def test_cut_off_files_are_refused(tmp_path, legacy):
     [
         ({"layer2.0.bn2.running_var": None}, ":torchvision", r"layer2.0.bn2.running_var is absent .* \(8,\)"),
         ({"layer2.0.bn2.bias": np.ones(9, np.float32)}, ":torchvision", r"layer2.0.bn2.bias is \(9,\) in the file"),
-        ({}, "", "of flavour caffe: set model.body.flavour=torchvision"),
+        ({}, "", "of flavor caffe: set model.body.flavor=torchvision"),
         (
             {"layer3.2.conv1.weight": np.ones((16, 64, 1, 1), np.float32)},
             ":torchvision",

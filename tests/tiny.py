@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.pipeline import train_batches
 from fastmask_jax.data.prepare import prepare_shapes
-from fastmask_jax.data.shapes import ShapesSpec
+from fastmask_jax.data.shapes.dataset import ShapesSpec
 from fastmask_jax.training.loop import training_data
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ _NETWORK = {
     "optimizer.warmup_images": 4,
     "train.batch_size": 2,
     "train.images": 12,
-    "train.measure_norms": 2,
+    "train.norm_calibration_images": 2,
     "train.log_every": 2,
     "train.checkpoint_every": 0,
     "train.picture_every": 0,

@@ -1,7 +1,7 @@
 """From a record to what the network sees: pure functions of samples and a random generator, and resizing.
 
 Boxes and masks of a `Sample` are in the pixels of its image; only resizing changes the image's scale, at the end of
-the way (spec sections 1, 3). Of all that changes a sample the paper has `random_flip` alone.
+the way (docs/network.md §1, §3). Of all that changes a sample the paper has `random_flip` alone.
 """
 
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.targets import InstanceMask
-from fastmask_jax.geometry import resized_part, resized_size
+from fastmask_jax.geometry import resized_crop, resized_size
+from fastmask_jax.masks.drawing import GRAY
 
 FLIP_PROBABILITY = 0.5
 LEAST_VISIBLE = 0.3  # part of an object's pixels below which what is left of it is no object any more
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of (R, G, B)
 COPY_SCALES = (0.5, 1.5)
 
 
@@ -78,7 +78,7 @@ def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
     )
 
 
-def random_part(
+def random_crop(
     sample: Sample, long_edge: int, room: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Sample, tuple[int, int]]:
     """(what is shown of the sample at this long edge, its resized (height, width)): all of it where it fits into
@@ -92,11 +92,11 @@ def random_part(
     if (height, width) != sample.size:
         y, x = (int(rng.integers(side - part + 1)) for side, part in zip(sample.size, (height, width), strict=True))
         sample = cut(sample, x, y, width, height)
-    return sample, resized_part(height, width, long_edge, longest)
+    return sample, resized_crop(height, width, long_edge, longest)
 
 
-def random_colour(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
-    """The sample with other brightness, contrast, saturation and colour balance: factors within 1 ± `strength`, the
+def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
+    """The sample with other brightness, contrast, saturation and color balance: factors within 1 ± `strength`, the
     balance within half of that.
     """
     if strength == 0:
@@ -104,14 +104,14 @@ def random_colour(sample: Sample, strength: float, rng: np.random.Generator) -> 
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     balance = rng.uniform(1 - strength / 2, 1 + strength / 2, 3).astype(np.float32)
     # All of it is linear in a pixel: one matrix and one shift.
-    grey = np.tile(GREY, (3, 1))
-    matrix = brightness * balance[:, None] * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * grey)
+    gray = np.tile(GRAY, (3, 1))
+    matrix = brightness * balance[:, None] * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * gray)
     mean = matrix @ sample.image[::8, ::8].reshape(-1, 3).mean(axis=0, dtype=np.float32)
     matrix = np.concatenate([contrast * matrix, ((1 - contrast) * mean)[:, None]], axis=1)
     return replace(sample, image=cv2.transform(sample.image, matrix))
 
 
-def random_copies(sample: Sample, giver: Sample, count: int, rng: np.random.Generator) -> Sample:
+def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generator) -> Sample:
     """The sample with up to `count` objects of another one laid over it, at other sizes and anywhere.
 
     What an object loses of its mask is lost; where less than 0.3 is left of it, so is the object. Source: Ghiasi et
@@ -166,6 +166,6 @@ def resize_into(image: UInt8[np.ndarray, "H W 3"], place: UInt8[np.ndarray, "h w
     cv2.resize(image, place.shape[1::-1], dst=place, interpolation=cv2.INTER_LINEAR)
 
 
-def resize_in_use(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
-    """The image at (height, width) in use: bilinear, on float32, not rounded (spec section 3)."""
+def resize_for_inference(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
+    """The image at (height, width) in use: bilinear, on float32, not rounded (docs/network.md §3)."""
     return cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -25,7 +25,7 @@ class TrainBatch(NamedTuple):
     attention_targets: UInt8[np.ndarray, "B P 10 10"]
 
 
-class UseBatch(NamedTuple):
+class InferenceBatch(NamedTuple):
     """Images in use. All share a bucket; rows with image_id −1 only fill the batch (4×4 black pixels)."""
 
     image: Float32[np.ndarray, "B H W 3"]  # resized RGB, INTER_LINEAR on float32; zero beyond `size`
@@ -34,7 +34,7 @@ class UseBatch(NamedTuple):
     image_id: Int64[np.ndarray, "B"]
 
 
-class UsedImage(NamedTuple):
+class InferenceImage(NamedTuple):
     """One image in use."""
 
     image: Float32[np.ndarray, "h w 3"]  # resized RGB
@@ -42,9 +42,9 @@ class UsedImage(NamedTuple):
     image_id: int
 
 
-def pack_used(images: Sequence[UsedImage], bucket: tuple[int, int], batch_size: int) -> UseBatch:
+def pack_inference_batch(images: Sequence[InferenceImage], bucket: tuple[int, int], batch_size: int) -> InferenceBatch:
     """A batch of `batch_size` rows padded to a bucket (height, width), of at most so many images that all fit it."""
-    batch = UseBatch(
+    batch = InferenceBatch(
         image=np.zeros((batch_size, *bucket, 3), np.float32),
         size=np.full((batch_size, 2), MULTIPLE, np.int32),
         original_size=np.full((batch_size, 2), MULTIPLE, np.int32),

@@ -8,14 +8,14 @@ _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes JPEG, PNG and what else OpenCV reads to RGB: grey, CMYK, palette, alpha and 16-bit files too.
+    """Decodes JPEG, PNG and what else OpenCV reads to RGB: gray, CMYK, palette, alpha and 16-bit files too.
 
     Pixels are taken as stored, without the EXIF orientation: COCO's annotations are made so.
 
     Errors:
       ValueError: the bytes are no whole image.
     """
-    # Some versions of OpenCV fill up a truncated JPEG with grey; a whole one has its end marker after its last scan.
+    # Some versions of OpenCV fill up a truncated JPEG with gray; a whole one has its end marker after its last scan.
     truncated = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
     image = None
     if data and not truncated:

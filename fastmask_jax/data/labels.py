@@ -1,4 +1,4 @@
-"""Which windows are positive, which are hard negatives, and which of them are trained on (spec section 2)."""
+"""Which windows are positive, which are hard negatives, and which of them are trained on (docs/network.md §2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from fastmask_jax.geometry import WINDOW, all_windows, window_grids
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """The numbers of spec section 2. Fractions are of a window's side."""
+    """The numbers of docs/network.md §2. Fractions are of a window's side."""
 
     fit_low: float = 0.42
     fit_high: float = 0.68
-    centre: float = 0.2
+    center: float = 0.2
     score_positives: int = 32
     score_negatives: int = 32
     mask_positives: int = 64
@@ -65,7 +65,7 @@ def label_windows(
 ) -> WindowLabels:
     """Labels of all windows of a resized image. Borders of squares and of size ranges belong to them.
 
-    Of several objects at the same distance from a window's centre the first wins.
+    Of several objects at the same distance from a window's center the first wins.
 
     Args:
       boxes: `whole_boxes`, in original pixels.
@@ -76,25 +76,25 @@ def label_windows(
     objects = np.flatnonzero(trainable(boxes, crowd))
     corner, side = boxes[objects, 1::-1], boxes[objects, :1:-1]  # (y, x), (height, width)
     numerator, denominator = np.array(resized), np.array(original)
-    centre = (2 * corner + side) * numerator / (2 * denominator)  # one rounding each: exact borders stay exact
+    center = (2 * corner + side) * numerator / (2 * denominator)  # one rounding each: exact borders stay exact
     longest = (side * numerator / denominator).max(axis=1)
 
     matched, hard = [], []
     for stride, (rows, columns) in zip(strides, window_grids(*resized, strides), strict=True):
         span = WINDOW * stride
         fits = (spec.fit_low * span <= longest) & (longest <= spec.fit_high * span)
-        offset_y = np.abs(np.arange(rows) * stride - centre[:, :1])  # [n, rows]
-        offset_x = np.abs(np.arange(columns) * stride - centre[:, 1:])  # [n, columns]
-        centred_y, centred_x = offset_y <= spec.centre * span / 2, offset_x <= spec.centre * span / 2
+        offset_y = np.abs(np.arange(rows) * stride - center[:, :1])  # [n, rows]
+        offset_x = np.abs(np.arange(columns) * stride - center[:, 1:])  # [n, columns]
+        centered_y, centered_x = offset_y <= spec.center * span / 2, offset_x <= spec.center * span / 2
 
         level_matched = np.full((rows, columns), -1, np.int32)
-        n, i, j = np.nonzero((centred_y[:, :, None] & centred_x[:, None]) & fits[:, None, None])
+        n, i, j = np.nonzero((centered_y[:, :, None] & centered_x[:, None]) & fits[:, None, None])
         farthest_first = np.lexsort((-n, -(offset_y[n, i] ** 2 + offset_x[n, j] ** 2)))
         n, i, j = n[farthest_first], i[farthest_first], j[farthest_first]
         level_matched[i, j] = objects[n]  # of repeated places the last assignment, the nearest object, stays
 
         near = _any_covers((offset_y <= span / 2)[fits], (offset_x <= span / 2)[fits])
-        off_size = _any_covers(centred_y[~fits], centred_x[~fits])
+        off_size = _any_covers(centered_y[~fits], centered_x[~fits])
         matched.append(level_matched.ravel())
         hard.append(((near | off_size) & (level_matched < 0)).ravel())
     return WindowLabels(all_windows(*resized, strides), np.concatenate(matched), np.concatenate(hard))

@@ -1,4 +1,4 @@
-"""From records and files to padded batches, in several processes, the same for any number of them (spec sections 2, 3).
+"""Records and files → padded batches, in several processes, the same for any number of them (docs/network.md §2, §3).
 
 A training batch is a pure function of (plan, seed, step): each image draws from `default_rng((seed, step, slot))`,
 `slot` being its place in the global batch. Nothing is kept between steps, so a run goes on from any step.
@@ -23,14 +23,14 @@ from jaxtyping import Int64
 
 from fastmask_jax.data.augment import (
     Sample,
-    random_colour,
-    random_copies,
+    color_jitter,
+    copy_paste,
+    random_crop,
     random_flip,
-    random_part,
-    resize_in_use,
+    resize_for_inference,
     resize_into,
 )
-from fastmask_jax.data.batches import TrainBatch, UseBatch, UsedImage, pack_used
+from fastmask_jax.data.batches import InferenceBatch, InferenceImage, TrainBatch, pack_inference_batch
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
 from fastmask_jax.data.plan import BatchPlan
@@ -46,22 +46,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How training images are changed, scaled and labelled (spec sections 1, 2); the defaults are the paper's.
+    """How training images are changed, scaled and labeled (docs/network.md §1, §2); the defaults are the paper's.
 
     Attributes:
       strides: of the levels, in resized pixels.
       long_edges: one of them is drawn for each image.
-      parts: of an image too large for its bucket at the drawn long edge, show a random part.
-      colour: strength of `augment.random_colour`; 0: none.
-      copies: at most so many objects of another image are laid over an image; see `augment.random_copies`.
+      random_crop: of an image too large for its bucket at the drawn long edge, show a random part.
+      color_jitter: strength of `augment.color_jitter`; 0: none.
+      copy_paste: at most so many objects of another image are laid over an image; see `augment.copy_paste`.
     """
 
     strides: tuple[int, ...]
     long_edges: tuple[int, ...] = tuple(range(800, 870))
     labels: LabelSpec = field(default_factory=LabelSpec)
-    parts: bool = False
-    colour: float = 0.0
-    copies: int = 0
+    random_crop: bool = False
+    color_jitter: float = 0.0
+    copy_paste: int = 0
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class Example(NamedTuple):
 
 
 def load_sample(record: Record) -> Sample:
-    """A record decoded, its boxes rounded to whole pixels (spec section 2).
+    """A record decoded, its boxes rounded to whole pixels (docs/network.md §2).
 
     Errors:
       ValueError: the image cannot be decoded, or its size is not that of the record; names file and id.
@@ -110,8 +110,8 @@ def label_at_some_scale(
     """
     for _ in range(SCALE_TRIES):
         long_edge = int(rng.choice(spec.long_edges))
-        if spec.parts:
-            shown, resized = random_part(drawn, long_edge, bucket, rng)
+        if spec.random_crop:
+            shown, resized = random_crop(drawn, long_edge, bucket, rng)
         else:
             shown, resized = drawn, resized_size(*drawn.size, long_edge)
         labels = label_windows(shown.boxes, shown.crowd, shown.size, resized, spec.strides, spec.labels)
@@ -128,17 +128,17 @@ def choose_example(
     bucket: tuple[int, int],
     rng: np.random.Generator,
 ) -> Example:
-    """Record `number` augmented and labelled, or one of the substitutes where it has no positive window.
+    """Record `number` augmented and labeled, or one of the substitutes where it has no positive window.
 
-    "An image with no positive window is not trained on" (spec section 2): where no substitute has one either, all
+    "An image with no positive window is not trained on" (docs/network.md §2): where no substitute has one either, all
     weights are 0.
     """
     for _ in range(IMAGE_TRIES):
         record = source[number]
         drawn = load_sample(record)
-        if spec.copies:
-            drawn = random_copies(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copies, rng)
-        drawn = random_colour(random_flip(drawn, rng), spec.colour, rng)
+        if spec.copy_paste:
+            drawn = copy_paste(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copy_paste, rng)
+        drawn = color_jitter(random_flip(drawn, rng), spec.color_jitter, rng)
         drawn, resized, labels = label_at_some_scale(drawn, spec, bucket, rng)
         if labels.positive.any():
             break
@@ -217,7 +217,7 @@ def train_batches(
     """
     if plan.batch_size % process_count:
         raise ValueError(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
-    if not spec.parts and max(spec.long_edges) > plan.long_edge_max:
+    if not spec.random_crop and max(spec.long_edges) > plan.long_edge_max:
         raise ValueError(f"long edge {max(spec.long_edges)} is more than the plan's buckets hold: {plan.long_edge_max}")
     local = plan.batch_size // process_count
     slots = range(process_index * local, (process_index + 1) * local)
@@ -272,24 +272,24 @@ class ImageLoader:
 
     long_edge: int
 
-    def __call__(self, image: tuple[int, str]) -> UsedImage | str:
+    def __call__(self, image: tuple[int, str]) -> InferenceImage | str:
         image_id, path = image
         try:
             pixels = decode_image(Path(path).read_bytes())
         except (OSError, ValueError) as error:
             return f"image {image_id} ({path}) left out: {error}"
         size = pixels.shape[:2]
-        return UsedImage(resize_in_use(pixels, resized_size(*size, self.long_edge)), size, image_id)
+        return InferenceImage(resize_for_inference(pixels, resized_size(*size, self.long_edge)), size, image_id)
 
 
-def use_batches(
+def inference_batches(
     images: Sequence[tuple[int, str | Path]],
     buckets: Sequence[tuple[int, int]],
     long_edge: int,
     batch_size: int,
     workers: int,
     on_problem: Callable[[str], None],
-) -> Iterator[UseBatch]:
+) -> Iterator[InferenceBatch]:
     """Batches of image files, each of one bucket; the order is fixed by the list, but is not the list's.
 
     A file that cannot be read is passed to `on_problem` as one line naming it, and left out. The last batch of a
@@ -304,7 +304,7 @@ def use_batches(
       ValueError: an image is larger than every bucket.
     """
     dataset = grain.MapDataset.source([(int(i), str(path)) for i, path in images]).map(ImageLoader(long_edge))
-    waiting: list[list[UsedImage]] = [[] for _ in buckets]
+    waiting: list[list[InferenceImage]] = [[] for _ in buckets]
     for loaded in _load(dataset, workers):
         if isinstance(loaded, str):
             on_problem(loaded)
@@ -312,8 +312,8 @@ def use_batches(
         bucket = choose_bucket(*loaded.original_size, long_edge, buckets)
         waiting[bucket].append(loaded)
         if len(waiting[bucket]) == batch_size:
-            yield pack_used(waiting[bucket], buckets[bucket], batch_size)
+            yield pack_inference_batch(waiting[bucket], buckets[bucket], batch_size)
             waiting[bucket] = []
     for left_over, bucket in zip(waiting, buckets, strict=True):
         if left_over:
-            yield pack_used(left_over, bucket, batch_size)
+            yield pack_inference_batch(left_over, bucket, batch_size)

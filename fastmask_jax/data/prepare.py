@@ -1,16 +1,12 @@
-"""What prepare.py does: COCO, anyone's data of that format, or the drawn shapes → records."""
+"""Datasets → records: COCO, anyone's data of that format, or the drawn shapes."""
 
-import argparse
-import os
-import re
-import sys
 from pathlib import Path
 
-from fastmask_jax.data import coco_json
-from fastmask_jax.data.builder import PROBLEMS, build
+from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
+from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.coco.record_builder import PROBLEMS, build
 from fastmask_jax.data.records import INDEX
-from fastmask_jax.data.shapes import ShapesSpec, write_split
-from fastmask_jax.data.staging import appearing_whole, refuse_existing
+from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
 
 COCO_SPLITS = ("train", "val")
 _DOWNLOADS = "http://images.cocodataset.org"
@@ -25,11 +21,11 @@ def prepare_coco(
     Returns what was written and what was left out, for people to read.
 
     Errors:
-      ValueError, OSError: one line; see `coco_json.read` and `builder.build`.
+      ValueError, OSError: one line; see `read_instances` and `builder.build`.
     """
     directory = out / split_name
     refuse_existing(directory, INDEX, overwrite)
-    split = coco_json.read(annotations, images)
+    split = read_instances(annotations, images)
     built = build(split, directory, split_name=split_name, workers=workers, overwrite=overwrite)
     lines = [
         f"{split_name}: {built.images} images ({built.without_objects} without objects), {built.objects} objects, "
@@ -90,86 +86,3 @@ def prepare_shapes(
             annotations = write_split(spec or ShapesSpec(), new, name, number, (seed, order), first, workers)
             lines.append(prepare_coco(annotations, new / "images", new / "records", name, workers=workers))
     return "\n".join(lines)
-
-
-def whole_number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
-
-
-def positive_number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
-    return number
-
-
-def split_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: a letter, then letters, digits and _")
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--workers", type=whole_number, default=os.cpu_count() or 1, help="processes; 0: only this one (default: cores)"
-    )
-    common.add_argument("--overwrite", action="store_true", help="replace records that are there")
-    parser = argparse.ArgumentParser(
-        prog="prepare.py", description="Put a dataset on disk as records, for train.py and evaluate.py."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="coco | coco2017 | coco2014 | shapes")
-
-    own = commands.add_parser("coco", parents=[common], help="any COCO-format instances JSON and its image folder")
-    own.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="instances JSON")
-    own.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder the file names are relative to")
-    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="records go to DIR/SPLIT")
-    own.add_argument(
-        "--split", type=split_name, default="train", metavar="SPLIT", help="name of the split (default: train)"
-    )
-
-    for year in (2017, 2014):
-        coco = commands.add_parser(f"coco{year}", parents=[common], help=f"train and val of COCO {year}")
-        where = f"folder with train{year}, val{year} and annotations (default: datasets/coco)"
-        coco.add_argument("--root", type=Path, default=Path("datasets/coco"), metavar="DIR", help=where)
-        default = Path(f"datasets/coco{year}")
-        coco.add_argument(
-            "--out",
-            type=Path,
-            default=default,
-            metavar="DIR",
-            help=f"records go to DIR/train and DIR/val (default: {default})",
-        )
-        coco.set_defaults(year=year)
-
-    shapes = commands.add_parser("shapes", parents=[common], help="draw the embedded dataset: COCO files and records")
-    where = "gets images, annotations and records (default: datasets/shapes)"
-    shapes.add_argument("--out", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=where)
-    shapes.add_argument("--train", type=positive_number, default=2000, help="training images (default: 2000)")
-    shapes.add_argument("--val", type=positive_number, default=200, help="held-out images (default: 200)")
-    shapes.add_argument("--seed", type=whole_number, default=0, help="the same seed draws the same files (default: 0)")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs prepare.py; returns its exit status: 0, 2 after a message on stderr, 130 after Ctrl-C."""
-    args = _parser().parse_args(arguments)
-    common = {"workers": args.workers, "overwrite": args.overwrite}
-    try:
-        if args.command == "coco":
-            done = prepare_coco(args.annotations, args.images, args.out, args.split, **common)
-        elif args.command == "shapes":
-            done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
-        else:
-            done = prepare_coco_year(args.year, args.root, args.out, **common)
-    except (OSError, ValueError) as error:
-        print(f"prepare.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prepare.py: interrupted; unfinished records were removed", file=sys.stderr)
-        return 130
-    print(f"{args.out}:\n{done}")
-    return 0

@@ -1,4 +1,4 @@
-"""What a positive window should say: the object's mask and its box, seen in the window (spec section 2)."""
+"""What a positive window should say: the object's mask and its box, seen in the window (docs/network.md §2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ def draw_masks(
 ) -> None:
     """Write each window's object as 160×160 cells of 0 and 1 into `targets`, which is all 0; nothing where no object.
 
-    A cell is 1 where the mask's mean over a square about the cell's centre is at least ½. The square is the cell,
+    A cell is 1 where the mask's mean over a square about the cell's center is at least ½. The square is the cell,
     or one original pixel where that is more: area averaging where the window reduces the mask and bilinear
     interpolation where it enlarges it are both this mean. Beyond the image the mask is 0.
 
@@ -93,14 +93,14 @@ def draw_masks(
 
 
 def _cell_range(start: int, length: int, cell: float) -> tuple[int, int]:
-    """First and last + 1 of the cells, `cell` pixels wide, whose centre may lie in `length` pixels from `start`."""
+    """First and last + 1 of the cells, `cell` pixels wide, whose center may lie in `length` pixels from `start`."""
     return int(np.floor(start / cell)), int(np.ceil((start + length) / cell))
 
 
 def _strip_means(
     summed: Num[np.ndarray, "edges m"], cells: Int[np.ndarray, "r"], cell: float, start: int
 ) -> Float[np.ndarray, "r m"]:
-    """Means over strips of max(cell, 1) pixels about the centres of cells, from sums over all pixels before each edge.
+    """Means over strips of max(cell, 1) pixels about the centers of cells, from sums over all pixels before each edge.
 
     The first of the h pixels is pixel `start`; there is nothing before it, nor beyond the last.
     """

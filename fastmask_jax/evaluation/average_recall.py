@@ -1,4 +1,4 @@
-"""Average recall of class-agnostic proposals by COCO's protocol (spec section 3): of any results file, for any split.
+"""Average recall of class-agnostic proposals by COCO's protocol (docs/network.md §3), for any results file and split.
 
 Recall is a count of objects found over a count of objects, so images are scored a few at a time and the counts added:
 the proposals of 5000 images need not fit into memory. Matching itself is left to a COCO engine.
@@ -22,11 +22,11 @@ from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data import coco_json
-from fastmask_jax.data.coco_objects import CocoObject, objects_of
-from fastmask_jax.data.problems import Problem
-from fastmask_jax.inference.results import CATEGORY, check_entry, read_results
-from fastmask_jax.inference.rle import covered_pixels
+from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.coco.objects import CocoObject, objects_of
+from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.masks.coco_results import CATEGORY, check_entry, read_results
+from fastmask_jax.masks.rle import covered_pixels
 
 Kind = Literal["segm", "bbox"]
 Engine = Literal["fast", "reference"]
@@ -129,7 +129,7 @@ def objects_to_find(
 
     Errors: as of `average_recall`.
     """
-    split = coco_json.read(Path(annotations), None)
+    split = read_instances(Path(annotations), None)
     chosen = split.images
     if image_ids is not None:
         wanted = set(image_ids)

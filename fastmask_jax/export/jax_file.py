@@ -17,18 +17,18 @@ import numpy as np
 from flax import traverse_util
 from jax import export
 
-from fastmask_jax.export.form import Form, Proposed, propose
+from fastmask_jax.export.spec import ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.weights.fitting import names_of
+from fastmask_jax.weights.mapping import names_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FUNCTION, DESCRIPTION = "function", "description"  # the file's arrays that are no weights
 
 
-def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], form: Form) -> None:
+def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> None:
     """Writes the proposal function of a network for CPUs, NVIDIA GPUs and TPUs; the file is there whole or not at all.
 
-    Its arrays: `function`, the bytes of `jax.export` for a function of (weights by name, image, size), see `form`;
+    Its arrays: `function`, the bytes of `jax.export` for a function of (weights by name, image, size), see `spec`;
     `description`, JSON; and all others are the weights, float32.
 
     Args:
@@ -43,17 +43,17 @@ def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], form: F
     weights = {name: np.asarray(leaf) for name, leaf in names_of(variables).items()}
 
     def function(weights: dict[str, jax.Array], image: jax.Array, size: jax.Array) -> Proposed:
-        return propose(model, form.proposals, traverse_util.unflatten_dict(weights, sep="."), image, size)
+        return propose(model, spec.proposals, traverse_util.unflatten_dict(weights, sep="."), image, size)
 
-    batch = export.symbolic_shape("batch")[0] if form.batch is None else form.batch
+    batch = export.symbolic_shape("batch")[0] if spec.batch is None else spec.batch
     exported = export.export(jax.jit(function), platforms=PLATFORMS)(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights),
-        jax.ShapeDtypeStruct((batch, form.height, form.width, 3), jnp.float32),
+        jax.ShapeDtypeStruct((batch, spec.height, spec.width, 3), jnp.float32),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
     about = {
         FUNCTION: np.frombuffer(exported.serialize(), np.uint8),
-        DESCRIPTION: np.array(json.dumps(form.description(model.strides))),
+        DESCRIPTION: np.array(json.dumps(spec.description(model.strides))),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

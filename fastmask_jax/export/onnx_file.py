@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
-from fastmask_jax.export.form import INPUTS, OUTPUTS, Form, Proposed, propose
 from fastmask_jax.export.simplify import simplify
+from fastmask_jax.export.spec import INPUTS, OUTPUTS, ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "fastmask_jax"  # key of the description in the file's metadata
 
 
-def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], form: Form) -> None:
-    """Writes the proposal function of a network (see `form`); the file is there whole or not at all.
+def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> None:
+    """Writes the proposal function of a network (see `ExportSpec`); the file is there whole or not at all.
 
     Where any batch will do, the network is that of one image, in an ONNX Scan over the images.
 
@@ -44,8 +44,8 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], form: 
         )
     import onnx
 
-    graph = _one_image(model, variables, form) if form.batch is None else _batch(model, variables, form)
-    description = {DESCRIPTION: json.dumps(form.description(model.strides))}
+    graph = _one_image(model, variables, spec) if spec.batch is None else _batch(model, variables, spec)
+    description = {DESCRIPTION: json.dumps(spec.description(model.strides))}
     onnx.helper.set_model_props(graph, description)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -53,25 +53,25 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], form: 
     part.replace(path)
 
 
-def _batch(model: FastMask, variables: Mapping[str, Any], form: Form) -> "onnx.ModelProto":
-    """The function of exactly `form.batch` images."""
+def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
+    """The function of exactly `spec.batch` images."""
 
     def function(image: jax.Array, size: jax.Array) -> Proposed:
-        return propose(model, form.proposals, variables, image, size)
+        return propose(model, spec.proposals, variables, image, size)
 
-    image = jax.ShapeDtypeStruct((form.batch, form.height, form.width, 3), jnp.float32)
-    size = jax.ShapeDtypeStruct((form.batch, 2), jnp.int32)
+    image = jax.ShapeDtypeStruct((spec.batch, spec.height, spec.width, 3), jnp.float32)
+    size = jax.ShapeDtypeStruct((spec.batch, 2), jnp.int32)
     return _convert(function, image, size, INPUTS, OUTPUTS)
 
 
-def _one_image(model: FastMask, variables: Mapping[str, Any], form: Form) -> "onnx.ModelProto":
+def _one_image(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
     """The function of any number of images: that of one, scanned over them."""
     from onnx import helper
 
     def function(image: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
-        return jax.tree.map(lambda x: x[0], propose(model, form.proposals, variables, image[None], size[None]))
+        return jax.tree.map(lambda x: x[0], propose(model, spec.proposals, variables, image[None], size[None]))
 
-    image = jax.ShapeDtypeStruct((form.height, form.width, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((spec.height, spec.width, 3), jnp.float32)
     size = jax.ShapeDtypeStruct((2,), jnp.int32)
     inner = [tuple(f"{name}_of_one" for name in names) for names in (INPUTS, OUTPUTS)]
     converted = _convert(function, image, size, *inner)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fastmask_jax.data.batches import UseBatch
+from fastmask_jax.data.batches import InferenceBatch
 from fastmask_jax.models.fastmask import Decoded, FastMask
 
 
@@ -39,7 +39,7 @@ class Proposer:
         """Local devices; a batch must be a multiple of them."""
         return self._by_image.mesh.size
 
-    def __call__(self, batch: UseBatch, count: int | None = None) -> Decoded:
+    def __call__(self, batch: InferenceBatch, count: int | None = None) -> Decoded:
         """Begins to work on a batch and returns at once; the result's arrays are on the devices until they are read."""
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
         propose = _compiled(self._model, self._count if count is None else count, self._by_image)

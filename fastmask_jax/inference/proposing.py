@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fastmask_jax.data.batches import UseBatch
+from fastmask_jax.data.batches import InferenceBatch
 from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.inference.rle import Proposals, masks_to_results
-from fastmask_jax.inference.suppression import demoted_scores
+from fastmask_jax.masks.rle import Proposals, masks_to_results
+from fastmask_jax.masks.suppression import reranked_scores
 from fastmask_jax.models.fastmask import Decoded
 
 PASTING_THREADS = 2
@@ -24,31 +24,31 @@ class ImageProposals(NamedTuple):
 
 
 def propose_all(
-    proposer: Proposer, batches: Iterable[UseBatch], mask_threshold: float, demote_iou: float = 1.0
+    proposer: Proposer, batches: Iterable[InferenceBatch], mask_threshold: float, rerank_iou: float = 1.0
 ) -> Iterator[ImageProposals]:
     """Proposals of every image of the batches, in their order.
 
-    While the devices work on a batch, threads write the masks of the one before it. A `demote_iou` below 1 gives them
-    `suppression.demoted_scores`.
+    While the devices work on a batch, threads write the masks of the one before it. A `rerank_iou` below 1 gives them
+    `suppression.reranked_scores`.
     """
     with ThreadPoolExecutor(PASTING_THREADS) as pool:
         pending: list[tuple[int, Future[Proposals]]] = []
-        working: tuple[UseBatch, Decoded] | None = None
+        working: tuple[InferenceBatch, Decoded] | None = None
         for batch in batches:
             started = batch, proposer(batch)
             yield from _collected(pending)
-            pending = _paste(pool, working, proposer.strides, mask_threshold, demote_iou)
+            pending = _paste(pool, working, proposer.strides, mask_threshold, rerank_iou)
             working = started
         yield from _collected(pending)
-        yield from _collected(_paste(pool, working, proposer.strides, mask_threshold, demote_iou))
+        yield from _collected(_paste(pool, working, proposer.strides, mask_threshold, rerank_iou))
 
 
 def _paste(
     pool: ThreadPoolExecutor,
-    working: tuple[UseBatch, Decoded] | None,
+    working: tuple[InferenceBatch, Decoded] | None,
     strides: tuple[int, ...],
     threshold: float,
-    demote_iou: float,
+    rerank_iou: float,
 ) -> list[tuple[int, "Future[Proposals]"]]:
     if working is None:
         return []
@@ -59,7 +59,7 @@ def _paste(
             int(batch.image_id[row]),
             pool.submit(
                 _proposals,
-                demote_iou,
+                rerank_iou,
                 scores[row],
                 windows[row],
                 logits[row],
@@ -73,9 +73,9 @@ def _paste(
     ]
 
 
-def _proposals(demote_iou: float, *decoded: np.ndarray, **view: Any) -> Proposals:
+def _proposals(rerank_iou: float, *decoded: np.ndarray, **view: Any) -> Proposals:
     proposals = masks_to_results(*decoded, **view)
-    return proposals._replace(scores=demoted_scores(proposals, demote_iou)) if demote_iou < 1 else proposals
+    return proposals._replace(scores=reranked_scores(proposals, rerank_iou)) if rerank_iou < 1 else proposals
 
 
 def _collected(pending: list[tuple[int, "Future[Proposals]"]]) -> Iterator[ImageProposals]:

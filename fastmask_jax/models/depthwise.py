@@ -1,6 +1,6 @@
 """Depthwise convolutions, on the CPU as sums of shifted maps.
 
-Letters: B images, N, M rows and columns in, h, w rows and columns out, C channels, k side of the kernel, s step.
+Letters: B images, N, M rows and columns in, h, w rows and columns out, C channels, k side of the kernel, s stride.
 
 XLA's CPU runs a convolution with one group a channel scalar by scalar, and its gradients worse still. Here each of the
 k * k taps is one multiply-add over whole maps, forward and backward (benchmarks/bodies.py). Other devices keep XLA's.
@@ -19,10 +19,10 @@ from jaxtyping import Array, Float
 
 
 class _Geometry(NamedTuple):
-    """Of a convolution along both axes: kernel k, step s, and the zeros before the first row and column."""
+    """Of a convolution along both axes: kernel k, stride s, and the zeros before the first row and column."""
 
     k: int
-    step: int
+    stride: int
     begin: int
 
 
@@ -31,42 +31,42 @@ class Depthwise(nn.Module):
 
     Attributes:
       k: odd side of the kernel.
-      step: stride; ceil(side / step) cells come out.
+      stride: of the kernel; ceil(side / stride) cells come out.
       begin: zeros before the first row and column; as many as needed follow the last ones.
       dtype: of the computation; the kernel is [k, k, C], float32.
     """
 
     k: int
-    step: int = 1
+    stride: int = 1
     begin: int = 1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N M C"]) -> Float[Array, "B h w C"]:
-        """[B, N, M, C] → [B, ceil(N / step), ceil(M / step), C]."""
-        # Fan out of a depthwise kernel is k * k, which a variance-scaling initialiser cannot tell from its shape.
+        """[B, N, M, C] → [B, ceil(N / stride), ceil(M / stride), C]."""
+        # Fan out of a depthwise kernel is k * k, which a variance-scaling initializer cannot tell from its shape.
         init = nn.initializers.normal(math.sqrt(2.0) / self.k)
         kernel = self.param("kernel", init, (self.k, self.k, x.shape[-1]), jnp.float32)
-        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.step, self.begin)
+        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.begin)
 
 
 def depthwise(
-    x: Float[Array, "B N M C"], kernel: Float[Array, "k k C"], step: int, begin: int
+    x: Float[Array, "B N M C"], kernel: Float[Array, "k k C"], stride: int, begin: int
 ) -> Float[Array, "B h w C"]:
-    """y[b, r, c] = Σ over i, j of x[b, step * r + i - begin, step * c + j - begin] * kernel[i, j], zeros around x."""
-    geometry = _Geometry(kernel.shape[0], step, begin)
+    """y[b, r, c] = Σ over i, j of x[b, s * r + i - begin, s * c + j - begin] * kernel[i, j], zeros around x."""
+    geometry = _Geometry(kernel.shape[0], stride, begin)
     return lax.platform_dependent(
         x, kernel, cpu=lambda *args: _shifted(*args, geometry), default=lambda *args: _grouped(*args, geometry)
     )
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    k, step, begin = geometry
-    padding = [(begin, _cells(side, step) * step - step + k - begin - side) for side in x.shape[1:3]]
+    k, stride, begin = geometry
+    padding = [(begin, _cells(side, stride) * stride - stride + k - begin - side) for side in x.shape[1:3]]
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None],
-        (step, step),
+        (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
@@ -79,11 +79,11 @@ def _shifted(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
 
 
 def _forward(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> tuple[jax.Array, tuple]:
-    k, step, _ = geometry
-    rows, columns = (_cells(side, step) for side in x.shape[1:3])
+    k, stride, _ = geometry
+    rows, columns = (_cells(side, stride) for side in x.shape[1:3])
     phases = _phases(x, geometry)
     y = sum(
-        phases[i % step][j % step][:, i // step : i // step + rows, j // step : j // step + columns] * kernel[i, j]
+        _shift(phases[i % stride][j % stride], i // stride, j // stride, rows, columns) * kernel[i, j]
         for i in range(k)
         for j in range(k)
     )
@@ -101,27 +101,27 @@ _shifted.defvjp(_forward, _backward)
 
 def _input_gradient(kernel: jax.Array, dy: jax.Array, shape: tuple[int, ...], geometry: _Geometry) -> jax.Array:
     """Each phase of x has taps of its own: the sum of as many shifted dy; then the phases are interleaved."""
-    k, step, begin = geometry
-    reach = (k - 1) // step
+    k, stride, begin = geometry
+    reach = (k - 1) // stride
     rows, columns = dy.shape[1] + reach, dy.shape[2] + reach
     dy = jnp.pad(dy, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
 
     def phase(a: int, b: int) -> jax.Array:
-        taps = [(i, j) for i in range(a, k, step) for j in range(b, k, step)]
-        starts = [(reach - i // step, reach - j // step) for i, j in taps]
+        taps = [(i, j) for i in range(a, k, stride) for j in range(b, k, stride)]
+        starts = [(reach - i // stride, reach - j // stride) for i, j in taps]
         return sum(
             dy[:, top : top + rows, left : left + columns] * kernel[i, j]
             for (i, j), (top, left) in zip(taps, starts, strict=True)
         )
 
-    dx = jnp.stack([jnp.stack([phase(a, b) for b in range(step)], 3) for a in range(step)], 2)
-    dx = dx.reshape(shape[0], rows * step, columns * step, shape[-1])
+    dx = jnp.stack([jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)], 2)
+    dx = dx.reshape(shape[0], rows * stride, columns * stride, shape[-1])
     return dx[:, begin : begin + shape[1], begin : begin + shape[2]]
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: _Geometry) -> jax.Array:
     """Row by row: a row's k * k products stay in the cache, where one sum a tap would read both maps k * k times."""
-    k, step, _ = geometry
+    k, stride, _ = geometry
     phases = _phases(x, geometry)
     taps = [(i, j) for i in range(k) for j in range(k)]
 
@@ -129,8 +129,8 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: _Geometry) -> jax.Ar
         dy_row = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False).astype(jnp.float32)  # [B, w, C]
         added = []
         for (i, j), total in zip(taps, sums, strict=True):
-            x_row = lax.dynamic_index_in_dim(phases[i % step][j % step], row + i // step, 1, keepdims=False)
-            added.append(total + x_row[:, j // step : j // step + dy.shape[2]].astype(jnp.float32) * dy_row)
+            x_row = lax.dynamic_index_in_dim(phases[i % stride][j % stride], row + i // stride, 1, keepdims=False)
+            added.append(total + x_row[:, j // stride : j // stride + dy.shape[2]].astype(jnp.float32) * dy_row)
         return tuple(added)
 
     zeros = jnp.zeros((dy.shape[0], *dy.shape[2:]), jnp.float32)
@@ -140,12 +140,16 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: _Geometry) -> jax.Ar
 
 def _phases(x: jax.Array, geometry: _Geometry) -> list[list[jax.Array]]:
     """[a][b]: rows a, a + s, ... and columns b, b + s, ... of x with its zeros around it."""
-    k, step, begin = geometry
-    lengths = [(_cells(side, step) + (k - 1) // step) * step for side in x.shape[1:3]]
+    k, stride, begin = geometry
+    lengths = [(_cells(side, stride) + (k - 1) // stride) * stride for side in x.shape[1:3]]
     padding = [(begin, length - begin - side) for length, side in zip(lengths, x.shape[1:3], strict=True)]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return [[x[:, a::step, b::step] for b in range(step)] for a in range(step)]
+    return [[x[:, a::stride, b::stride] for b in range(stride)] for a in range(stride)]
 
 
-def _cells(side: int, step: int) -> int:
-    return -(-side // step)
+def _shift(x: jax.Array, row: int, column: int, rows: int, columns: int) -> jax.Array:
+    return x[:, row : row + rows, column : column + columns]
+
+
+def _cells(side: int, stride: int) -> int:
+    return -(-side // stride)

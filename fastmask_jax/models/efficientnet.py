@@ -14,12 +14,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from fastmask_jax.models.depthwise import Depthwise
-from fastmask_jax.models.extent import Size, cut_to_extent
 from fastmask_jax.models.norms import FrozenNorm
+from fastmask_jax.models.padding import Size, mask_padding
 from fastmask_jax.models.pointwise import Pointwise
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # sides of the depthwise kernels of each stage
-STEPS = (1, 2, 2, 2, 1, 2, 1)  # strides within each stage
+STRIDES = (1, 2, 2, 2, 1, 2, 1)  # strides within each stage
 STREAM_STAGE = 4  # has the streams' strides for its own
 _EXPANSION = 6  # of all stages but the first, which has none
 _EPSILON = 1e-3
@@ -50,20 +50,20 @@ class MBConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B h w Cin"], size: Size, at: int, step: int = 1, begin: int = 1
+        self, x: Float[Array, "B h w Cin"], size: Size, input_stride: int, stride: int = 1, begin: int = 1
     ) -> Float[Array, "B h2 w2 Cout"]:
-        """`x` lies at stride `at`, the result at `at * step`; cells beyond the image are not meaningful in either.
+        """`x` is at `input_stride`, the result at `input_stride * stride`; the padding of neither is meaningful.
 
         `begin` zeros stand before the first row and column for the depthwise kernel.
         """
         y = x
         if self.expansion > 1:
             y = self._pointwise(self.expansion * x.shape[-1], "expand")(y)
-            y = relu6(self._norm("expand_norm")(y, size, at))
-        y = Depthwise(self.k, step, begin, self.dtype, name="depthwise")(cut_to_extent(y, size, at))
-        y = relu6(self._norm("depthwise_norm")(y, size, at * step))
-        y = self._norm("project_norm")(self._pointwise(self.features, "project")(y), size, at * step)
-        return x + y if step == 1 and x.shape[-1] == self.features else y
+            y = relu6(self._norm("expand_norm")(y, size, input_stride))
+        y = Depthwise(self.k, stride, begin, self.dtype, name="depthwise")(mask_padding(y, size, input_stride))
+        y = relu6(self._norm("depthwise_norm")(y, size, input_stride * stride))
+        y = self._norm("project_norm")(self._pointwise(self.features, "project")(y), size, input_stride * stride)
+        return x + y if stride == 1 and x.shape[-1] == self.features else y
 
     def _pointwise(self, features: int, name: str) -> Pointwise:
         return Pointwise(features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
@@ -78,18 +78,18 @@ class EfficientNetLite(nn.Module):
     A stage's output has few channels and both signs, which a neck's ReLU would halve. So the features are those of the
     activated 1x1 convolution that comes next in the classifier: of five stages the first of stage 6, of seven the last.
 
-    Where cells lie. A convolution of k and step s starts (k - s) // 2 cells before its map, whatever the side: for
+    Where cells lie. A convolution of k and stride s starts (k - s) // 2 cells before its map, whatever the side: for
     sides that s divides this is TensorFlow's "SAME", which the weights know, and for others it does not move, as "SAME"
-    would: so an image's features do not depend on its padding. Each halving moves the cells' centres half a cell (of
-    the finer map) to the right and down, though, 7.5 pixels at stride 16, and windows would not be centred on what
+    would: so an image's features do not depend on its padding. Each halving moves the cells' centers half a cell (of
+    the finer map) to the right and down, though, 7.5 pixels at stride 16, and windows would not be centered on what
     they show. The streams' own stride starts (k - s + 1) // 2 cells before its map instead, which amounts to the same
-    network on an image shifted by a cell of stride 8: centres then are -0.5 pixels off at stride 16, 3.5 at stride 24.
+    network on an image shifted by a cell of stride 8: centers then are -0.5 pixels off at stride 16, 3.5 at stride 24.
 
     Attributes:
       channels: of the stem, and out of each stage, the first five stages or all seven.
       depths: blocks of each stage.
       features: channels out.
-      stream_steps: stride of stage 4 in each stream: (2, 3) gives strides 16 and 24, (2,) the one-stream network.
+      stream_strides: stride of stage 4 in each stream: (2, 3) gives strides 16 and 24, (2,) the one-stream network.
       frozen_stages: no gradient reaches the first so many stages nor the stem; 0: it reaches everything.
       train_norms: whether gradients reach the norms' scales and biases; the statistics stay frozen all the same.
       remat: recompute each block in the backward pass: less memory, a third more work.
@@ -99,7 +99,7 @@ class EfficientNetLite(nn.Module):
     channels: tuple[int, ...] = (32, 16, 24, 40, 80, 112)
     depths: tuple[int, ...] = (1, 2, 2, 3, 3)
     features: int = 672
-    stream_steps: tuple[int, ...] = (2, 3)
+    stream_strides: tuple[int, ...] = (2, 3)
     frozen_stages: int = 0
     train_norms: bool = False
     remat: bool = False
@@ -108,12 +108,13 @@ class EfficientNetLite(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of the streams, in resized pixels."""
-        others = math.prod(step for stage, step in enumerate(STEPS[: len(self.depths)], 1) if stage != STREAM_STAGE)
-        return tuple(2 * others * step for step in self.stream_steps)
+        strides = enumerate(STRIDES[: len(self.depths)], 1)
+        others = math.prod(stride for stage, stride in strides if stage != STREAM_STAGE)
+        return tuple(2 * others * stride for stride in self.stream_strides)
 
     @nn.compact
     def __call__(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
-        """Features of each stream, not negative, zero beyond each image's extent.
+        """Features of each stream, not negative, zero in the padding.
 
         Args:
           image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
@@ -131,7 +132,7 @@ class EfficientNetLite(nn.Module):
         if self.frozen_stages >= STREAM_STAGE:
             raise ValueError(f"model.body.frozen_stages={self.frozen_stages} must be less than {STREAM_STAGE}")
         x = (image.astype(jnp.float32) - _MEAN) / _STD
-        x = cut_to_extent(x, size, 1).astype(self.dtype)
+        x = mask_padding(x, size, 1).astype(self.dtype)
         x = nn.Conv(
             self.channels[0],
             (3, 3),
@@ -142,21 +143,21 @@ class EfficientNetLite(nn.Module):
             kernel_init=_conv_init,
             name="stem",
         )(x)
-        x, at = relu6(self._norm("stem_norm")(x, size, 2)), 2
+        x, input_stride = relu6(self._norm("stem_norm")(x, size, 2)), 2
         blocks = [self._stage(stage) for stage in range(1, stages + 1)]
         for stage in range(1, STREAM_STAGE):
-            x, at = _run(blocks[stage - 1], x, size, at, STEPS[stage - 1])
+            x, input_stride = _run(blocks[stage - 1], x, size, input_stride, STRIDES[stage - 1])
             if stage == self.frozen_stages:
                 x = lax.stop_gradient(x)
         last = Pointwise(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
         last_norm = self._norm("last_norm")
         streams = []
-        for step in self.stream_steps:
-            y, y_at = _run(blocks[STREAM_STAGE - 1], x, size, at, step, centred=True)
+        for stride in self.stream_strides:
+            y, y_stride = _run(blocks[STREAM_STAGE - 1], x, size, input_stride, stride, centered=True)
             for stage in range(STREAM_STAGE + 1, stages + 1):
-                y, y_at = _run(blocks[stage - 1], y, size, y_at, STEPS[stage - 1])
-            y = relu6(last_norm(last(y), size, y_at))
-            streams.append(cut_to_extent(y, size, y_at))
+                y, y_stride = _run(blocks[stage - 1], y, size, y_stride, STRIDES[stage - 1])
+            y = relu6(last_norm(last(y), size, y_stride))
+            streams.append(mask_padding(y, size, y_stride))
         return tuple(streams)
 
     def _stage(self, stage: int) -> list[MBConv]:
@@ -178,11 +179,12 @@ class EfficientNetLite(nn.Module):
 
 
 def _run(
-    blocks: list[MBConv], x: jax.Array, size: Size, at: int, step: int, centred: bool = False
+    blocks: list[MBConv], x: jax.Array, size: Size, input_stride: int, stride: int, centered: bool = False
 ) -> tuple[jax.Array, int]:
     """A stage, the stride on its first block, and the stride of what comes out."""
     for block in blocks:
-        begin = (block.k - step + centred) // 2
-        x, at = block(x, size, at, step, begin), at * step  # remat wants its static arguments in place
-        step, centred = 1, False
-    return x, at
+        begin = (block.k - stride + centered) // 2
+        x = block(x, size, input_stride, stride, begin)  # remat wants its static arguments in place
+        input_stride *= stride
+        stride, centered = 1, False
+    return x, input_stride

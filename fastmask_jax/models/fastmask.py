@@ -1,4 +1,4 @@
-"""The whole network: body → necks → level maps → window norm → objectness and masks of windows (spec section 1).
+"""The whole network: body → necks → level maps → window norm → objectness and masks of windows (docs/network.md §1).
 
 Letters: B images, H, W padded sides in pixels, h, w cells of a level, C channels, K windows of an image, S, P the
 windows sampled for objectness and masks, N all windows of a padded image.
@@ -14,10 +14,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Real
 
 from fastmask_jax.geometry import all_windows
-from fastmask_jax.models.extent import Size, cut_to_extent, own_cells
 from fastmask_jax.models.heads import HeadKind, MaskHead, ObjectnessHead
 from fastmask_jax.models.neck import Neck, NeckKind
 from fastmask_jax.models.norms import WindowNorm
+from fastmask_jax.models.padding import Size, mask_padding, valid_cells
 from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.windows import (
     extract_patches,
@@ -81,23 +81,23 @@ class FastMask(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.halve = Neck(self.neck, self.neck_hidden, self.dtype)
-        self.reduce = Pointwise(self.channels, dtype=self.dtype)
+        self._neck = Neck(self.neck, self.neck_hidden, self.dtype, name="neck")  # the field has its name
+        self.lateral = Pointwise(self.channels, dtype=self.dtype)
         self.window_norm = WindowNorm(self.norm_decay, self.axis_name)
         self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)
         self.mask = MaskHead(self.head, self.mask_width, self.dtype)
 
     def levels(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
-        """Level maps in the order of `strides`, before the window norm, zero beyond each image's extent."""
+        """Level maps in the order of `strides`, before the window norm, zero in the padding."""
         maps = {}
         for base, x in zip(self.body.strides, self.body(image, size), strict=True):
             stride = base
             reach = max((s for s in self.strides if s in chain_of(base, max(self.strides))), default=0)
             while stride <= reach:
                 if stride in self.strides:
-                    maps[stride] = cut_to_extent(self.reduce(x), size, stride)
+                    maps[stride] = mask_padding(self.lateral(x), size, stride)
                 if 2 * stride <= reach:
-                    x = self.halve(x, size, stride)
+                    x = self._neck(x, size, stride)
                 stride *= 2
         missing = sorted(set(self.strides) - set(maps))
         if missing:
@@ -161,31 +161,31 @@ class FastMask(nn.Module):
         for level, (stride, x) in enumerate(zip(self.strides, levels, strict=True)):
             rows, columns = x.shape[1] + 1, x.shape[2] + 1
             if self.score_form == "conv":
-                y = self.objectness(self._normalise(surround(x), affine), "conv")
+                y = self.objectness(self._normalize(surround(x), affine), "conv")
             elif self.score_form == "patches":
-                y = self.objectness(extract_patches(self._normalise(surround(x), affine)), "patches")
+                y = self.objectness(extract_patches(self._normalize(surround(x), affine)), "patches")
             else:
                 i, j = jnp.indices((rows, columns), dtype=jnp.int32).reshape(2, -1)
                 windows = jnp.stack([jnp.full_like(i, level), i, j], axis=-1)
                 windows = jnp.broadcast_to(windows, (x.shape[0], *windows.shape))
                 y = self.objectness(self._gather(levels, affine, size, windows)).reshape(-1, rows, columns)
-            own = own_cells(size, stride) + 1
+            own = valid_cells(size, stride) + 1
             i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
             inside = (i < own[:, 0, None, None]) & (j < own[:, 1, None, None])
             logits.append(jnp.where(inside, y, -jnp.inf).reshape(x.shape[0], -1))
         return jnp.concatenate(logits, axis=1)
 
-    def _normalise(self, x: jax.Array, affine: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def _normalize(self, x: jax.Array, affine: tuple[jax.Array, jax.Array]) -> jax.Array:
         factor, shift = affine
         return (x * factor + shift).astype(self.dtype)
 
     def _gather(self, levels: Sequence[jax.Array], affine: tuple, size: Size, windows: jax.Array) -> jax.Array:
-        cells = self._normalise(flatten_levels(levels), affine)  # the cell of zeros is normalised, too
+        cells = self._normalize(flatten_levels(levels), affine)  # the cell of zeros is normalized, too
         index = window_cells(windows, size, self.strides, [x.shape[1:3] for x in levels])
         return gather_windows(cells, index)
 
     def _all_patches(self, levels: Sequence[jax.Array], affine: tuple) -> jax.Array:
-        patches = [extract_patches(self._normalise(surround(x), affine)) for x in levels]
+        patches = [extract_patches(self._normalize(surround(x), affine)) for x in levels]
         return jnp.concatenate([p.reshape(p.shape[0], -1, p.shape[-1]) for p in patches], axis=1)  # [B, N, C * 100]
 
 

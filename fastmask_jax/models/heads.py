@@ -1,4 +1,4 @@
-"""The two heads over a window: objectness, and the attentional (or standard) mask head (spec section 1).
+"""The two heads over a window: objectness, and the attentional (or standard) mask head (docs/network.md §1).
 
 Letters: B images, K windows of an image, C channels.
 """

@@ -1,4 +1,4 @@
-"""The neck: halves a feature map, on one set of weights for every step of every stream (spec section 1)."""
+"""The neck: halves a feature map, on one set of weights for every step of every stream (docs/network.md §1)."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fastmask_jax.models.extent import Size, average_pool2, cut_to_extent, max_pool2
+from fastmask_jax.models.padding import Size, average_pool2, mask_padding, max_pool2
 from fastmask_jax.models.pointwise import Pointwise
 
 NeckKind = Literal["residual", "average", "max", "feedforward"]
@@ -32,7 +32,7 @@ class Neck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
-        """`x` at `stride` → the map at `2 * stride`; both zero beyond each image's extent."""
+        """`x` at `stride` → the map at `2 * stride`; both zero in the padding."""
         if self.kind == "average":
             return average_pool2(x, size, stride)
         if self.kind == "max":
@@ -41,6 +41,6 @@ class Neck(nn.Module):
         init = nn.initializers.normal(1e-5) if self.kind == "residual" else nn.initializers.he_normal()
         y = nn.Conv(self.hidden, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name="conv1")(x)
         y = Pointwise(x.shape[-1], kernel_init=init, dtype=self.dtype, name="conv2")(nn.relu(y))
-        y = cut_to_extent(y, size, stride)
+        y = mask_padding(y, size, stride)
         y = average_pool2(x + y if self.kind == "residual" else y, size, stride)
         return nn.relu(y)

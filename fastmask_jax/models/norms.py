@@ -12,13 +12,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fastmask_jax.geometry import HALF_WINDOW, WINDOW
-from fastmask_jax.models.extent import Size, extent_mask, own_cells
+from fastmask_jax.models.padding import Size, valid_cells, valid_mask
 
 EPSILON = 1e-5
 
 
 class FrozenNorm(nn.Module):
-    """Batch norm with stored statistics, which training never changes (spec section 1).
+    """Batch norm with stored statistics, which training never changes (docs/network.md §1).
 
     The statistics live in the collection `frozen_stats` (mean, var), scale and bias in `params`. A body that starts
     from nothing has no statistics worth storing: `apply(..., mutable=["frozen_stats"])` measures them on its input,
@@ -36,7 +36,7 @@ class FrozenNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], size: Size | None = None, stride: int = 1) -> Float[Array, "... C"]:
-        """Normalises `x`; `size` and `stride` (see models.extent) say which cells count when it measures."""
+        """Normalizes `x`; `size` and `stride` (see models.padding) say which cells count when it measures."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -44,7 +44,7 @@ class FrozenNorm(nn.Module):
         var = self.variable("frozen_stats", "var", jnp.ones, (channels,), jnp.float32)
         measuring = size is not None and self.is_mutable_collection("frozen_stats") and not self.is_initializing()
         if measuring:
-            count = extent_mask(size, stride, x.shape[1], x.shape[2]).astype(jnp.float32)[..., None]
+            count = valid_mask(size, stride, x.shape[1], x.shape[2]).astype(jnp.float32)[..., None]
             mean.value = jnp.sum(x * count, (0, 1, 2)) / jnp.sum(count)
             var.value = jnp.sum(jnp.square(x - mean.value) * count, (0, 1, 2)) / jnp.sum(count)
         if not self.trained:
@@ -55,10 +55,10 @@ class FrozenNorm(nn.Module):
 
 
 class WindowNorm(nn.Module):
-    """Batch norm over all sliding windows of all levels (spec section 1), without building any window.
+    """Batch norm over all sliding windows of all levels (docs/network.md §1), without building any window.
 
     A cell is worth as many window entries as windows cover it, and each window's cells outside the map are zeros that
-    count, too: so the moments follow from the maps alone. Returns the factor and the shift that normalise a value, to
+    count, too: so the moments follow from the maps alone. Returns the factor and the shift that normalize a value, to
     be applied to cells and to the zeros around the map alike.
 
     Running averages are bias-corrected like those of the authors' files: `weight` is the sum of the decayed weights, so
@@ -76,10 +76,10 @@ class WindowNorm(nn.Module):
     def __call__(
         self, levels: Sequence[Float[Array, "B _h _w C"]], size: Size, strides: Sequence[int], train: bool
     ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """(factor [C], shift [C]), float32, such that `x * factor + shift` is the normalised x.
+        """(factor [C], shift [C]), float32, such that `x * factor + shift` is the normalized x.
 
         Args:
-          levels: feature maps, zero beyond each image's extent.
+          levels: feature maps, zero in the padding.
           size: resized image sizes in pixels.
           strides: of the levels.
           train: take the moments of these windows and update the running ones; else use the stored ones.
@@ -114,7 +114,7 @@ def window_moments(
         return value if axis_name is None else jax.lax.psum(value, axis_name)
 
     counts = [window_counts(size, s, x.shape[1], x.shape[2]) for x, s in zip(levels, strides, strict=True)]
-    windows = sum(jnp.sum(jnp.prod(own_cells(size, s) + 1, axis=1)) for s in strides)
+    windows = sum(jnp.sum(jnp.prod(valid_cells(size, s) + 1, axis=1)) for s in strides)
     entries = total(windows.astype(jnp.float32) * WINDOW**2)
     covered = total(sum(jnp.sum(c) for c in counts))
     mean = total(sum(_weighted_sum(x.astype(jnp.float32), c) for x, c in zip(levels, counts, strict=True))) / entries
@@ -126,7 +126,7 @@ def window_moments(
 
 def window_counts(size: Size, stride: int, h: int, w: int) -> Float[Array, "B h w"]:
     """How many of an image's windows cover each cell of its level (geometry.cover_counts, by image); zero beyond it."""
-    own = own_cells(size, stride)
+    own = valid_cells(size, stride)
 
     def along(cells: int, own_side: jax.Array) -> jax.Array:
         r = jnp.arange(cells)[None, :]

@@ -1,4 +1,4 @@
-"""Sliding windows: 10x10 cells of a level, centred on every corner between cells (spec section 1).
+"""Sliding windows: 10x10 cells of a level, centered on every corner between cells (docs/network.md §1).
 
 Window (i, j) of an h x w level covers rows i - 5 ... i + 4 and columns j - 5 ... j + 4; the level has (h + 1) x (w + 1)
 of them, and what lies outside the map is zero *before* the window norm. There are three ways to the same windows:
@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from fastmask_jax.geometry import HALF_WINDOW, WINDOW
-from fastmask_jax.models.extent import Size, own_cells
+from fastmask_jax.models.padding import Size, valid_cells
 
 
 @jax.custom_vjp
@@ -85,7 +85,7 @@ def window_cells(
     """
     areas = np.array([h * w for h, w in padded])
     starts = jnp.asarray(np.cumsum(areas) - areas, jnp.int32)
-    own = jnp.stack([own_cells(size, s) for s in strides], axis=1)  # [B, L, 2]
+    own = jnp.stack([valid_cells(size, s) for s in strides], axis=1)  # [B, L, 2]
     level = windows[..., 0]
     own = jnp.take_along_axis(own, level[..., None], axis=1)[..., None, None, :]  # [B, K, 1, 1, 2]
     offset = jnp.arange(WINDOW) - HALF_WINDOW
@@ -97,7 +97,7 @@ def window_cells(
 
 
 def gather_windows(cells: Float[Array, "B M1 C"], index: Int[Array, "B K 10 10"]) -> Float[Array, "B K 10 10 C"]:
-    """The windows of `window_cells`, from flattened (and normalised) cells."""
+    """The windows of `window_cells`, from flattened (and normalized) cells."""
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(cells, index)
 
 

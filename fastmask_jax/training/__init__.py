@@ -1,1 +1,1 @@
-"""Losses, optimiser, the step, checkpoints and the loop."""
+"""Losses, the optimizer, the step, and the loop."""

@@ -2,12 +2,12 @@
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,18 +18,19 @@ from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import RecordSource
-from fastmask_jax.evaluation.run import evaluate
+from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.inference.proposing import ImageProposals
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.checkpoints import Checkpoints, save_config
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
 from fastmask_jax.training.losses import LossWeights
 from fastmask_jax.training.optimizer import build_optimizer
-from fastmask_jax.training.pictures import training_pictures
+from fastmask_jax.training.progress_pictures import training_pictures
 from fastmask_jax.training.reporting import Reporter
-from fastmask_jax.training.step import TrainState, create_state, make_step, measure_frozen_stats, on_device
+from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, create_state, make_step, on_device
+from fastmask_jax.weights.checkpoints import Checkpoints, save_config
+from fastmask_jax.weights.sources import load_weights
 
 IN_FLIGHT = 2  # steps whose losses are not read yet: reading one sooner would make the host wait for the devices
 
@@ -52,16 +53,16 @@ class _Pending(NamedTuple):
 
 
 def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, TrainSpec, BatchPlan]:
-    """The records of a config, how its images are labelled, and which image comes when."""
+    """The records of a config, how its images are labeled, and which image comes when."""
     source = RecordSource(config.data.records)
     smallest, largest = config.data.long_edges
     spec = TrainSpec(
         strides=tuple(config.model.strides),
         long_edges=tuple(range(smallest, largest + 1)),
         labels=LabelSpec(**config.labels),
-        parts=config.data.parts,
-        colour=config.data.colour,
-        copies=config.data.copies,
+        random_crop=config.data.random_crop,
+        color_jitter=config.data.color_jitter,
+        copy_paste=config.data.copy_paste,
     )
     plan = BatchPlan(
         source.index.height,
@@ -69,24 +70,13 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, Tr
         source.index.objects > 0,
         batch_size=batch_size,
         buckets=config.data.buckets,
-        long_edge_max=min(largest, *map(max, config.data.buckets)) if config.data.parts else largest,
+        long_edge_max=min(largest, *map(max, config.data.buckets)) if config.data.random_crop else largest,
         seed=config.seed,
     )
     return source, spec, plan
 
 
-class LoadReport(Protocol):
-    """What became of loaded weights; see weights.fitting.Report."""
-
-    def lines(self) -> list[str]: ...
-
-    def holds(self, part: str) -> bool: ...
-
-
-LoadWeights = Callable[[Mapping[str, Any]], tuple[dict[str, Any], LoadReport]]
-
-
-def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -> Outcome:
+def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcome:
     """Trains until `train.images` are seen, going on from the latest checkpoint of `workdir` if there is one.
 
     The state after a step is a function of config, seed and weights alone, however often the run was stopped.
@@ -94,7 +84,7 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
     Args:
       config: the whole config.
       workdir: of the run.
-      weights: puts weights into the variables with which a fresh run begins; what it loads is not measured.
+      weights: source of the weights with which a fresh run begins (see weights.sources); None: initial values.
 
     Errors:
       ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
@@ -172,16 +162,16 @@ def run(config: ConfigDict, workdir: Path, weights: LoadWeights | None = None) -
                 reporter.advance(step)
                 if due["log_every"]:
                     log()
-                readings = None
+                evaluated = None
                 with reporter.pause():
                     if due["picture_every"]:
                         reporter.pictures(step, training_pictures(model, state.variables, fixed))
                     if due["evaluate_every"]:
-                        readings = _evaluate(config, model, state, workdir, reporter, stop)
-                    if readings:
-                        reporter.evaluation(step, readings)
-                    if due["checkpoint_every"] or readings:
-                        checkpoints.save(state, readings)
+                        evaluated = _evaluate(config, model, state, workdir, reporter, stop)
+                    if evaluated:
+                        reporter.evaluation(step, evaluated)
+                    if due["checkpoint_every"] or evaluated:
+                        checkpoints.save(state, evaluated)
             read()
             if seen:
                 log()
@@ -222,24 +212,24 @@ def _first(batches: Iterator[TrainBatch]) -> TrainBatch:
 
 
 def _fresh(
-    config: ConfigDict, model: FastMask, state: TrainState, weights: LoadWeights | None, reporter: Reporter
+    config: ConfigDict, model: FastMask, state: TrainState, weights: str | None, reporter: Reporter
 ) -> TrainState:
     """The state with what is loaded, and with measured statistics for a body that is not."""
     body_loaded = False
     if weights:
-        variables, report = weights(state.variables)
+        variables, report = load_weights(weights, config.model.to_dict(), state.variables)
         state = state.replace(**variables)
         body_loaded = report.holds("body")
         for line in report.lines():
             reporter.say(line)
-    return _measured(config, model, state) if config.train.measure_norms and not body_loaded else state
+    return _measured(config, model, state) if config.train.norm_calibration_images and not body_loaded else state
 
 
 def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainState:
-    """Frozen statistics from `measure_norms` images of one bucket; every process measures the same ones."""
-    source, spec, plan = training_data(config, batch_size=config.train.measure_norms)
+    """Frozen statistics from `norm_calibration_images` images of one bucket; every process measures the same ones."""
+    source, spec, plan = training_data(config, batch_size=config.train.norm_calibration_images)
     batch = _first(train_batches(source, spec, plan, 0, workers=0, seed=config.seed))
-    return measure_frozen_stats(model, state, on_device(batch))
+    return calibrate_frozen_stats(model, state, on_device(batch))
 
 
 def _read(pending: _Pending, checkpoints: Checkpoints, start: int) -> dict[str, float]:

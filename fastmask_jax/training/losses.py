@@ -1,4 +1,4 @@
-"""The three losses of FastMask, image by image (spec section 2).
+"""The three losses of FastMask, image by image (docs/network.md §2).
 
 Letters: B images, S objectness samples, P mask samples of an image.
 """
@@ -22,7 +22,7 @@ class LossWeights(NamedTuple):
 
 
 class ImageLosses(NamedTuple):
-    """Losses and readings of each image; means over its sampled windows, 0 for an image without any."""
+    """Losses and metrics of each image; means over its sampled windows, 0 for an image without any."""
 
     objectness: Float[Array, "B"]
     mask: Float[Array, "B"]

@@ -1,4 +1,4 @@
-"""The optimiser, its schedule in images seen, and what decays and moves at which rate (spec section 2)."""
+"""The optimizer, its schedule in images seen, and what decays and moves at which rate (docs/network.md §2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,19 +46,22 @@ def build_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation that a config's `optimizer` section describes, and its schedule.
 
-    In order: clipping of the global norm (`clip_norm`, 0: none), the rule with weight decay on all but norms, the
-    schedule, the body's own factor (`body_factor`). Rule "momentum" is the paper's: the decay joins the gradient before
-    `momentum` gathers it. Rule "adam" is AdamW, `momentum` its first factor. The state's form depends on the rule
+    In order: clipping of the global norm (`clip_norm`, 0: none), the named rule with weight decay on all but norms, the
+    schedule, the body's own factor (`body_factor`). `name` "momentum" is the paper's SGD: the decay joins the gradient
+    before `momentum` gathers it. "adam" is AdamW with first-moment decay `b1`. The state's form depends on the name
     alone, so that a run may go on with other settings.
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
-    clip, rule = optimizer["clip_norm"], optimizer["rule"]
-    _choose("optimizer.rule", rule, ("momentum", "adam"))
+    clip, name = optimizer["clip_norm"], optimizer["name"]
+    _choose("optimizer.name", name, ("momentum", "adam"))
     decay = optax.add_decayed_weights(optimizer["weight_decay"], decayed)
-    momentum = optimizer["momentum"]
+    if name == "momentum":
+        rule = decay, optax.trace(optimizer["momentum"])
+    else:
+        rule = optax.scale_by_adam(optimizer["b1"]), decay
     chain = optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        *((decay, optax.trace(momentum)) if rule == "momentum" else (optax.scale_by_adam(b1=momentum), decay)),
+        *rule,
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(optimizer["body_factor"]), of_body),
     )

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
 LOSS_PARTS = ("objectness", "mask", "attention")
-READINGS = {
+SHOWN_METRICS = {
     "accuracy": "accuracy",
     "iou": "IoU",
     "gradient_norm": "gradient",
@@ -145,7 +145,7 @@ class Reporter:
         Args:
           step: steps done.
           metrics: means since the last log: `loss`, its parts (see LOSS_PARTS), and any others, of which the console
-            shows READINGS.
+            shows SHOWN_METRICS.
         """
         steps_per_second = self._pace.lap(step, self._stopwatch.seconds)
         if not self._open:
@@ -165,11 +165,11 @@ class Reporter:
             },
         )
         parts = ", ".join(f"{name} {metrics[name]:.4f}" for name in LOSS_PARTS if name in metrics)
-        readings = [f"{word} {_number(metrics[name])}" for name, word in READINGS.items() if name in metrics]
+        shown = [f"{word} {_number(metrics[name])}" for name, word in SHOWN_METRICS.items() if name in metrics]
         pieces = [
             f"step {step:{len(str(self._total_steps))}}/{self._total_steps}",
             f"loss {metrics['loss']:.4f} ({parts})",
-            *([", ".join(readings)] if readings else []),
+            *([", ".join(shown)] if shown else []),
             "–" if rate is None else f"{rate:.3g} images/s",
             f"ETA {duration(left)}",
             f"{where} memory {in_use / GIB:.2f} GiB (peak {peak / GIB:.2f})",
@@ -183,13 +183,13 @@ class Reporter:
         if self._open:
             self._bar.update(step - self._bar.n)
 
-    def evaluation(self, step: int, readings: Mapping[str, float | int]) -> None:
-        """Readings such as "segm/AR@100": console lines, one for each group before the slash, jsonl, TensorBoard."""
+    def evaluation(self, step: int, metrics: Mapping[str, float | int]) -> None:
+        """Metrics such as "segm/AR@100": console lines, one for each group before the slash, jsonl, TensorBoard."""
         if not self._open:
             return
-        self._record(step, "evaluation", readings)
-        for group, named in groupby(sorted(readings, key=_group), _group):
-            values = "  ".join(f"{name.removeprefix(group + '/')} {_number(readings[name])}" for name in named)
+        self._record(step, "evaluation", metrics)
+        for group, named in groupby(sorted(metrics, key=_group), _group):
+            values = "  ".join(f"{name.removeprefix(group + '/')} {_number(metrics[name])}" for name in named)
             self.say(f"step {step} evaluation | {group + ' | ' if group else ''}{values}")
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_H _W 3"]]) -> None:

@@ -1,4 +1,4 @@
-"""The training step: a pure function (state, batch) → (state, metrics), made once from the model and the optimiser."""
+"""The training step: a pure function (state, batch) → (state, metrics), made once from the model and the optimizer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ def create_state(model: FastMask, optimizer: optax.GradientTransformation, seed:
 def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights: LossWeights, seed: int) -> Step:
     """The step function of one device; gradients, moments and metrics are summed over `model.axis_name` if it has one.
 
-    Images without any sampled positive weigh nothing (spec section 2), and the others alike, whichever device holds
+    Images without any sampled positive weigh nothing (docs/network.md §2), and the others alike, whichever device holds
     them: D devices with one image each do what one device with D images does. Dropout keys come from
     (seed, step, slot of the image), so that they, too, do not depend on the devices.
     """
@@ -129,7 +129,7 @@ def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights:
     return step
 
 
-def measure_frozen_stats(model: FastMask, state: TrainState, batch: DeviceBatch) -> TrainState:
+def calibrate_frozen_stats(model: FastMask, state: TrainState, batch: DeviceBatch) -> TrainState:
     """Statistics for the body's frozen norms from one batch of images: what a body that starts from nothing needs."""
     measured = jax.jit(
         lambda variables, image, size: model.clone(axis_name=None).apply(

@@ -1,4 +1,4 @@
-"""The authors' layer names (spec section 4), and those of the same group's ResNet-50: .caffemodel → our names.
+"""The authors' layer names (docs/network.md §4), and those of the same group's ResNet-50: .caffemodel → our names.
 
 Layers that share their weights are stored several times, as if they were many. The copy that is taken is the first in
 the order below, that of the finest level; the others are compared with it.
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmask_jax.geometry import UPSCALE, upscale_matrix
 from fastmask_jax.weights.caffe_proto import read_layers
-from fastmask_jax.weights.fitting import (
+from fastmask_jax.weights.mapping import (
     CONV,
     DENSE,
     POINTWISE,
@@ -63,17 +63,17 @@ def read_caffe(
       path: a .caffemodel file.
       model: the config's `model` section; widths and depths need not be the published ones.
       shapes: of the network's arrays.
-      order: of the colours that the file's first layer takes; None: RGB for the authors' network, and BGR, as Caffe's
+      order: of the colors that the file's first layer takes; None: RGB for the authors' network, and BGR, as Caffe's
         ImageNet models have it, for a body alone.
 
     Errors:
       FileNotFoundError, ValueError: the file or what is in it does not fit; one line.
     """
     body = model["body"]
-    if body["kind"] != "resnet" or body["flavour"] != "caffe":
-        kind = f"{body['kind']} body" + (f" of flavour {body['flavour']}" if body["kind"] == "resnet" else "")
+    if body["kind"] != "resnet" or body["flavor"] != "caffe":
+        kind = f"{body['kind']} body" + (f" of flavor {body['flavor']}" if body["kind"] == "resnet" else "")
         raise ValueError(
-            f"{path}: a .caffemodel fits a resnet body of flavour caffe (configs/coco.py); the config has a {kind}"
+            f"{path}: a .caffemodel fits a resnet body of flavor caffe (configs/coco.py); the config has a {kind}"
         )
     layers = read_layers(path)
     for stage, depth in zip((2, 3, 4), body["depths"], strict=True):
@@ -131,10 +131,10 @@ def _rows(depths: Sequence[int], levels: Sequence[int]) -> Iterator[_Weights | _
                 layout = CONV if ours == "conv2" else POINTWISE
                 yield _Weights(f"{block}.{ours}", layout, tuple(f"res{suffix}" for suffix in suffixes))
                 yield _frozen(f"{block}.{norm}", suffixes)
-    for ours, layout, kind, first in (("halve.conv1", CONV, 1, "conv5_4"), ("halve.conv2", POINTWISE, 2, "conv5_5")):
+    for ours, layout, kind, first in (("neck.conv1", CONV, 1, "conv5_4"), ("neck.conv2", POINTWISE, 2, "conv5_5")):
         steps = [first, *(f"conv{step}_{kind}" for step in _NECK_STEPS)]
         yield _Weights(ours, layout, tuple(f"{step}{stream}" for step in steps for stream in ("", "_div3")))
-    yield _Weights("reduce", POINTWISE, tuple(f"conv_feat_1_{level}s" for level in levels) or ("conv_feat_1_16s",))
+    yield _Weights("lateral", POINTWISE, tuple(f"conv_feat_1_{level}s" for level in levels) or ("conv_feat_1_16s",))
     yield _Norm("window_norm", "batch_stats", ("sample_bn",), ("sample_scale",))
     yield _Weights("objectness.fc1", WINDOW_DENSE, ("cls_1",))
     yield _Weights("objectness.fc2", DENSE, ("cls_2",))

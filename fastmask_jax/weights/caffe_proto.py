@@ -1,4 +1,4 @@
-"""Caffe's weight files: named layers with arrays, out of the wire format of protocol buffers (spec section 4).
+"""Caffe's weight files: named layers with arrays, out of the wire format of protocol buffers (docs/network.md §4).
 
 A message is a row of fields, each a key (field number · 8 + wire type) and a value; a value of type BYTES begins with
 its length and may be a message again. Four messages are nested here, net, layer, blob and shape, in that depth alone.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmask_jax.weights.fitting import printable
+from fastmask_jax.weights.mapping import printable
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _NEW_LAYERS, _OLD_LAYERS = 100, 2  # fields of the net

@@ -1,13 +1,13 @@
 """Files that are named, not given: "SCHEME:NAME" → a file on this disk. A scheme is a row of FETCHERS.
 
-A name without a scheme, a row of SHIPPED, is a network that comes with this package.
+A name without a scheme, a row of BUNDLED, is a network that comes with this package.
 """
 
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-SHIPPED = {
+BUNDLED = {
     "coco_few": Path(__file__).with_name("coco_few.safetensors"),  # that of docs/results.md, from 473 photographs
     "shapes": Path(__file__).with_name("shapes.safetensors"),  # that of `make quickstart`, from drawn shapes
 }

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from fastmask_jax.weights.fitting import printable
+from fastmask_jax.weights.mapping import printable
 
 STORAGES = {
     "FloatStorage": np.dtype("<f4"),

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fastmask_jax.weights.fitting import names_of, printable
-from fastmask_jax.weights.own import parse_config
+from fastmask_jax.weights.mapping import names_of, printable
+from fastmask_jax.weights.native import parse_config
 
 CONFIG = "fastmask_jax_config"  # the metadata's only key: of several, safetensors would not keep the order
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask_jax.weights.fitting import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
+from fastmask_jax.weights.mapping import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
 
 LITE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of EfficientNet-Lite0's stages
 _BOOKKEEPING = "num_batches_tracked"
@@ -30,12 +30,12 @@ def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
     """torchvision's and timm's names of a ResNet of bottlenecks; its fifth stage (layer4) and classifier have no use.
 
     Errors:
-      ValueError: the config's body is of the caffe flavour, which these weights do not fit (spec section 1).
+      ValueError: the config's body is of the caffe flavor, which these weights do not fit (docs/network.md §1).
     """
-    if body["flavour"] != "torchvision":
+    if body["flavor"] != "torchvision":
         raise ValueError(
-            f"its names are torchvision's, and the config's body is of flavour {body['flavour']}: "
-            "set model.body.flavour=torchvision, as configs/coco.py:torchvision does"
+            f"its names are torchvision's, and the config's body is of flavor {body['flavor']}: "
+            "set model.body.flavor=torchvision, as configs/coco.py:torchvision does"
         )
     names = {"params.body.stem.kernel": Stored("conv1.weight", CONV), **norm_names("body.stem_norm", "bn1")}
     for stage, depth in zip((2, 3, 4), body["depths"], strict=True):

@@ -1,0 +1,76 @@
+"""fastmask demo: proposals in the browser."""
+
+import argparse
+import importlib.util
+import ipaddress
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmask_jax.configuration import parse_command_line
+
+SHAPES = "shapes"
+_NOTES = {  # on the networks that come along
+    SHAPES: "learnt in minutes from drawn shapes and not made for photographs: `--weights coco_few` is",
+    "coco_few": "learnt from 473 photographs of COCO",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command until Ctrl-C; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="fastmask demo",
+        description="Serves a page, to this machine alone: drop an image, see its object proposals, choose among them, "
+        "click one to see what the network attended to, and download them. Works offline.",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=1300",
+    )
+    parser.add_argument(
+        "--weights",
+        default=SHAPES,
+        metavar="SPEC",
+        help="trained network: see docs/weights.md (default: shapes, a small one that comes along; "
+        "for photographs take coco_few)",
+    )
+    parser.add_argument(
+        "--config",
+        help="config file, with a variant after a colon (default: that of a network of this project's own, "
+        "configs/coco.py for others)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
+    words, overrides = parse_command_line(parser, arguments)
+    if not 1 <= words.port <= 65535:
+        parser.error(f"--port {words.port}: 1 to 65535")
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the page needs gradio: pip install -r requirements-demo.txt")
+
+    import fastmask_jax  # JAX and gradio start here: mistakes above are answered at once
+
+    generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
+    _say("\n".join(generator.loaded.lines()))
+    from fastmask_jax.apps.page.blocks import build_page, serve
+
+    note = _NOTES.get(words.weights, "")
+    with tempfile.TemporaryDirectory(prefix="fastmask_page_") as folder:
+        page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
+        print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)
+        if not _is_loopback(words.host):
+            _say(f"--host {words.host}: whoever reaches this machine there can use the page")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            page.close(verbose=False)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,120 @@
+"""fastmask evaluate: average recall on COCO-format data."""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.evaluation.failure_sheet import write_sheet
+from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
+
+SHEET = Path("pictures/sheet.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="fastmask evaluate",
+        description="Proposes on a COCO-format split and prints average recall, or scores a results file",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.workers=4",
+    )
+    parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
+    parser.add_argument("--workdir", type=Path, help="the training run; metrics.json and proposals.json go there, too")
+    parser.add_argument(
+        "--weights", metavar="SPEC", help="a network from elsewhere, instead of --workdir's: see docs/weights.md"
+    )
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, or else the latest)")
+    parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
+    parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
+    parser.add_argument("--limit", type=int, help="only the first LIMIT images by sorted id")
+    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw N images into WORKDIR/pictures")
+    parser.add_argument(
+        "--sheet",
+        nargs="?",
+        const="",
+        metavar="PNG",
+        help=f"draw objects found best, found worst and missed into one picture (default: {SHEET} in --workdir)",
+    )
+    parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
+    options, overrides = parse_command_line(parser, arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit {options.limit}: at least 1 image is needed")
+
+    if options.results:
+        if not options.annotations:
+            parser.error("--results needs --annotations, the instances JSON to score against")
+        if options.sheet is not None and not options.images:
+            parser.error("--sheet of --results needs --images, the folder of the images to draw")
+        metrics = average_recall(options.annotations, options.results, limit=options.limit)
+        print(text_table([Row(options.results.name, metrics), PUBLISHED_FASTMASK]))
+        if options.sheet is not None:
+            path = Path(options.sheet or (options.workdir or options.results.parent) / SHEET)
+            _draw_sheet(options.annotations, options.images, options.results, path, options.limit)
+        return 0
+    if not options.config or not options.workdir:
+        parser.error("give --config and --workdir, or --results and --annotations")
+    if options.weights and options.step is not None:
+        parser.error("--step is of --workdir's checkpoints, which --weights replaces: give one of them")
+    config = load_config(options.config, overrides).unlock()
+    for name in ("annotations", "images", "limit"):
+        if getattr(options, name) is not None:
+            config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
+
+    metrics = _evaluate(config, options.workdir, options.step, options.weights)
+    finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}  # JSON knows no NaN
+    (options.workdir / "metrics.json").write_text(json.dumps(finite, indent=2) + "\n")
+    ours = Row(str(options.workdir), metrics, metrics["seconds_per_image"])
+    print(text_table([ours, PUBLISHED_FASTMASK]))
+    where = f"{options.workdir}/metrics.json and proposals.json"
+    print(f"\n{metrics['images']} images, {metrics['unreadable']} unreadable; {where}")
+    if options.pictures:
+        draw(config, options.workdir, options.pictures)
+    if options.sheet is not None:
+        split = config.evaluation
+        where = Path(split.annotations), Path(split.images), options.workdir / "proposals.json"
+        _draw_sheet(*where, Path(options.sheet or options.workdir / SHEET), split.limit or None)
+    return 0 if not metrics["unreadable"] else 1
+
+
+def draw(config: Any, workdir: Path, count: int) -> None:
+    """Writes pictures of the first `count` images of the proposals."""
+    from fastmask_jax.evaluation.match_pictures import write_pictures
+
+    where = Path(config.evaluation.annotations), Path(config.evaluation.images), workdir / "proposals.json"
+    written = write_pictures(*where, workdir / "pictures" / "evaluation", count)
+    print(f"{len(written)} pictures in {written[0].parent}")
+
+
+def _draw_sheet(annotations: Path, images: Path, results: Path, path: Path, limit: int | None) -> None:
+    write_sheet(annotations, images, results, path, limit)
+    print(f"contact sheet: {path}")
+
+
+def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:
+    from fastmask_jax.evaluation.evaluate import evaluate  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax.inference.proposer import Proposer
+    from fastmask_jax.weights.native import restore_model
+    from fastmask_jax.weights.sources import load_trained
+
+    if weights:
+        model, variables, report = load_trained(weights, config.model.to_dict())
+        print("\n".join(report.lines()), file=sys.stderr)
+    else:
+        model, variables, step = restore_model(config, workdir, step)
+        print(f"step {step} of {workdir}", file=sys.stderr)
+    print("compiling for each bucket that comes up", file=sys.stderr)
+    proposer = Proposer(model, variables, config.evaluation.proposals)
+
+    def watch(proposals: Any, total: int) -> Any:
+        return tqdm(proposals, total=total, unit="image", disable=None)
+
+    return evaluate(proposer, config.evaluation.to_dict(), workdir / "proposals.json", tqdm.write, watch)

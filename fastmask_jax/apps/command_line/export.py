@@ -1,0 +1,106 @@
+"""fastmask export: a network as one file, for this project or for other programs."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fastmask_jax.configuration import load_config, parse_command_line
+
+_SUFFIXES = {"safetensors": ".safetensors", "jax": ".npz", "onnx": ".onnx"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = _parser()
+    options, overrides = parse_command_line(parser, arguments)
+    if options.out.suffix != _SUFFIXES[options.format]:
+        parser.error(f"--out {options.out}: the file's name must end in {_SUFFIXES[options.format]}")
+    weights_alone = options.format == "safetensors"
+    for name in ("size", "batch", "proposals") if weights_alone else ("half",):
+        if getattr(options, name) not in (None, False):
+            parser.error(f"--{name} does not apply to --format {options.format}")
+    given = load_config(options.config, overrides) if options.config else None
+
+    from fastmask_jax.weights.sources import config_of, load_trained  # JAX starts here
+
+    config = given or config_of(options.weights, overrides)
+    if config is None:
+        parser.error(f"--config: {options.weights} does not say which config its network has")
+    trained = load_trained(options.weights, config.model.to_dict())
+    print("\n".join(trained.report.lines()), file=sys.stderr)
+    print(_write_weights(options, config, trained) if weights_alone else _write_function(options, config, trained))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastmask export",
+        description="Writes a network to one file. safetensors: its weights and config, which --weights takes anywhere "
+        "(docs/weights.md). jax, onnx: the proposal function, images -> (scores, windows, masks), which runs without "
+        "this project, with JAX alone or with ONNX Runtime (docs/export.md).",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=448",
+    )
+    parser.add_argument(
+        "--weights", required=True, metavar="SPEC", help="trained network, such as a training run: see docs/weights.md"
+    )
+    parser.add_argument(
+        "--config", help="config file, with a variant after a colon (default: that of a network of this project's own)"
+    )
+    parser.add_argument("--format", required=True, choices=list(_SUFFIXES), help="onnx: requirements-export.txt")
+    suffixes = ", ".join(f"NAME{suffix} ({name})" for name, suffix in _SUFFIXES.items())
+    parser.add_argument("--out", type=Path, required=True, help=f"the file to write: {suffixes}")
+    weights = parser.add_argument_group("safetensors")
+    weights.add_argument("--half", action="store_true", help="kernels as float16: about half the size, rounded")
+    function = parser.add_argument_group("jax and onnx")
+    function.add_argument(
+        "--size", type=_size, metavar="HxW", help="of the padded images, in pixels (default: the config's largest)"
+    )
+    function.add_argument("--batch", type=_batch, metavar="N", help="images at once, or: any (default: 1)")
+    function.add_argument("--proposals", type=int, metavar="K", help="of an image (default: 100)")
+    return parser
+
+
+def _write_weights(options: argparse.Namespace, config: ConfigDict, trained: Any) -> str:
+    from fastmask_jax.weights.safetensors_file import write_safetensors
+
+    count = write_safetensors(options.out, trained.variables, config.to_dict(), options.half)
+    return f"{options.out}: {count} arrays, {trained.report.numbers:,} numbers, {options.out.stat().st_size:,} bytes"
+
+
+def _write_function(options: argparse.Namespace, config: ConfigDict, trained: Any) -> str:
+    from fastmask_jax.export.jax_file import write_jax
+    from fastmask_jax.export.onnx_file import write_onnx
+    from fastmask_jax.export.spec import ExportSpec
+
+    settings = config.evaluation
+    height, width = options.size or max(settings.buckets, key=lambda bucket: bucket[0] * bucket[1])
+    batch = {None: 1, _ANY: None}.get(options.batch, options.batch)
+    proposals = 100 if options.proposals is None else options.proposals
+    spec = ExportSpec(height, width, batch, proposals, settings.long_edge, settings.mask_threshold)
+    write = {"jax": write_jax, "onnx": write_onnx}[options.format]
+    write(options.out, trained.model, trained.variables, spec)
+    return (
+        f"{options.out}: images of {height}x{width}, batch {_ANY if batch is None else batch}, "
+        f"{proposals} proposals of each; {options.out.stat().st_size:,} bytes"
+    )
+
+
+_ANY = "any"
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 656x872")
+    return int(match[1]), int(match[2])
+
+
+def _batch(text: str) -> int | str:
+    if text != _ANY and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor any")
+    return _ANY if text == _ANY else int(text)

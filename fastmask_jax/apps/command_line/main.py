@@ -1,0 +1,53 @@
+"""fastmask COMMAND: chooses the command, and ends the process as it asks for."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import NoReturn
+
+from fastmask_jax.configuration import run_command
+
+COMMANDS = {  # modules beside this one, each with `main(arguments) -> exit status`
+    "train": "train a network, or resume a run",
+    "evaluate": "average recall of a network, or of any system's results file",
+    "predict": "proposals of images and videos, as results files and pictures",
+    "prepare": "convert a dataset to records, or draw the shapes dataset",
+    "export": "write a network to one file: safetensors, JAX or ONNX",
+    "demo": "serve a page that shows proposals in the browser",
+}
+_INTERRUPTED = 130  # exit status after Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `fastmask COMMAND ...`; returns its exit status: 2 after a mistake on the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        (nearest,) = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.0)
+        print(f"fastmask: no command {words[0]!r}; did you mean {nearest}? fastmask --help lists all", file=sys.stderr)
+        return 2
+    run(*words)
+
+
+def run(name: str, *arguments: str) -> NoReturn:
+    """Runs one command and ends the process with its exit status.
+
+    After Ctrl-C it ends at once: by then all files are complete, and nobody waits for what the devices compute.
+    """
+    command = importlib.import_module(f"fastmask_jax.apps.command_line.{name}")
+    status = run_command(partial(command.main, arguments))
+    if status == _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _usage() -> str:
+    lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: fastmask COMMAND [OPTION ...]", "", *lines, "", "fastmask COMMAND --help says more."])

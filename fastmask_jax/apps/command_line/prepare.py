@@ -1,0 +1,88 @@
+"""fastmask prepare: a dataset on disk as records."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year, prepare_shapes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = _parser().parse_args(arguments)
+    common = {"workers": args.workers, "overwrite": args.overwrite}
+    if args.command == "coco":
+        done = prepare_coco(args.annotations, args.images, args.out, args.split, **common)
+    elif args.command == "shapes":
+        done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
+    else:
+        done = prepare_coco_year(args.year, args.root, args.out, **common)
+    print(f"{args.out}:\n{done}")
+    return 0
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def _positive_number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
+    return number
+
+
+def _split_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: a letter, then letters, digits and _")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--workers",
+        type=_whole_number,
+        default=os.cpu_count() or 1,
+        help="processes; 0: only this one (default: cores)",
+    )
+    common.add_argument("--overwrite", action="store_true", help="replace records that are there")
+    parser = argparse.ArgumentParser(
+        prog="fastmask prepare", description="Put a dataset on disk as records, for train.py and evaluate.py."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="coco | coco2017 | coco2014 | shapes")
+
+    own = commands.add_parser("coco", parents=[common], help="any COCO-format instances JSON and its image folder")
+    own.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="instances JSON")
+    own.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder the file names are relative to")
+    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="records go to DIR/SPLIT")
+    own.add_argument(
+        "--split", type=_split_name, default="train", metavar="SPLIT", help="name of the split (default: train)"
+    )
+
+    for year in (2017, 2014):
+        coco = commands.add_parser(f"coco{year}", parents=[common], help=f"train and val of COCO {year}")
+        where = f"folder with train{year}, val{year} and annotations (default: datasets/coco)"
+        coco.add_argument("--root", type=Path, default=Path("datasets/coco"), metavar="DIR", help=where)
+        default = Path(f"datasets/coco{year}")
+        coco.add_argument(
+            "--out",
+            type=Path,
+            default=default,
+            metavar="DIR",
+            help=f"records go to DIR/train and DIR/val (default: {default})",
+        )
+        coco.set_defaults(year=year)
+
+    shapes = commands.add_parser("shapes", parents=[common], help="draw the embedded dataset: COCO files and records")
+    where = "gets images, annotations and records (default: datasets/shapes)"
+    shapes.add_argument("--out", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=where)
+    shapes.add_argument("--train", type=_positive_number, default=2000, help="training images (default: 2000)")
+    shapes.add_argument("--val", type=_positive_number, default=200, help="held-out images (default: 200)")
+    shapes.add_argument("--seed", type=_whole_number, default=0, help="the same seed draws the same files (default: 0)")
+    return parser

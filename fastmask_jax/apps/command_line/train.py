@@ -1,0 +1,39 @@
+"""fastmask train: trains, or goes on with a run."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmask_jax.configuration import load_config, parse_command_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="fastmask train",
+        description="Trains FastMask. Started again with the same --workdir, it goes on from its latest checkpoint.",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.optimizer.learning_rate=0.002",
+    )
+    parser.add_argument(
+        "--config", required=True, help="config file, with a variant after a colon: configs/coco.py:zoom"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, help="checkpoints, metrics, pictures (default: runs/NAME_OF_THE_CONFIG)", default=None
+    )
+    parser.add_argument(
+        "--weights", metavar="SPEC", help="what to begin with: see docs/weights.md (default: from nothing)"
+    )
+    options, overrides = parse_command_line(parser, arguments)
+    config = load_config(options.config, overrides)
+    workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem
+
+    from fastmask_jax.training.loop import Diverged, run  # JAX starts here: mistakes above are answered at once
+
+    try:
+        outcome = run(config, workdir, options.weights)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 130 if outcome.stopped_by == signal.SIGINT else 0

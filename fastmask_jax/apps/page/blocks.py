@@ -1,0 +1,235 @@
+"""The page in gradio: what lies where, what happens on which event, how it is served. Nothing leaves the machine."""
+
+import html
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported, and later
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_upload_folder
+from jaxtyping import UInt8
+
+from fastmask_jax.apps.page.uploads import MOST_BYTES, read_upload
+from fastmask_jax.apps.page.views import View
+from fastmask_jax.apps.predict.input_files import image_ids
+from fastmask_jax.data.shapes.dataset import ShapesSpec, draw
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.masks.coco_results import JsonListWriter
+
+MOST_SHOWN = 100
+EXAMPLES = ShapesSpec(objects=(4, 6), side=(70.0, 200.0), small_share=0.0)
+EXAMPLE_SEED = 20170726
+KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are removed
+
+INVITATION = "Drop an image, or draw an example."
+WORKING = "Looking for objects … (the first image of its shape takes longer: the network is compiled for it)"
+CLICKED_NONE = "Nothing is proposed where you clicked."
+FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # those of the visitor's machine: none is fetched
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1360px !important; margin: 0 auto !important }
+#overview img { cursor: crosshair }
+#overview, #window, #attention, #upload { background: var(--background-fill-secondary) }
+/* Labels and buttons lie above the pictures, not on them. */
+#overview .image-frame, #window .image-frame, #attention .image-frame { padding-top: 30px }
+/* On a phone: image, proposals, the one that is looked at, sliders, its window; each near what changes it. */
+@media (max-width: 800px) {
+  #columns { flex-direction: column; flex-wrap: nowrap }
+  #controls, #results { display: contents }
+  #overview { height: auto !important }
+  #overview img { max-height: 70vh; object-fit: contain }
+  #status, #overview, #description { order: 1 }
+  #controls > :not(#upload, #example) { order: 2 }
+  #results > :not(#status, #overview, #description) { order: 3 }
+}
+"""
+
+
+class _Session:
+    """What happens on the page's events. Methods take and give values of components; `View` is a visitor's state."""
+
+    def __init__(self, generator: ProposalGenerator, folder: Path) -> None:
+        self._generator = generator
+        self._folder = folder
+
+    def begin(self) -> list[Any]:
+        """→ view, and what is shown, while an upload waits."""
+        return self._shown(None, WORKING)
+
+    def upload(self, image: dict[str, Any] | None, *sliders: float | int) -> list[Any]:
+        """→ upload, view, and what is shown. The image is gradio's word for the file, not read yet."""
+        if image is None:
+            return [gr.skip(), *self._shown(None, INVITATION)]
+        try:
+            pixels = read_upload(_uploaded(image["path"]))
+        except ValueError as error:
+            line = html.escape(str(error))
+            gr.Warning(line)
+            return [None, *self._shown(None, line)]
+        return [gr.skip(), *self._shown(self._propose(Path(image["path"]).stem, pixels, sliders))]
+
+    def begin_example(self, number: int) -> list[Any]:
+        """→ upload, view, and what is shown, while example `number` waits."""
+        return [_example(number), *self._shown(None, WORKING)]
+
+    def example(self, number: int, *sliders: float | int) -> list[Any]:
+        """→ number of the next example, view, and what is shown."""
+        return [number + 1, *self._shown(self._propose(f"example_{number}", _example(number), sliders))]
+
+    def slide(self, view: View | None, *sliders: float | int) -> list[Any]:
+        """→ view, and what is shown."""
+        return self._shown(view and view.with_sliders(*_numbers(*sliders)), None if view else INVITATION)
+
+    def click(self, view: View | None, event: gr.SelectData) -> list[Any]:
+        """→ view, and what is shown."""
+        return self._shown(view and view.clicked(*event.index), None if view else INVITATION)
+
+    def _propose(self, name: str, pixels: Any, sliders: tuple[float | int, ...]) -> View:
+        found = self._generator.propose(pixels, count=self._generator.config.evaluation.proposals)
+        results = Path(tempfile.mkdtemp(dir=self._folder)) / f"{name}_proposals.json"
+        return View(name, results, found, found).with_sliders(*_numbers(*sliders))
+
+    def _shown(self, view: View | None, line: str | None = None) -> list[Any]:
+        """Values of: view, status, overview, window, attention, description, download."""
+        if view is None:
+            return [None, line, None, None, None, "", gr.update(value=None, interactive=False)]
+        window, attention = view.closeup() or (None, None)
+        download = gr.update(value=str(self._json(view)), interactive=True)
+        return [view, view.summary(), view.picture(), window, attention, view.description() or CLICKED_NONE, download]
+
+    def _json(self, view: View) -> Path:
+        """The shown proposals as a COCO results file, which gradio copies and offers."""
+        image_id = image_ids([Path(view.name)])[0]
+        with JsonListWriter(view.results) as file:
+            for entry in view.shown.to_results(image_id):
+                file.append(entry)
+        return view.results
+
+
+def _uploaded(path: str) -> str:
+    """The path itself; a ValueError where it is not of an uploaded file, which only a forged message can say."""
+    if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ValueError(f"{Path(path).name} was not uploaded")
+    return path
+
+
+def _numbers(score_threshold: float | int, nms_iou: float | int, count: float | int) -> tuple[float, float, int]:
+    """Values of the sliders, of which the browser sends whole ones as integers."""
+    return float(score_threshold), float(nms_iou), int(count)
+
+
+def _example(number: int) -> UInt8[np.ndarray, "H W 3"]:
+    return draw(EXAMPLES, (EXAMPLE_SEED, number)).image
+
+
+def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.Blocks:
+    """The page, not yet served.
+
+    Args:
+      generator: makes the proposals; `evaluation.proposals` of its config for each image, of which sliders choose.
+      network: what the page says of it, a line of Markdown.
+      folder: for files that are offered for download.
+    """
+    session = _Session(generator, folder)
+    with gr.Blocks(
+        title="Object proposals", fill_width=True, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)
+    ) as page:
+        view, example_number = gr.State(time_to_live=KEPT_SECONDS), gr.State(1)
+        gr.Markdown(f"# Object proposals\nMasks of whole objects, whatever they are, best first. {network}")
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=2, min_width=300, elem_id="controls"):
+                upload = gr.Image(
+                    label="Image", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="upload"
+                )
+                example = gr.Button("Draw an example", size="md", elem_id="example")
+                sliders = [
+                    gr.Slider(0, 1, 0, step=0.01, label="Score threshold", elem_id="score"),
+                    gr.Slider(0, 1, 0.3, step=0.01, label="Overlap allowed (NMS)", elem_id="nms"),
+                    gr.Slider(1, MOST_SHOWN, 6, step=1, label="Count, at most", elem_id="count"),
+                ]
+                download = gr.DownloadButton(
+                    "Download JSON", size="md", variant="primary", interactive=False, elem_id="download"
+                )
+            with gr.Column(scale=5, min_width=400, elem_id="results"):
+                status = gr.Markdown(INVITATION, elem_id="status")
+                overview = gr.Image(
+                    label="Proposals: click one to look into it",
+                    format="png",
+                    height=520,
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    elem_id="overview",
+                )
+                description = gr.Markdown(elem_id="description")
+                with gr.Row():
+                    closeups = [
+                        gr.Image(
+                            label=label,
+                            format="png",
+                            height=320,
+                            interactive=False,
+                            buttons=["fullscreen"],
+                            elem_id=name,
+                            min_width=200,
+                        )
+                        for name, label in (("window", "Its window"), ("attention", "Attention: dark 0, yellow 1"))
+                    ]
+        shown = [view, status, overview, *closeups, description, download]
+        private = {"api_visibility": "private"}
+        upload.input(session.begin, None, shown, show_progress="hidden", **private).then(
+            session.upload,
+            [upload, *sliders],
+            [upload, *shown],
+            preprocess=False,  # what is wrong with a file, `read_upload` says better than gradio
+            show_progress_on=overview,
+            **private,
+        )
+        example.click(session.begin_example, example_number, [upload, *shown], show_progress="hidden", **private).then(
+            session.example,
+            [example_number, *sliders],
+            [example_number, *shown],
+            show_progress_on=overview,
+            **private,
+        )
+        gr.on(
+            [slider.input for slider in sliders],
+            session.slide,
+            [view, *sliders],
+            shown,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            **private,
+        )
+        overview.select(session.click, view, shown, show_progress="hidden", **private)
+    return page
+
+
+def serve(page: gr.Blocks, host: str, port: int) -> str:
+    """Serves a page from threads of this process until `page.close()`; returns its address.
+
+    Errors:
+      ValueError: the address cannot be listened at; one line.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            max_file_size=MOST_BYTES,
+            theme=gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+        )
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: cannot be served there; another --port may be free") from error
+    return address

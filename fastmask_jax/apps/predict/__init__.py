@@ -1,0 +1,1 @@
+"""Files, folders and videos → results and pictures: what `fastmask predict` does."""

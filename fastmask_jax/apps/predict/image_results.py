@@ -1,0 +1,81 @@
+"""Proposals of image files, streamed: results, pictures and progress, image by image."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastmask_jax.apps.predict.in_order import in_order, undivided
+from fastmask_jax.apps.predict.input_files import FoundFile, image_ids
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.masks.coco_results import JsonListWriter
+
+RESULTS, LISTED = "results.json", "images.json"
+
+
+class Predicted(NamedTuple):
+    """What was written."""
+
+    images: int
+    proposals: int
+    unreadable: int
+    interrupted: bool
+
+
+def predict_images(
+    generator: ProposalGenerator,
+    files: Sequence[FoundFile],
+    options: ProposeOptions,
+    folder: Path,
+    write_pictures: Callable[[str, ObjectProposals], None],
+    report: Callable[[str], None],
+    progress: Callable[[], object] = lambda: None,
+) -> Predicted:
+    """Writes `folder`/results.json, COCO results of all images, best first, and images.json, which file has which id.
+
+    Both are in the order of the files; memory does not grow with their number. Ctrl-C ends the work early: what is
+    written by then is whole.
+
+    Args:
+      files: of the images; `image_ids` says what they are called in the results.
+      write_pictures: gets the name and the proposals of each image, in a thread.
+      report: gets a line for each image that cannot be read, which is left out.
+      progress: called after each image, read or not.
+
+    Errors:
+      ValueError: no image that can be read. OSError: a file that cannot be written.
+    """
+    unreadable = images = 0
+    interrupted = False
+
+    def pictured(one: tuple[FoundFile, ObjectProposals | None]) -> ObjectProposals | None:
+        file, proposals = one
+        if proposals is not None:
+            write_pictures(file.name, proposals)
+        return proposals
+
+    def proposed() -> Iterator[tuple[FoundFile, ObjectProposals | None]]:
+        paths = (file.path for file in files)
+        found = generator.propose_iter(paths, options, on_problem=lambda line: report(f"left out: {line}"))
+        yield from zip(files, found, strict=True)
+
+    ids = image_ids([file.path for file in files])
+    with JsonListWriter(folder / RESULTS) as results, JsonListWriter(folder / LISTED) as listed:
+        try:
+            for image_id, file, proposals in zip(ids, files, in_order(pictured, proposed()), strict=True):
+                if proposals is None:
+                    unreadable += 1
+                else:
+                    height, width = proposals.image_size
+                    with undivided():
+                        listed.append({"id": image_id, "file_name": str(file.path), "height": height, "width": width})
+                        for entry in proposals.to_results(image_id):
+                            results.append(entry)
+                    images += 1
+                progress()
+        except KeyboardInterrupt:
+            interrupted = True
+        if images == 0 and not interrupted:
+            raise ValueError(f"none of {len(files)} images could be read; {results.path} is not written")
+    return Predicted(images, results.entries, unreadable, interrupted)

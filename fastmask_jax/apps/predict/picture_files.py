@@ -1,0 +1,77 @@
+"""What is left on disk of an image besides its results: overlays, attention, cut-outs, arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.masks.drawing import DARK, contour, crop, crop_mask, distinct_colors, grid, heat
+from fastmask_jax.masks.suppression import SHOWN_IOU
+
+WINDOW_SIDE = 200  # pixels of a window in the attention picture
+_LINE, _GAP = 2, 3  # pixels of its contours, and between window and attention
+
+
+@dataclass(frozen=True)
+class PictureWriter:
+    """Writes what is asked for of an image below `folder`; PNG files are RGB, cut-outs RGBA.
+
+    Pictures show the best `shown` proposals of which no two have a mask IoU above 0.5; arrays hold all.
+
+    Attributes:
+      overlays: the image under the masks: overlays/NAME.png.
+      attention: of each mask its window, beside where the network looks: attention/NAME.png.
+      cutouts: each object alone on transparent ground: cutouts/NAME/RANK.png.
+      npz: scores, boxes, masks, windows, attention: npz/NAME.npz.
+    """
+
+    folder: Path
+    shown: int
+    overlays: bool = False
+    attention: bool = False
+    cutouts: bool = False
+    npz: bool = False
+
+    def write(self, name: str, proposals: ObjectProposals) -> None:
+        """Args: name, a path below each kind's folder, without suffix; proposals, of one image."""
+        if self.npz:
+            proposals.save_npz(self._path("npz", f"{name}.npz"))
+        if not (self.overlays or self.attention or self.cutouts):
+            return
+        shown = worth_showing(proposals, self.shown)
+        if self.overlays:
+            shown.overlay().save(self._path("overlays", f"{name}.png"))
+        if self.attention:
+            Image.fromarray(attention_sheet(shown)).save(self._path("attention", f"{name}.png"))
+        if self.cutouts:
+            for rank, cutout in enumerate(shown.cutouts(), 1):
+                cutout.save(self._path("cutouts", name, f"{rank:03}.png"))
+
+    def _path(self, *parts: str) -> Path:
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def worth_showing(proposals: ObjectProposals, count: int) -> ObjectProposals:
+    """The best `count` proposals of which no two have a mask IoU above `SHOWN_IOU`."""
+    return proposals.filtered(count=count, nms_iou=SHOWN_IOU)
+
+
+def attention_sheet(proposals: ObjectProposals) -> UInt8[np.ndarray, "_H _W 3"]:
+    """Of every proposal its window with the mask's outline, beside it the attention there, dark (0) to yellow (1)."""
+    if not len(proposals):
+        return grid([proposals.image], ["nothing proposed"])
+    pairs, captions = [], []
+    gap = np.full((WINDOW_SIDE, _GAP, 3), DARK, np.uint8)
+    for number, color in enumerate(distinct_colors(len(proposals))):
+        box = proposals.window_boxes[number]
+        window = crop(proposals.image, box, WINDOW_SIDE)
+        mask = crop_mask(proposals.mask(number), box, WINDOW_SIDE)
+        looked_at = crop(heat(proposals.image, proposals.attention[number], box), box, WINDOW_SIDE)
+        pairs.append(np.hstack([contour(window, mask, color, _LINE), gap, looked_at]))
+        captions.append(f"{number + 1}: score {proposals.scores[number]:.2f}")
+    return grid(pairs, captions)

@@ -1,0 +1,103 @@
+"""Proposals of a video: the video again with its objects drawn in steady colors, and results of every frame."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fastmask_jax.apps.predict.in_order import in_order, undivided
+from fastmask_jax.apps.predict.input_files import FoundFile
+from fastmask_jax.apps.predict.picture_files import worth_showing
+from fastmask_jax.apps.video.frames import Frame, VideoReader, VideoWriter
+from fastmask_jax.apps.video.tracks import Followed, Tracker
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.masks.coco_results import JsonListWriter
+from fastmask_jax.masks.drawing import PALETTE, distinct_colors, overlay
+
+
+class PredictedVideo(NamedTuple):
+    """What was written."""
+
+    frames: int
+    proposals: int
+    objects: int  # how many the tracker told apart
+    broken: str  # why the video could not be read to its end, or nothing
+    interrupted: bool
+
+
+class _Shown(NamedTuple):
+    time: int
+    proposals: ObjectProposals
+    followed: Followed
+
+
+def predict_video(
+    generator: ProposalGenerator,
+    file: FoundFile,
+    options: ProposeOptions,
+    folder: Path,
+    shown: int,
+    begin: Callable[[int], Callable[[], object]] = lambda frames: lambda: None,
+) -> PredictedVideo:
+    """Writes `folder`/NAME.mp4, of the video's size and times, and `folder`/NAME.json.
+
+    Each frame shows the best `shown` proposals of which no two have a mask IoU above 0.5; an object keeps its color
+    from frame to frame (`video.tracks`). NAME.json holds these proposals of all frames as COCO results: image_id is the
+    frame's place, from 0, and track_id the object's number, from 1. Ctrl-C ends both files early: they are whole.
+
+    Args:
+      begin: gets how many frames are expected, 0 where the file does not say; what it returns is called after each.
+
+    Errors:
+      FileNotFoundError, ValueError: no video, or none that PyAV can read; one line.
+    """
+    times: deque[int] = deque()
+    tracker = Tracker()
+    broken, interrupted = "", False
+    frames = objects = 0
+
+    def pixels(video: VideoReader) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        nonlocal broken
+        try:
+            for frame in video:
+                times.append(frame.time)
+                yield frame.pixels
+        except ValueError as error:
+            if not times and not frames:
+                raise
+            broken = str(error)
+
+    def followed(video: VideoReader) -> Iterator[_Shown]:
+        for proposals in generator.propose_iter(pixels(video), options):
+            best = worth_showing(proposals, shown)
+            yield _Shown(times.popleft(), best, tracker.follow(best.rles))
+
+    with VideoReader(file.path) as video:
+        progress = begin(video.length)
+        with (
+            JsonListWriter(folder / f"{file.name}.json") as results,
+            VideoWriter(folder / f"{file.name}.mp4", video.rate, video.time_base) as writer,
+        ):
+            try:
+                for drawn, one in in_order(_drawn, followed(video)):
+                    with undivided():
+                        writer.write(drawn)
+                        for result, track in zip(one.proposals.to_results(frames), one.followed.tracks, strict=True):
+                            results.append(result | {"track_id": int(track)})
+                        frames += 1
+                        objects = max(objects, int(one.followed.tracks.max(initial=0)))
+                    progress()
+            except KeyboardInterrupt:
+                interrupted = True
+    return PredictedVideo(frames, results.entries, objects, broken, interrupted)
+
+
+def _drawn(one: _Shown) -> tuple[Frame, _Shown]:
+    colors = distinct_colors(PALETTE)[one.followed.slots % PALETTE]
+    labels = [f"{score:.2f}" for score in one.proposals.scores]
+    return Frame(overlay(one.proposals.image, one.proposals.rles, labels, colors), one.time), one

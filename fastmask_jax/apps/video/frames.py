@@ -1,0 +1,138 @@
+"""Video files, read and written frame by frame through PyAV (an extra: requirements-video.txt). RGB, uint8."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from jaxtyping import UInt8
+
+ENCODER = "libx264"
+_QUALITY = {"crf": "20", "preset": "veryfast"}  # contours stay sharp; a network takes far longer than this preset
+_TOLERATED = 2  # seconds that a whole file may lack of the duration it states
+_EVEN = 2  # yuv420p, which every player knows, halves both sides of the colors
+
+
+class Frame(NamedTuple):
+    """A picture of a video and when it is shown, in units of the reader's `time_base`."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    time: int
+
+
+class VideoReader(AbstractContextManager):
+    """Frames of a file's first video stream, in the order in which they are shown, upright.
+
+    Attributes:
+      rate: frames a second, on average.
+      time_base: seconds of a unit of the frames' times.
+      length: how many frames the file says it has, or its duration would give; 0 where it says neither.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens the file. Errors: FileNotFoundError; ValueError, a line: no video that PyAV reads."""
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path}: no such video")
+        try:
+            self._container = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            raise ValueError(f"{path}: not readable as a video: {_reason(error)}") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"{path}: a file without a video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        self.time_base: Fraction = self._stream.time_base
+        # Sound may go on for longer than the stream, and an edit list may leave out some of it: the shorter one counts.
+        of_file, of_stream = Fraction(self._container.duration or 0, av.time_base), self._stream.duration
+        self._seconds = min(of_file, of_stream * self.time_base) if of_stream else of_file
+        self.length: int = self._stream.frames or round(self._seconds * self.rate)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Every frame, once; all have the size of the first one.
+
+        Errors:
+          ValueError: the file is broken from some frame on, which the line names; or it has no frame at all.
+        """
+        step = max(round(1 / (self.rate * self.time_base)), 1)
+        first, last, frames, size = None, -step, 0, None
+        try:
+            for frame in self._container.decode(self._stream):
+                size = size or (frame.width, frame.height)
+                pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+                rises = frame.pts is not None and frame.pts > last  # or else no encoder would take it
+                last = frame.pts if rises else last + step
+                first = last if first is None else first
+                frames += 1
+                yield Frame(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)), last)
+        except (av.FFmpegError, OSError) as error:
+            raise ValueError(f"{self.path}: broken after {frames} frames: {_reason(error)}") from None
+        if not frames:
+            raise ValueError(f"{self.path}: a video without a frame")
+        missing = self._seconds - (last + step - first) * self.time_base
+        if missing > _TOLERATED:  # FFmpeg takes what is cut off for an end
+            raise ValueError(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: cut off?")
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+
+class VideoWriter(AbstractContextManager):
+    """Writes an mp4 file, H.264. It takes the name `path` when the `with` block ends: a file of that name is always
+    whole. After an error its frames so far are in `<path>.part`, which plays all the same. Without a frame, no file.
+    """
+
+    def __init__(self, path: str | Path, rate: Fraction, time_base: Fraction) -> None:
+        """
+        Args:
+          path: of the file; its folder is made.
+          rate: frames a second.
+          time_base: seconds of a unit of the frames' times.
+        """
+        self.path = Path(path)
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._rate, self._time_base = rate, time_base
+
+    def __enter__(self) -> "VideoWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream(ENCODER, rate=self._rate, options=_QUALITY)
+        context = self._stream.codec_context
+        context.pix_fmt = "yuv420p"
+        context.time_base = self._time_base
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Appends a frame. Frames are of one size, their times rise; an odd side gets its last pixels doubled."""
+        pixels = np.pad(frame.pixels, [(0, side % _EVEN) for side in frame.pixels.shape[:2]] + [(0, 0)], mode="edge")
+        context = self._stream.codec_context
+        if not context.is_open:
+            context.height, context.width = pixels.shape[:2]
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        picture.pts, picture.time_base = frame.time, self._time_base
+        self._container.mux(self._stream.encode(picture))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        begun = self._stream.codec_context.is_open  # and the file with it
+        if begun:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if begun and kind is None:
+            self._part.replace(self.path)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,84 @@
+"""Objects followed from frame to frame: masks of one frame joined to those of the frames before by their IoU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+LEAST_IOU = 0.3  # of the same object in frames that follow each other
+MEMORY = 15  # frames for which an object may be out of sight
+
+
+class Followed(NamedTuple):
+    """Which object each mask of a frame shows.
+
+    Attributes:
+      tracks: int64[m], numbers of the objects, from 1 in the order in which they came up; never given twice.
+      slots: int64[m], places in a row of colors: an object keeps its own, and gives it back when it is forgotten, so
+        that few objects at a time have the first, most different colors however many there were.
+    """
+
+    tracks: Int64[np.ndarray, "m"]
+    slots: Int64[np.ndarray, "m"]
+
+
+@dataclass
+class _Track:
+    number: int
+    slot: int
+    mask: Mapping[str, Any]  # where it was seen last
+    seen: int  # and in which frame
+
+
+class Tracker:
+    """Follows objects through the frames of one video."""
+
+    def __init__(self, least_iou: float = LEAST_IOU, memory: int = MEMORY) -> None:
+        """
+        Args:
+          least_iou: a mask continues a track if its IoU with the track's last mask is at least this; above 0.
+          memory: a track that no mask continues is forgotten after so many frames.
+        """
+        if not 0 < least_iou <= 1:
+            raise ValueError(f"least_iou={least_iou}: an IoU above 0, at most 1, such as {LEAST_IOU}")
+        self._least_iou = least_iou
+        self._memory = memory
+        self._tracks: list[_Track] = []
+        self._frame = 0
+        self._begun = 0
+
+    def follow(self, masks: Sequence[Mapping[str, Any]]) -> Followed:
+        """Joins the masks of the next frame to tracks: that assignment of pairs whose IoUs have the greatest sum.
+
+        Args:
+          masks: RLE, all of the video's size. A mask that continues no track begins one.
+        """
+        self._frame += 1
+        self._tracks = [track for track in self._tracks if self._frame - track.seen <= self._memory + 1]
+        followed: list[_Track | None] = [None] * len(masks)
+        if masks and self._tracks:
+            iou = np.asarray(
+                coco_mask.iou(list(masks), [track.mask for track in self._tracks], [0] * len(self._tracks))
+            )
+            iou[iou < self._least_iou] = 0  # or else many weak pairs could outweigh a good one
+            for mask, track in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
+                if iou[mask, track] > 0:
+                    followed[mask] = self._tracks[track]
+        for number, mask in enumerate(masks):
+            track = followed[number] = followed[number] or self._begin(mask)
+            track.mask, track.seen = mask, self._frame
+        return Followed(
+            np.array([track.number for track in followed], np.int64),
+            np.array([track.slot for track in followed], np.int64),
+        )
+
+    def _begin(self, mask: Mapping[str, Any]) -> _Track:
+        self._begun += 1
+        used = {track.slot for track in self._tracks}
+        slot = next(slot for slot in range(len(used) + 1) if slot not in used)
+        self._tracks.append(_Track(self._begun, slot, mask, self._frame))
+        return self._tracks[-1]

@@ -1,0 +1,53 @@
+"""Every image file of a split decoded once, every mask made once: what is broken is named and left out."""
+
+from dataclasses import dataclass
+
+from fastmask_jax.data.coco.instances import CocoImage, CocoSplit
+from fastmask_jax.data.coco.objects import CocoObject, Found, objects_of
+from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.process_map import map_in_order
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """An image that decodes, with its usable objects."""
+
+    image: CocoImage  # without its annotation entries
+    size: tuple[int, int]  # (height, width) of the file
+    file_bytes: int
+    objects: list[CocoObject]
+
+
+def check(split: CocoSplit, workers: int) -> list[CheckedImage]:
+    """The usable images of a split, in its order; problems are added to `split.report`. Shows a progress bar.
+
+    Args:
+      split: images with `path`s.
+      workers: processes; 0: none besides this one.
+
+    Errors:
+      ValueError: a worker was killed.
+    """
+    checked: list[CheckedImage] = []
+    for usable, found in map_in_order(check_image, split.images, workers, "checking"):
+        split.report.extend(found)
+        if usable is not None:
+            checked.append(usable)
+    return checked
+
+
+def check_image(image: CocoImage) -> tuple[CheckedImage | None, Found]:
+    """Decodes an image's file and makes its objects; (None, problems) where the image cannot be used."""
+    lost = [(Problem.OBJECT_OF_LOST_IMAGE, f"{a['id']} (image {image.image_id})") for a in image.annotations]
+    try:
+        data = image.path.read_bytes()
+        height, width = decode_image(data).shape[:2]
+    except (OSError, ValueError):
+        return None, [(Problem.IMAGE_BROKEN, image.file_name), *lost]
+    if image.size not in (None, (height, width)):
+        said = f"{image.file_name} (file {height}x{width}, entry {image.size[0]}x{image.size[1]})"
+        return None, [(Problem.IMAGE_SIZE, said), *lost]
+    objects, found = objects_of(image.annotations, (height, width), image.file_name)
+    bare = CocoImage(image.image_id, image.file_name, image.path, image.size)
+    return CheckedImage(bare, (height, width), len(data), objects), found

@@ -1,0 +1,150 @@
+"""Annotation entries of one image → objects with masks as RLE; what is broken is named and left out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.masks.rle import run_lengths
+
+Found = list[tuple[Problem, str]]
+
+FAR = 10_000  # pixels beyond the image; rasterizing a polygon costs time and memory with its length
+
+
+class Rejected(Exception):
+    """An annotation that cannot be used; args: the Problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class CocoObject:
+    """An object of an image; all in pixels of the image file."""
+
+    object_id: int
+    box: tuple[float, float, float, float]  # x, y, w, h; within the image
+    area: float  # the annotation's, the mask's where it has none
+    crowd: bool
+    counts: bytes  # compressed COCO run lengths of the mask, at the image's size
+
+
+def objects_of(
+    annotations: list[dict[str, Any]], size: tuple[int, int], image_name: str
+) -> tuple[list[CocoObject], Found]:
+    """The usable objects of one image and the problems of the others.
+
+    Objects partly outside are cut to the image. A broken polygon among sound ones is left out alone.
+
+    Args:
+      annotations: annotation entries with a whole-number `id`.
+      size: (height, width) of the image file.
+      image_name: names the image in problems.
+    """
+    objects: list[CocoObject] = []
+    found: Found = []
+    for entry in annotations:
+        where = f"annotation {entry['id']} of {image_name}"
+        problems: list[Problem] = []
+        try:
+            objects.append(_object(entry, size, problems))
+        except Rejected as rejected:
+            problems.append(rejected.args[0])
+        found += [(problem, where) for problem in dict.fromkeys(problems)]
+    return objects, found
+
+
+def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem]) -> CocoObject:
+    segmentation = entry.get("segmentation")
+    if isinstance(segmentation, dict):
+        rle = _checked_rle(segmentation, size)
+    elif isinstance(segmentation, list) and segmentation:
+        rle = _rasterized(segmentation, size, problems)
+    else:
+        raise Rejected(Problem.NO_SEGMENTATION)
+    mask_area = float(coco_mask.area(rle))
+    if mask_area == 0:
+        raise Rejected(Problem.EMPTY_MASK)
+    box = _box(entry.get("bbox"), size)
+    if box is None:
+        if entry.get("bbox") is not None:
+            problems.append(Problem.BOX)
+        box = tuple(float(v) for v in coco_mask.toBbox(rle))
+    area = _numbers([entry.get("area")])
+    has_area = area is not None and np.isfinite(area[0]) and area[0] > 0
+    return CocoObject(
+        entry["id"], box, float(area[0]) if has_area else mask_area, bool(entry.get("iscrowd")), rle["counts"]
+    )
+
+
+def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
+    """A flat JSON list of numbers as float64; None where it is something else. NaN and infinities pass."""
+    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+        return None
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:  # a whole number beyond float64
+        return None
+
+
+def _box(bbox: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """An annotation's box (x, y, w, h) cut to the image; None where nothing of it remains."""
+    numbers = _numbers(bbox)
+    if numbers is None or len(numbers) != 4 or not np.isfinite(numbers).all() or (numbers[2:] <= 0).any():
+        return None
+    x, y, w, h = numbers.tolist()
+    x1, y1 = max(x, 0.0), max(y, 0.0)
+    x2, y2 = min(x + w, float(size[1])), min(y + h, float(size[0]))
+    return (x1, y1, x2 - x1, y2 - y1) if x2 > x1 and y2 > y1 else None
+
+
+def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any]:
+    """Union of an object's polygons as compressed RLE; broken ones are left out and noted in `problems`."""
+    height, width = size
+    if not any(isinstance(polygon, list) for polygon in polygons):
+        polygons = [polygons]  # one polygon without the list around it
+    sound = []
+    for polygon in polygons:
+        numbers = _numbers(polygon)
+        if numbers is None or not _is_polygon(numbers):
+            problems.append(Problem.POLYGON)
+        elif (numbers < -FAR).any() or (numbers > max(size) + FAR).any():
+            problems.append(Problem.POLYGON_FAR)
+        else:
+            sound.append(numbers)
+    if not sound:
+        raise Rejected(problems.pop())
+    # Numbers, not lists: pycocotools takes a first list of four numbers for a box.
+    low = np.min([p.reshape(-1, 2).min(0) for p in sound], axis=0)
+    high = np.max([p.reshape(-1, 2).max(0) for p in sound], axis=0)
+    if low[0] >= width or low[1] >= height or high[0] <= 0 or high[1] <= 0:
+        raise Rejected(Problem.OUTSIDE)
+    return coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in sound], height, width))
+
+
+def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
+    """Whether x, y, x, y, … are three finite points or more that do not lie on one line."""
+    if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
+        return False
+    offsets = numbers.reshape(-1, 2) - numbers[:2]
+    far = offsets[np.abs(offsets).sum(1).argmax()]
+    return bool((np.abs(offsets[:, 0] * far[1] - offsets[:, 1] * far[0]) > 1e-9 * (far @ far)).any())
+
+
+def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Compressed RLE of the image's size; run lengths are checked here because pycocotools trusts them."""
+    if segmentation.get("size") != list(size):
+        raise Rejected(Problem.RLE_SIZE)
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        runs = run_lengths(counts.encode("utf-8"))
+    else:
+        numbers = _numbers(counts)
+        whole = numbers is not None and np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all()
+        runs = numbers.astype(np.int64) if whole else None
+    if runs is None or not len(runs) or (runs < 0).any() or (runs > size[0] * size[1]).any():
+        raise Rejected(Problem.RLE)
+    if runs.sum() != size[0] * size[1]:
+        raise Rejected(Problem.RLE)
+    return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)

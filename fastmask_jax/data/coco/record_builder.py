@@ -1,0 +1,156 @@
+"""COCO instances → a directory of array_record shards, by a tensorflow-datasets builder, without TensorFlow.
+
+    coco_instances-<split>.array_record-…    the records, with tfds' own dataset_info.json and features.json:
+                                             `tfds.builder_from_directory(directory)` reads them too
+    index.npz                                of every record: image_id, height, width, objects (crowds not counted)
+    problems.json                            what was left out and why
+
+Records stand in the order of their image ids. The builder is shard-based because tfds' GeneratorBasedBuilder gathers
+examples in memory and beyond 1 GB spills them through TensorFlow's file system, which is not installed here.
+"""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
+from fastmask_jax.data.coco.image_check import CheckedImage, check
+from fastmask_jax.data.coco.instances import CocoSplit
+from fastmask_jax.data.records import INDEX, RecordIndex
+
+PROBLEMS = "problems.json"
+SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it writes it
+
+
+class CocoInstances(tfds.core.ShardBasedBuilder):
+    """COCO instances: image files as they are, boxes, areas, crowd flags, masks as compressed RLE."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Masks as compressed COCO run lengths at the image's size."}  # noqa: RUF012
+    # Given because tfds' own search needs importlib_resources, which its wheel does not ask for.
+    pkg_dir_path = Path(__file__).parent
+    code_path = Path(__file__)
+
+    def __init__(self, *, data_dir: Path, split_name: str, images: Sequence[CheckedImage], bar: tqdm) -> None:
+        """`images` become the records of `split_name` below `data_dir`; `bar` is moved by one for each."""
+        self._split_name = split_name
+        self._images = images
+        self._bar = bar
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        objects = {
+            "id": np.int64,
+            "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),  # x, y, w, h in pixels of the file
+            "area": np.float32,
+            "is_crowd": np.bool_,
+            "counts": tfds.features.Text(),
+        }
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image/id": np.int64,
+            "image/filename": tfds.features.Text(),
+            "image/height": np.int64,
+            "image/width": np.int64,
+            "objects": tfds.features.Sequence(objects),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), homepage="https://cocodataset.org", disable_shuffling=True
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+        ends = np.cumsum([image.file_bytes for image in self._images])
+        shard = (ends - 1) // SHARD_BYTES
+        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self._images)]
+        parts = [self._images[a:b] for a, b in itertools.pairwise(bounds)]
+        return {self._split_name: [partial(self._examples, part) for part in parts]}
+
+    def _examples(self, images: Sequence[CheckedImage]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for checked in images:
+            yield checked.image.image_id, _example(checked)
+            self._bar.update()
+
+
+def _example(checked: CheckedImage) -> dict[str, Any]:
+    return {
+        "image": checked.image.path.read_bytes(),
+        "image/id": checked.image.image_id,
+        "image/filename": checked.image.file_name,
+        "image/height": checked.size[0],
+        "image/width": checked.size[1],
+        "objects": [
+            {
+                "id": o.object_id,
+                "bbox": np.array(o.box, np.float32),
+                "area": o.area,
+                "is_crowd": o.crowd,
+                "counts": o.counts,
+            }
+            for o in checked.objects
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build wrote."""
+
+    images: int
+    without_objects: int  # of the images: those with crowds only or nothing
+    objects: int
+    crowds: int
+
+
+def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, overwrite: bool = False) -> Built:
+    """Checks a split's images and writes them as records; `directory` appears when all is done, or not at all.
+
+    Args:
+      split: from `read_instances`, with an image folder; problems met on the way are added to its report.
+      directory: to make; its parent is made too.
+      split_name: the tfds split's name, such as "train".
+      workers: processes that check images; 0: none besides this one.
+      overwrite: replaces records that are there.
+
+    Errors:
+      FileExistsError: `directory` is there already (and not records, or `overwrite` not given).
+      ValueError: no image is usable, or a worker died.
+    """
+    refuse_existing(directory, INDEX, overwrite)
+    images = check(split, workers)
+    if not images:
+        raise ValueError(f"{directory}: not one usable image; nothing was written\n{split.report.summary()}".rstrip())
+    with appearing_whole(directory) as new:
+        _write_records(images, new.parent, split_name).rename(new)
+        np.savez(new / INDEX, **_index(images)._asdict())
+        split.report.write(new / PROBLEMS)
+    objects = [o for checked in images for o in checked.objects]
+    crowds = sum(o.crowd for o in objects)
+    without = sum(all(o.crowd for o in checked.objects) for checked in images)
+    return Built(len(images), without, len(objects) - crowds, crowds)
+
+
+def _write_records(images: Sequence[CheckedImage], folder: Path, split_name: str) -> Path:
+    """Runs the builder below `folder`; returns the directory it wrote."""
+    with tqdm(total=len(images), desc="writing", unit="image") as bar:
+        builder = CocoInstances(data_dir=folder, split_name=split_name, images=images, bar=bar)
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads there
+            builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def _index(images: Sequence[CheckedImage]) -> RecordIndex:
+    return RecordIndex(
+        image_id=np.array([c.image.image_id for c in images], np.int64),
+        height=np.array([c.size[0] for c in images], np.int32),
+        width=np.array([c.size[1] for c in images], np.int32),
+        objects=np.array([sum(not o.crowd for o in c.objects) for c in images], np.int32),
+    )

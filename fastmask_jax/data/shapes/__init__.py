@@ -1,0 +1,1 @@
+"""The dataset of drawn shapes, in COCO format."""

@@ -1,0 +1,190 @@
+"""One picture of a whole evaluation: objects found best, found worst, and missed, of each size."""
+
+import heapq
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.data.coco.objects import CocoObject
+from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.evaluation.average_recall import (
+    AREAS,
+    IOU_THRESHOLDS,
+    ListedImage,
+    best_entries,
+    objects_to_find,
+    over_groups,
+)
+from fastmask_jax.evaluation.match_pictures import SEARCHED
+from fastmask_jax.masks.drawing import BEYOND, DARK, FONT, LIGHT, captioned, contour, crop, crop_mask, grid, overlay
+
+FOUND_IOU = float(IOU_THRESHOLDS[0])  # a proposal finds an object from here on
+SIZES = tuple(area for area in AREAS if area != "all")
+COLUMNS = 8
+SIDE = 190  # pixels of a cell
+WHITE, MAGENTA = np.array([[255, 255, 255], [255, 0, 200]], np.uint8)
+_SURROUND = 1.6  # side of what a cell shows, in the object's longest sides
+_LEAST_VIEW = 48  # and pixels of the image that it shows at least
+
+
+class Match(NamedTuple):
+    """An object, and of its image's best 100 proposals the one that has the greatest mask IoU with it."""
+
+    image: ListedImage
+    one: CocoObject
+    iou: float  # 0: no proposal touches the object
+    score: float
+    proposal: dict | None  # RLE
+
+    @property
+    def size(self) -> str:
+        """Small, medium or large, as in the table."""
+        return next((size for size in SIZES if self.one.area <= AREAS[size][1]), SIZES[-1])
+
+
+def _lot(match: Match) -> float:
+    """A number between 0 and 1 that says nothing about the object, and is always the same."""
+    return zlib.crc32(str(match.one.object_id).encode()) / 2**32
+
+
+class _Row:
+    """Of all matches of a kind those of greatest rank, at most one of an image."""
+
+    def __init__(self, belongs: Callable[[Match], bool], rank: Callable[[Match], float]) -> None:
+        self._belongs, self._rank = belongs, rank
+        self._kept: list[tuple[float, int, Match]] = []
+        self.total = 0
+
+    def add(self, matches: Iterable[Match]) -> None:
+        """Takes the matches of one image."""
+        own = [match for match in matches if self._belongs(match)]
+        self.total += len(own)
+        if own:
+            best = max(own, key=self._rank)
+            heapq.heappush(self._kept, (self._rank(best), -best.image.image_id, best))
+            if len(self._kept) > COLUMNS:
+                heapq.heappop(self._kept)
+
+    def matches(self) -> list[Match]:
+        """The greatest rank first."""
+        return [match for *_, match in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+
+
+def write_sheet(
+    annotations: Path, images: Path, results: Path | Sequence[dict], path: Path, limit: int | None = None
+) -> None:
+    """Draws the contact sheet of proposals to `path`, a PNG file.
+
+    Five rows of up to eight objects, at most one of an image in each: those found best, those found worst (IoU 0.5 and
+    little more), and of the missed small, medium and large ones a choice by lot, always the same. A row's title says
+    how many there are. A cell has the object's outline in white and the proposal in magenta, and says its IoU and
+    score, the object's area in pixels, and the image's id.
+
+    Args:
+      annotations: COCO instances JSON.
+      images: folder of its images.
+      results: COCO results file of any system, or its entries.
+      limit: of the images, the first by sorted id.
+
+    Errors:
+      FileNotFoundError, ValueError: as of `average_recall`; or no object to find. One line. An image that is missing,
+        broken or of another size than its annotations is named in its cell.
+    """
+    listed, _ = objects_to_find(annotations, None, limit)
+    rows: list[_Row] = []
+    total: Counter[str] = Counter()
+
+    def collect(groups: Iterator[tuple[int, list[dict]]]) -> None:
+        total.clear()
+        found = _Row(lambda match: match.iou >= FOUND_IOU, lambda match: match.iou)
+        worst = _Row(lambda match: match.iou >= FOUND_IOU, lambda match: -match.iou)
+        missed = [_Row(lambda match, s=size: match.iou < FOUND_IOU and match.size == s, _lot) for size in SIZES]
+        rows[:] = [found, worst, *missed]
+        for image, entries in _with_silent(best_entries(groups, listed, SEARCHED, "results"), dict(listed)):
+            matches = _matches(image, entries)
+            total.update(match.size for match in matches)
+            for row in rows:
+                row.add(matches)
+
+    over_groups(results, collect)
+    if not total:
+        raise ValueError(f"{annotations}: no object to find in {len(listed)} images: there is nothing to show")
+    legend = f"(white) by one of {SEARCHED} proposals (magenta) of IoU {FOUND_IOU:g} and more"
+    titles = [
+        f"found best: found are {rows[0].total} of {total.total()} objects {legend}",
+        "found worst",
+        *(f"missed {size}: {row.total} of {total[size]}" for size, row in zip(SIZES, rows[2:], strict=True)),
+    ]
+    sheet = contact_sheet([(title, row.matches()) for title, row in zip(titles, rows, strict=True)], images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), sheet[..., ::-1])
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Match]]], images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
+    """Titled rows of cells; a row without matches is its title alone. Args: images, the folder of the files."""
+    strips = []
+    blank = np.full((1, SIDE, 3), DARK, np.uint8)
+    for title, matches in rows:
+        cells = [_cell(match, images) for match in matches] or [blank]
+        strips.append(_titled(grid(cells + [blank] * (COLUMNS - len(cells)), columns=COLUMNS), title))
+    return grid(strips, columns=1)
+
+
+def _titled(strip: UInt8[np.ndarray, "_H W 3"], title: str) -> UInt8[np.ndarray, "_H2 W 3"]:
+    bar = np.full((30, strip.shape[1], 3), DARK, np.uint8)
+    cv2.putText(bar, title, (6, 22), FONT, 0.6, LIGHT, 1, cv2.LINE_AA)
+    return np.concatenate([bar, strip])
+
+
+def _with_silent(
+    proposed: Iterator[tuple[int, list[dict]]], waiting: dict[int, ListedImage]
+) -> Iterator[tuple[ListedImage, list[dict]]]:
+    """Images with their entries, then those of `waiting` that have none."""
+    for image_id, entries in proposed:
+        yield waiting.pop(image_id), entries
+    yield from ((image, []) for image in waiting.values())
+
+
+def _matches(image: ListedImage, entries: Sequence[dict]) -> list[Match]:
+    """One for each object but crowds."""
+    objects = [one for one in image.objects if not one.crowd]
+    entries = [entry for entry in entries if entry["segmentation"]]
+    if not entries or not objects:
+        return [Match(image, one, 0.0, 0.0, None) for one in objects]
+    truth = [{"size": list(image.size), "counts": one.counts} for one in objects]
+    iou = np.asarray(coco_mask.iou([entry["segmentation"] for entry in entries], truth, [0] * len(truth)))
+    best = iou.argmax(0)
+    return [
+        Match(image, one, float(iou[n, k]), entries[n]["score"], entries[n]["segmentation"] if iou[n, k] else None)
+        for k, (n, one) in enumerate(zip(best, objects, strict=True))
+    ]
+
+
+def _cell(match: Match, images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
+    try:
+        pixels = decode_image((images / match.image.file_name).read_bytes())
+    except (OSError, ValueError):  # its objects are missed ones
+        pixels = None
+    if pixels is None or pixels.shape[:2] != match.image.size:
+        return captioned(np.full((SIDE, SIDE, 3), BEYOND, np.uint8), f"not readable: {match.image.file_name}")
+    x, y, width, height = match.one.box
+    view = max(_SURROUND * max(width, height), _LEAST_VIEW)
+    left, top = round(x + width / 2 - view / 2), round(y + height / 2 - view / 2)
+    box = left, top, left + round(view), top + round(view)
+
+    def shown(rle: dict) -> Bool[np.ndarray, "side side"]:
+        return crop_mask(coco_mask.decode(rle).astype(bool), box, SIDE)
+
+    picture = crop(pixels, box, SIDE)
+    if match.proposal:
+        picture = overlay(picture, shown(match.proposal)[None], colors=MAGENTA[None])
+    picture = contour(picture, shown({"size": list(match.image.size), "counts": match.one.counts}), WHITE)
+    found = f"IoU {match.iou:.2f}, score {match.score:.2f}" if match.proposal else "no proposal"
+    return captioned(picture, f"{found}, {match.one.area:.0f} px, image {match.image.image_id}")

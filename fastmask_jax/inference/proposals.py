@@ -1,0 +1,182 @@
+"""What comes back: the proposals of one image, with masks, attention and pictures on demand."""
+
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.masks import drawing
+from fastmask_jax.masks.coco_results import result_entries
+from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.suppression import suppress
+
+LABELED = 20  # more scores than this in a picture hide what they speak of
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectProposals:
+    """The n proposals of one image, best first. All in pixels of the original image, H × W.
+
+    `found[k]`, `found[:10]`, `found[found.scores > 0.5]` are such proposals again; a number gives one alone, so that
+    `for one in found` works.
+
+    Attributes:
+      scores: objectness, 0 to 1, never rising.
+      boxes: (x, y, width, height) around the masks.
+      rles: the masks, {"size": [H, W], "counts": str}, COCO's compressed RLE; `masks` and `mask` make bitmaps of them.
+      windows: (level, i, j) of the window that each one was seen in (docs/design.md), in the resized image.
+      mirrored: whether that window is one of the mirror image (option `flip`).
+      window_boxes: (x1, y1, x2, y2) edges of that window in the image, and beyond it where the window is.
+      attention: the window's attention, 0 to 1, ten by ten cells over its window box.
+      image: RGB, as it was given.
+      empty: windows that were left out since their mask has no pixel.
+    """
+
+    scores: Float32[np.ndarray, "n"]
+    boxes: Float32[np.ndarray, "n 4"]
+    rles: list[dict[str, Any]]
+    windows: Int32[np.ndarray, "n 3"]
+    mirrored: Bool[np.ndarray, "n"]
+    window_boxes: Int64[np.ndarray, "n 4"]
+    attention: Float32[np.ndarray, "n 10 10"]
+    image: UInt8[np.ndarray, "H W 3"]
+    empty: int = 0
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        scores = f", scores {self.scores[0]:.3f} to {self.scores[-1]:.3f}" if len(self) else ""
+        return f"<{len(self)} proposals of a {self.image_size[0]} x {self.image_size[1]} image{scores}>"
+
+    def __getitem__(self, which: Any) -> "ObjectProposals":
+        """Some of the proposals: by number, slice, numbers or flags; order and ties are the caller's."""
+        if not isinstance(which, slice):
+            which = np.asarray(which, None if np.size(which) else np.int64)
+            if which.ndim == 0:
+                which = np.array([range(len(self))[operator.index(which[()])]])
+        numbers = np.arange(len(self))[which]
+        return replace(
+            self,
+            rles=[self.rles[n] for n in numbers],
+            **{name: getattr(self, name)[numbers] for name in _ARRAYS},
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.image.shape[:2]
+
+    @cached_property
+    def areas(self) -> Int64[np.ndarray, "n"]:
+        """Pixels of each mask."""
+        return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)  # of more than 255 at once it fails
+
+    def masks(self) -> Bool[np.ndarray, "n H W"]:
+        """All masks as bitmaps; n · H · W bytes."""
+        result = np.empty((len(self), *self.image_size), bool)
+        for k, place in enumerate(result):
+            place[:] = self.mask(k)
+        return result
+
+    def mask(self, k: int) -> Bool[np.ndarray, "H W"]:
+        """Mask k as a bitmap."""
+        return coco_mask.decode(self.rles[k]).astype(bool)
+
+    def attention_map(self, k: int) -> Float32[np.ndarray, "H W"]:
+        """Attention of proposal k, 0 to 1, drawn where its window lies in the image; 0 elsewhere."""
+        return drawing.spread(self.attention[k], self.window_boxes[k], self.image_size)
+
+    def filtered(
+        self, *, count: int | None = None, score_threshold: float = 0.0, nms_iou: float = 1.0, min_area: float | int = 0
+    ) -> "ObjectProposals":
+        """Those that the options of these names leave (see `ProposeOptions`); `count` None: however many.
+
+        Errors:
+          ValueError: an option out of its range; one line.
+        """
+        ProposeOptions(1 if count is None else count, score_threshold, nms_iou, min_area)  # or it says what is wrong
+        kept = np.flatnonzero(self.scores >= score_threshold)
+        if min_area > 0:
+            kept = kept[self.areas[kept] >= min_area]
+        found = self[kept]
+        if nms_iou < 1:
+            found = found[suppress(found._as_proposals(), nms_iou)]
+        return found[:count]
+
+    def overlay(
+        self,
+        *,
+        scores: bool | None = None,
+        colors: UInt8[np.ndarray, "n 3"] | Sequence[Sequence[int]] | None = None,
+        opacity: float = 0.45,
+    ) -> Image.Image:
+        """A picture: all masks on the image, the best on top.
+
+        Args:
+          scores: write each one's score, as far as there is room for it; None: where they are few enough to read.
+          colors: RGB of the masks; else colors that are easily told apart.
+          opacity: of the masks, 0 to 1.
+
+        Errors:
+          ValueError: not a color for each mask, or no such opacity.
+        """
+        written = len(self) <= LABELED if scores is None else scores
+        labels = [f"{score:.2f}" for score in self.scores] if written else []
+        inks = None if colors is None else np.asarray(colors, np.uint8).reshape(-1, 3)
+        return Image.fromarray(drawing.overlay(self.image, self.rles, labels, inks, opacity))
+
+    def cutouts(self) -> list[Image.Image]:
+        """Each object alone, cut to its box: RGBA, transparent beyond its mask."""
+        cut = []
+        for k, (x, y, width, height) in enumerate(self.boxes.astype(int).tolist()):
+            part = slice(y, y + height), slice(x, x + width)
+            alpha = self.mask(k)[part].astype(np.uint8) * 255
+            cut.append(Image.fromarray(np.dstack([self.image[part], alpha])))
+        return cut
+
+    def to_results(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of a COCO results file, ready for json.dump."""
+        return result_entries(image_id, self._as_proposals())
+
+    def save_npz(self, path: str | os.PathLike) -> Path:
+        """Writes all but the image to a NumPy file, `path` itself, to be read by np.load without pickles.
+
+        Its arrays: scores, boxes, windows, mirrored, window_boxes, attention, and of the masks image_size and counts,
+        of which pycocotools takes {"size": image_size, "counts": bytes(counts[k])}.
+        """
+        path = Path(path)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        counts = np.array([rle["counts"].encode() for rle in self.rles], np.bytes_)
+        with path.open("wb") as file:  # given a path alone, NumPy would add a suffix
+            np.savez_compressed(file, image_size=np.array(self.image_size), counts=counts, **arrays)
+        return path
+
+    def _as_proposals(self) -> Proposals:
+        return Proposals(self.scores, self.boxes, self.rles, np.arange(len(self)), self.empty)
+
+
+_ARRAYS = ("scores", "boxes", "windows", "mirrored", "window_boxes", "attention")
+
+
+def merged(parts: Sequence[ObjectProposals]) -> ObjectProposals:
+    """The proposals of one image from several runs, best first; of equal scores those of the earlier part first."""
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    rles = [rle for part in parts for rle in part.rles]
+    together = replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
+    return together[np.argsort(-together.scores, kind="stable")]
+
+
+def mirrored_boxes(boxes: Int[np.ndarray, "n 4"], width: int) -> Int64[np.ndarray, "n 4"]:
+    """(x1, y1, x2, y2) edges in an image of that width, from those in its mirror image."""
+    x1, y1, x2, y2 = np.asarray(boxes, np.int64).T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)

@@ -1,0 +1,129 @@
+"""COCO results files, written and read entry by entry: 5000 images of 1000 proposals need not fit into memory."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fastmask_jax.masks.rle import Proposals
+
+CATEGORY = 1  # proposals have no class; the format wants one
+CHUNK = 1 << 22  # characters read at a time
+LONGEST_ENTRY = 1 << 26  # what is longer than this is no result but broken JSON
+_SEPARATOR = re.compile(r"[\s,]*")
+_Writer = TypeVar("_Writer", bound="JsonListWriter")
+
+
+def result_entries(image_id: int, proposals: Proposals) -> list[dict]:
+    """The proposals of one image as entries of a COCO results file."""
+    scores = [float(text) for text in proposals.scores.astype(str)]  # the shortest text that gives the float32
+    return [
+        {"image_id": int(image_id), "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
+        for score, box, mask in zip(scores, proposals.boxes.tolist(), proposals.segmentations, strict=True)
+    ]
+
+
+class JsonListWriter:
+    """Writes a JSON list, one entry a line, of which no more than one is held in memory.
+
+    The entries go to `<path>.part`, which takes the name `path` when the `with` block ends without an error: a file of
+    that name is always whole. After an error the part stays, to be looked at, until the next writer replaces it.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.entries = 0
+        self._part = self.path.with_name(self.path.name + ".part")
+
+    def __enter__(self: _Writer) -> _Writer:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._part.open("w", encoding="ascii")
+        self._file.write("[")
+        return self
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(",\n" if self.entries else "\n")
+        self._file.write(json.dumps(entry, separators=(",", ":")))
+        self.entries += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._file.write("\n]\n")
+        self._file.close()
+        if kind is None:
+            self._part.replace(self.path)
+
+
+class ResultsWriter(JsonListWriter):
+    """Writes a COCO results file."""
+
+    def write(self, image_id: int, proposals: Proposals) -> None:
+        """Appends the proposals of one image."""
+        for entry in result_entries(image_id, proposals):
+            self.append(entry)
+
+
+def read_results(path: str | os.PathLike) -> Iterator[dict]:
+    """The entries of a COCO results file of any system, in their order, checked.
+
+    Every entry has an integer "image_id", a finite "score", and a "segmentation" (compressed or uncompressed RLE, or
+    polygons) or a "bbox" (x, y, width, height), or both.
+
+    Errors:
+      FileNotFoundError: no such file.
+      ValueError: not a list of such entries; names the file and the number of the entry, counted from 0.
+    """
+    for number, entry in enumerate(_entries(Path(path))):
+        check_entry(entry, f"{path}: entry {number}")
+        yield entry
+
+
+def check_entry(entry: object, where: str) -> None:
+    """Raises a ValueError that begins with `where` if `entry` is no result (see `read_results`)."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
+    missing = [key for key in ("image_id", "score") if key not in entry]
+    if not entry.get("segmentation") and not entry.get("bbox"):
+        missing.append("segmentation or bbox")
+    if missing:
+        raise ValueError(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
+    if not isinstance(entry["image_id"], int):
+        raise ValueError(f"{where}: image_id {entry['image_id']!r} is not a whole number")
+    if not isinstance(entry["score"], int | float) or not math.isfinite(entry["score"]):
+        raise ValueError(f"{where}: score {entry['score']!r} is not a finite number")
+
+
+def _entries(path: Path) -> Iterator[object]:
+    scan = json.JSONDecoder().raw_decode
+    try:
+        file = path.open(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such results file; evaluate.py writes one into its workdir") from None
+    with file:
+        text = file.read(CHUNK).lstrip()
+        if not text.startswith("["):
+            raise ValueError(f"{path}: not a COCO results file: a JSON list of entries is wanted")
+        at, number = 1, 0
+        while True:
+            at = _SEPARATOR.match(text, at).end()
+            if text.startswith("]", at):
+                return
+            try:
+                entry, at = scan(text, at)
+            except json.JSONDecodeError as error:
+                if len(text) - at > LONGEST_ENTRY:
+                    raise ValueError(f"{path}: entry {number} is not valid JSON ({error.msg})") from None
+                more = file.read(CHUNK)
+                if not more:
+                    what = "is cut off or not valid JSON" if at < len(text) else "is missing: the list is not closed"
+                    raise ValueError(f"{path}: entry {number} {what}; write the file again") from None
+                text, at = text[at:] + more, 0
+                continue
+            yield entry
+            number += 1

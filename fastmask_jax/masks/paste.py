@@ -1,0 +1,197 @@
+"""Mask logits of windows → masks in the original image, as runs of pixels (docs/network.md §1 and §3).
+
+A mask is its 160×160 probabilities, resized bilinearly to the window box and thresholded. No pixel of it is ever
+drawn: along a column of the image the resized probability is piecewise linear, with its knots at the fine cells, so the
+column's runs begin and end where that line crosses the threshold. These few crossings cost a fraction of the pixels.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from math import ceil, floor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int, Int64
+
+from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_window_boxes, upscale_matrix
+
+THRESHOLD = 0.2  # probability at and above which a pixel belongs to a mask (docs/network.md §3)
+
+
+class Runs(NamedTuple):
+    """Masks of one image as runs of pixels, counted down the columns (pixel (y, x) is number x * H + y).
+
+    Attributes:
+      edges: int64[N], where the runs of all masks, one mask after the other, begin and end: begin, end, begin, ...
+        Within a mask they never fall. Equal edges cancel each other: an empty run, or two runs that touch.
+      splits: int64[K + 1], mask k owns edges[splits[k]:splits[k + 1]].
+      size: (H, W) of the image.
+    """
+
+    edges: Int64[np.ndarray, "N"]
+    splits: Int64[np.ndarray, "K1"]
+    size: tuple[int, int]
+
+
+def upsample(logits: Float32[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K 160 160"]:
+    """Mask logits enlarged by the fixed bilinear transposed convolution 8×8 stride 4, two cells cut at each border."""
+    matrix = upscale_matrix()
+    return matrix @ (logits @ matrix.T)
+
+
+@cache
+def _least_logits(threshold: float) -> Float32[np.ndarray, "40 40"]:
+    """Logits below which no cell can lift a fine cell to `threshold`.
+
+    At the border the weights of the transposed convolution sum to as little as 5/8 along an axis, which draws
+    negative logits towards 0: there a cell counts that is a little below the threshold's own logit.
+    """
+    logit = np.log(threshold / (1 - threshold))
+    weight = np.ones(MASK)
+    weight[[0, -1]] = (UPSCALE + 1) / (2 * UPSCALE) if logit < 0 else 1
+    return (logit / (weight[:, None] * weight) - 1e-4).astype(np.float32)
+
+
+def _spans(hit: np.ndarray, axis: int) -> tuple[Int64[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
+    """First and last + 1 fine cell, along the other axis than `axis`, which can be at the threshold, and one around."""
+    line = hit.any(axis)
+    first, last = line.argmax(1), MASK - 1 - line[:, ::-1].argmax(1)
+    reach = UPSCALE // 2 + 1  # a cell's kernel goes two fine cells beyond its own four; one more is below the threshold
+    return np.maximum(first * UPSCALE - reach, 0), np.minimum((last + 1) * UPSCALE + reach, FINE_MASK)
+
+
+def _axis(low: int, high: int, side: int, first: int, last: int) -> tuple[int, int, int, int, float]:
+    """Pixels and fine cells of a window's axis that need work.
+
+    Args:
+      low, high: edges of the window in pixels of the original image.
+      side: side of the image.
+      first, last: range of the fine cells which can be at the threshold.
+
+    Returns:
+      (p, q, f, end, scale): pixels p ... q − 1 of the window, fine cells f ... end − 1, fine cells a pixel.
+    """
+    scale = FINE_MASK / (high - low)
+    p, q = max(low, 0) - low, min(high, side) - low
+    if first > 0:  # the cells at the ends of the range are below the threshold, and so is what lies beyond them
+        p = max(p, floor((first + 0.5) / scale - 0.5) + 1)
+    if last < FINE_MASK:
+        q = min(q, ceil((last - 0.5) / scale - 0.5))
+    end = min(last, int((q - 0.5) * scale - 0.5) + 2)
+    f = min(max(first, int((p + 0.5) * scale - 0.5)), end - 2)
+    return p, q, f, end, scale
+
+
+def _crossings(
+    logits: Float32[np.ndarray, "40 40"],
+    columns: tuple[int, int, int, int, float],
+    rows: tuple[int, int, int, int, float],
+    threshold: np.float32,
+) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """Where the columns of one mask cross the threshold, down one column after the other.
+
+    Args:
+      columns, rows: as `_axis` gives them.
+
+    Returns:
+      (steps, before, after): step c * (rows + 2) + r leads, in column c, from the fine row before r of the range to r,
+      from probability `before` to `after`; the rows before the first and behind the last are of probability 0.
+    """
+    p, q, f, end, scale = columns
+    matrix = upscale_matrix()
+    cells = matrix[f:end] @ (logits.T @ matrix[rows[2] : rows[3]].T)  # [fine columns, fine rows]
+    cells *= 0.5  # the sigmoid as a tanh, which cannot overflow
+    np.tanh(cells, out=cells)
+    cells *= 0.5
+    fine = np.zeros((cells.shape[0], cells.shape[1] + 2), np.float32)
+    np.add(cells, 0.5, out=fine[:, 1:-1])
+
+    # Every column of pixels lies between two columns of fine cells.
+    x = np.clip((np.arange(p, q) + 0.5) * scale - 0.5, 0, FINE_MASK - 1).astype(np.float32) - np.float32(f)
+    cell = np.clip(x.astype(np.intp), 0, len(fine) - 2)
+    lines = np.take(fine[1:] - fine[:-1], cell, axis=0)  # [q − p, fine rows + 2]
+    lines *= (x - cell).astype(np.float32)[:, None]
+    lines += np.take(fine, cell, axis=0)
+    values = lines.ravel()
+    inside = values >= threshold
+    steps = np.flatnonzero(inside[1:] != inside[:-1])
+    return steps, values[steps], values[steps + 1]
+
+
+def paste(
+    windows: Int[np.ndarray, "K 3"],
+    mask_logits: Float[np.ndarray, "K 40 40"],
+    *,
+    strides: Sequence[int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = THRESHOLD,
+) -> Runs:
+    """Masks of windows in the original image (docs/network.md §3).
+
+    Equal to cv2.resize (INTER_LINEAR) of the 160×160 probabilities to the window box in the original image, cut at
+    the border, >= threshold; but for pixels that rounding (some 1e-6) puts on either side of it. Thread-safe.
+
+    Args:
+      windows: (level, i, j) triples.
+      mask_logits: their logits.
+      strides: strides of the levels, in resized pixels.
+      resized, original: (height, width) of the image as the network saw it, and of its file.
+      threshold: probability between 0 and 1.
+
+    Returns:
+      One mask a window, in their order; a mask without a pixel has no run.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold}: a mask's threshold is a probability between 0 and 1, such as 0.2")
+    height, width = original
+    logits = np.asarray(mask_logits, np.float32)
+    boxes = original_window_boxes(windows, strides, resized, original)
+    hit = logits >= _least_logits(threshold)
+    (left, right), (upper, lower) = _spans(hit, 1), _spans(hit, 2)
+    empty = ~hit.any((1, 2)) | (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, 2:] <= 0).any(1)
+    empty |= (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    spans = np.stack([left, right, upper, lower], 1).tolist()
+    limit = np.float32(threshold)
+    parts, shapes, lengths = [], [], np.zeros(len(logits) + 1, np.int64)
+    for k, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        if empty[k]:
+            continue
+        columns = _axis(x1, x2, width, *spans[k][:2])
+        rows = _axis(y1, y2, height, *spans[k][2:])
+        if columns[0] < columns[1] and rows[0] < rows[1]:
+            parts.append(_crossings(logits[k], columns, rows, limit))
+            shapes.append((x1 + columns[0], y1, *rows))
+            lengths[k + 1] = len(parts[-1][0])
+    if not parts:
+        return Runs(np.zeros(0, np.int64), np.cumsum(lengths), (height, width))
+    steps, before, after = (np.concatenate(part) for part in zip(*parts, strict=True))
+    which = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    edges = _edges(steps, before, after, np.array(shapes, np.float64)[which], height, limit)
+    return Runs(edges, np.cumsum(lengths), (height, width))
+
+
+def _edges(
+    steps: Int64[np.ndarray, "N"],
+    before: Float32[np.ndarray, "N"],
+    after: Float32[np.ndarray, "N"],
+    shapes: Float64[np.ndarray, "N 7"],
+    height: int,
+    threshold: np.float32,
+) -> Int64[np.ndarray, "N"]:
+    """Pixels at which runs begin and end (see `Runs`), from the crossings of all masks.
+
+    Args:
+      steps, before, after: as `_crossings` gives them, mask after mask.
+      shapes: of each one's mask, the first column of pixels in the image, y1 of the window, and rows as of `_axis`.
+    """
+    left, y1, top, bottom, first, end = shapes[:, :6].T.astype(np.int64)
+    column, row = np.divmod(steps, end - first + 2)
+    y = first + row - (after - threshold) / (after - before).astype(np.float64)
+    y[row == 0] = -1.0  # beyond the cells: all pixels of that side
+    y[row == end - first] = FINE_MASK + 1.0
+    y = (y + 0.5) / shapes[:, 6] - 0.5
+    pixel = np.empty(len(y), np.int64)
+    pixel[0::2] = np.ceil(y[0::2])
+    pixel[1::2] = np.floor(y[1::2]) + 1
+    return np.clip(pixel, top, bottom) + (column + left) * height + y1

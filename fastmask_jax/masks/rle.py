@@ -1,0 +1,238 @@
+"""Runs of pixels → COCO's run-length strings and boxes, all masks of an image at once."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64
+
+from fastmask_jax.masks.paste import THRESHOLD, Runs, paste
+
+
+class Proposals(NamedTuple):
+    """Masks of one image, ready for a COCO results file. The order is that of the windows they came from.
+
+    Attributes:
+      scores: float32[m] objectness probabilities.
+      boxes: float32[m, 4] (x, y, width, height) around the masks, in original pixels.
+      segmentations: m times {"size": [H, W], "counts": str}, compressed RLE.
+      kept: int64[m], numbers of the windows they came from.
+      empty: how many windows were left out since their mask has no pixel in the image.
+    """
+
+    scores: Float32[np.ndarray, "m"]
+    boxes: Float32[np.ndarray, "m 4"]
+    segmentations: list[dict]
+    kept: Int64[np.ndarray, "m"]
+    empty: int
+
+
+def _settled(runs: Runs) -> Runs:
+    """The same masks with equal edges cancelled: every run has a pixel, and a gap before the next."""
+    masks = len(runs.splits) - 1
+    owner = np.repeat(np.arange(masks), np.diff(runs.splits))
+    new = np.ones(len(runs.edges), bool)
+    new[1:] = (runs.edges[1:] != runs.edges[:-1]) | (owner[1:] != owner[:-1])
+    first = np.flatnonzero(new)
+    odd = first[np.diff(first, append=len(new)) % 2 == 1]  # an even number of equal edges changes nothing
+    splits = np.concatenate([[0], np.cumsum(np.bincount(owner[odd], minlength=masks))])
+    return Runs(runs.edges[odd], splits, runs.size)
+
+
+def _counts(runs: Runs) -> tuple[Int64[np.ndarray, "M"], Int64[np.ndarray, "K1"]]:
+    """Lengths of gap, run, gap, run ... of settled masks, mask after mask, and where each mask's begin."""
+    pixels = runs.size[0] * runs.size[1]
+    edges, splits = runs.edges, runs.splits
+    some = np.diff(splits) > 0
+    ends_inside = np.ones(len(some), bool)  # whether a gap is left behind the last run
+    ends_inside[some] = edges[splits[1:][some] - 1] < pixels
+    edges = np.insert(edges, splits[1:][ends_inside], pixels)
+    splits = splits + np.concatenate([[0], np.cumsum(ends_inside)])
+    counts = np.diff(edges, prepend=0)
+    begin = splits[:-1]
+    counts[begin] = edges[begin]
+    return counts, splits
+
+
+def _place_in_mask(splits: Int64[np.ndarray, "K1"]) -> Int64[np.ndarray, "M"]:
+    return np.arange(splits[-1]) - np.repeat(splits[:-1], np.diff(splits))
+
+
+def _strings(counts: Int64[np.ndarray, "M"], splits: Int64[np.ndarray, "K1"]) -> list[str]:
+    """COCO's compressed strings: 5 bits a character; from the fourth on, a count less the one before the last."""
+    values = counts.copy()
+    later = np.flatnonzero(_place_in_mask(splits) > 2)
+    values[later] -= counts[later - 2]
+    length = np.ones(len(values), np.int64)
+    magnitude = np.where(values < 0, ~values, values) >> 4  # a char holds five bits, the highest one the sign
+    while magnitude.any():
+        length += magnitude > 0
+        magnitude >>= 5
+    ends = np.cumsum(length)
+    chars = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+    place = ends - length
+    while len(values):
+        more = place + 1 < ends
+        chars[place] = (values & 31) + 32 * more + 48
+        values, place, ends = values[more] >> 5, place[more] + 1, ends[more]
+    text = chars.tobytes().decode("ascii")
+    bounds = np.concatenate([[0], np.cumsum(length)])[splits].tolist()
+    return [text[a:b] for a, b in pairwise(bounds)]
+
+
+class DecodedCounts(NamedTuple):
+    """Lengths of gap, run, gap, run ... of K strings.
+
+    Attributes:
+      counts: lengths, string after string; 0 in broken strings.
+      owner: number of the string that each belongs to.
+      sound: which strings are well formed.
+    """
+
+    counts: Int64[np.ndarray, "M"]
+    owner: Int64[np.ndarray, "M"]
+    sound: Bool[np.ndarray, "K"]
+
+
+def decode_counts(texts: Sequence[bytes]) -> DecodedCounts:
+    """Decodes COCO's compressed strings.
+
+    A length is written in groups of five bits, low ones first, each a character from 48 on with 32 for "goes on" and
+    the last group's 16 for the sign; from the fourth length on it is the difference to the one before the last.
+    """
+    lengths = np.array([len(text) for text in texts], np.int64)
+    groups = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    ends = np.cumsum(lengths)
+    broken = lengths == 0
+    broken[~broken] = groups[ends[~broken] - 1] & 32 != 0
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    broken[owner[(groups < 0) | (groups > 63)]] = True
+    groups, owner = groups[~broken[owner]], owner[~broken[owner]]
+    if not len(groups):
+        return DecodedCounts(groups, owner, ~broken)
+    last = np.flatnonzero(groups & 32 == 0)
+    start = np.concatenate([[0], last[:-1] + 1])
+    length = last - start + 1
+    shift = 5 * np.minimum(np.arange(len(groups)) - np.repeat(start, length), 12)
+    values = np.add.reduceat((groups & 31) << shift, start)
+    values -= np.where(groups[last] & 16, np.int64(1) << np.minimum(5 * length, 62), 0)
+    owner = owner[start]
+    broken[owner[length > 8]] = True  # 40 bits and more: no image is so large
+
+    # The differences to the value before the last are summed up; the first value stands alone.
+    splits = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(texts)))])
+    first = splits[:-1][np.diff(splits) > 0]
+    alone = values[first]
+    values[first] = 0
+    sums = np.concatenate([[0, 0], values])  # sums[n + 2]: of value n and every other one before it, over all masks
+    sums[0::2], sums[1::2] = np.cumsum(sums[0::2]), np.cumsum(sums[1::2])
+    place = np.arange(len(values))
+    begin = splits[owner]
+    counts = sums[2:] - sums[begin + (place - begin) % 2]
+    counts[first] = alone
+    broken[owner[counts < 0]] = True
+    counts[broken[owner]] = 0
+    return DecodedCounts(counts, owner, ~broken)
+
+
+def run_lengths(text: bytes) -> Int64[np.ndarray, "M"] | None:
+    """Lengths of gap, run, gap, run ... of one compressed string; None where it is broken."""
+    decoded = decode_counts([text])
+    return decoded.counts if decoded.sound[0] else None
+
+
+def covered_pixels(texts: Sequence[bytes]) -> Int64[np.ndarray, "K"]:
+    """How many pixels compressed strings speak of, gaps and runs: H · W where one is sound; −1 where one is broken.
+
+    Worth asking before any string from outside is given to pycocotools, which loops for ever on one that is cut off.
+    """
+    counts, owner, sound = decode_counts(texts)
+    return np.where(sound, np.bincount(owner, counts, minlength=len(texts)).astype(np.int64), -1)
+
+
+def encode(runs: Runs) -> list[dict]:
+    """Masks as {"size": [H, W], "counts": str}: the strings that pycocotools.mask.encode gives for the drawn masks."""
+    size = [int(side) for side in runs.size]
+    return [{"size": list(size), "counts": text} for text in _strings(*_counts(_settled(runs)))]
+
+
+def tight_boxes(runs: Runs) -> Float32[np.ndarray, "K 4"]:
+    """(x, y, width, height) in pixels around every mask; zeros for a mask without a pixel."""
+    return _tight_boxes(_settled(runs))
+
+
+def _tight_boxes(runs: Runs) -> Float32[np.ndarray, "K 4"]:
+    boxes = np.zeros((len(runs.splits) - 1, 4), np.float32)
+    some = np.flatnonzero(np.diff(runs.splits))
+    if not len(some):
+        return boxes
+    height = runs.size[0]
+    begin, end = runs.edges[0::2], runs.edges[1::2]
+    first, last = begin // height, (end - 1) // height
+    wraps = last > first  # a run that goes on at the top of the next column touches bottom and top
+    top, bottom = np.where(wraps, 0, begin - first * height), np.where(wraps, height, end - first * height)
+    at = runs.splits[some] // 2
+    x, y = np.minimum.reduceat(first, at), np.minimum.reduceat(top, at)
+    x_end, y_end = np.maximum.reduceat(last, at) + 1, np.maximum.reduceat(bottom, at)
+    boxes[some] = np.stack([x, y, x_end - x, y_end - y], 1)
+    return boxes
+
+
+def _select(runs: Runs, chosen: Bool[np.ndarray, "K"]) -> Runs:
+    lengths = np.diff(runs.splits)
+    return Runs(runs.edges[np.repeat(chosen, lengths)], np.concatenate([[0], np.cumsum(lengths[chosen])]), runs.size)
+
+
+def mirrored(runs: Runs) -> Runs:
+    """The masks of the image's mirror image, left and right exchanged; each run lies within one column."""
+    height, width = runs.size
+    masks = len(runs.splits) - 1
+    begin, end = runs.edges[0::2], runs.edges[1::2]
+    some = end > begin
+    begin, end = begin[some], end[some]
+    owner = np.repeat(np.arange(masks), np.diff(runs.splits) // 2)[some]
+    shift = (width - 1 - 2 * (begin // height)) * height
+    begin, end = begin + shift, end + shift
+    order = np.argsort(owner * (height * width) + begin)
+    edges = np.stack([begin[order], end[order]], 1).reshape(-1)
+    return Runs(edges, np.concatenate([[0], 2 * np.cumsum(np.bincount(owner, minlength=masks))]), runs.size)
+
+
+def masks_to_results(
+    scores: Float[np.ndarray, "K"],
+    windows: Int[np.ndarray, "K 3"],
+    mask_logits: Float[np.ndarray, "K 40 40"],
+    *,
+    strides: Sequence[int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = THRESHOLD,
+    from_mirror: bool = False,
+) -> Proposals:
+    """Decoded windows of one image as scored masks and boxes in the original image (docs/network.md §3). Thread-safe.
+
+    Args:
+      scores: objectness probabilities; windows with a negative one do not exist (see `Decoded`) and are left out.
+      windows: (level, i, j) triples.
+      mask_logits: their logits.
+      strides: strides of the levels, in resized pixels.
+      resized, original: (height, width) of the image as the network saw it, and of its file.
+      threshold: probability at and above which a pixel belongs to a mask.
+      from_mirror: the network saw the mirror image; the masks are mirrored back.
+
+    Returns:
+      The proposals whose mask has a pixel; the rest is counted in `empty`.
+    """
+    real = np.flatnonzero(np.asarray(scores) >= 0)
+    pasted = paste(
+        windows[real], mask_logits[real], strides=strides, resized=resized, original=original, threshold=threshold
+    )
+    runs = _settled(mirrored(pasted) if from_mirror else pasted)
+    seen = np.diff(runs.splits) > 0
+    runs, kept = _select(runs, seen), real[seen]
+    size = [int(side) for side in original]
+    segmentations = [{"size": list(size), "counts": text} for text in _strings(*_counts(runs))]
+    return Proposals(
+        np.asarray(scores, np.float32)[kept], _tight_boxes(runs), segmentations, kept, int(len(real) - len(kept))
+    )

@@ -1,0 +1,80 @@
+"""Greedy suppression of proposals whose masks say the same, by exact mask IoU (docs/network.md §3: for showing)."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+from pycocotools import mask as coco_mask
+
+from fastmask_jax.masks.rle import Proposals
+
+SHOWN_SCORE = 0.9
+SHOWN_IOU = 0.5
+BLOCK = 64  # masks that are compared with all later ones at once, by their boxes
+
+
+def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k"]:
+    """Numbers of the proposals that stay, best first: those whose mask has IoU ≤ `iou_threshold` with every better one
+    that stays. Of equal scores the first is the better one.
+
+    Args:
+      proposals: of one image, in any order.
+      iou_threshold: between 0 and 1.
+    """
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold={iou_threshold}: an IoU is between 0 and 1, such as {SHOWN_IOU}")
+    order = np.argsort(-proposals.scores, kind="stable")
+    masks = [proposals.segmentations[n] for n in order]
+    x, y, width, height = proposals.boxes[order].astype(np.float64).T
+    areas = np.array([coco_mask.area(mask) for mask in masks], np.float64)  # of more than 255 at once it fails
+    edges = np.stack([x, y, x + width, y + height])
+    stays = np.ones(len(masks), bool)
+    for begin in range(0, len(masks), BLOCK):
+        better = begin + np.flatnonzero(stays[begin : begin + BLOCK])
+        may_exceed = _may_exceed(edges, areas, better, begin, iou_threshold)
+        for n, may in zip(better.tolist(), may_exceed, strict=True):
+            if stays[n]:
+                later = n + 1 + np.flatnonzero(stays[n + 1 :] & may[n + 1 - begin :])
+                if len(later):
+                    iou = coco_mask.iou([masks[m] for m in later], [masks[n]], [0])[:, 0]
+                    stays[later[iou > iou_threshold]] = False
+    return order[stays]
+
+
+def show_selection(
+    proposals: Proposals, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
+) -> Int64[np.ndarray, "k"]:
+    """Numbers of the proposals worth showing, best first: of score ≥ `least_score`, after `suppress`."""
+    kept = suppress(proposals, iou_threshold)  # a worse proposal never suppresses a better one: the order is free
+    return kept[proposals.scores[kept] >= least_score]
+
+
+def reranked_scores(proposals: Proposals, iou_threshold: float) -> Float32[np.ndarray, "m"]:
+    """Scores that put the proposals that `suppress` keeps before all others: theirs as they are, the others' lowered.
+
+    Both keep their order among themselves, so that a list cut at any length shows what differs first and loses nothing.
+
+    Args:
+      proposals: of one image, in any order.
+      iou_threshold: between 0 and 1.
+    """
+    kept = suppress(proposals, iou_threshold)
+    scores = proposals.scores * proposals.scores[kept].min(initial=1)
+    scores[kept] = proposals.scores[kept]
+    return scores
+
+
+def _may_exceed(
+    edges: Float[np.ndarray, "4 m"],
+    areas: Float[np.ndarray, "m"],
+    better: Int64[np.ndarray, "b"],
+    begin: int,
+    iou_threshold: float,
+) -> Bool[np.ndarray, "b later"]:
+    """Which masks from `begin` on can have a greater IoU with each of `better`: no more than boxes and areas share."""
+    x1, y1, x2, y2 = edges[:, begin:]
+    left, top, right, bottom = edges[:, better, None]
+    width = np.minimum(x2, right) - np.maximum(x1, left)
+    height = np.minimum(y2, bottom) - np.maximum(y1, top)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    area = areas[better, None]
+    most = np.minimum(shared, np.minimum(areas[begin:], area))
+    return most > iou_threshold * (areas[begin:] + area - most)

@@ -1,0 +1,56 @@
+"""What of a padded map is image: masks, and pooling that sees nothing beyond the image's own extent.
+
+Letters: B images, h, w cells of a padded map at stride s, C channels. `size` is [B, 2] int32: the (height, width) of
+each resized image in pixels; the image owns the first ceil(height / s) rows and ceil(width / s) columns of a map.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+Size = Int[Array, "B 2"]
+
+
+def valid_cells(size: Size, stride: int) -> Int[Array, "B 2"]:
+    """Rows and columns that each image owns at `stride`: ceil(size / stride)."""
+    return (size + stride - 1) // stride
+
+
+def valid_mask(size: Size, stride: int, h: int, w: int) -> Bool[Array, "B h w"]:
+    """True where a cell of a padded h x w map at `stride` belongs to the image."""
+    own = valid_cells(size, stride)
+    rows = jnp.arange(h)[None, :] < own[:, :1]  # [B, h]
+    columns = jnp.arange(w)[None, :] < own[:, 1:]  # [B, w]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def mask_padding(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h w C"]:
+    """Sets everything beyond each image to zero, as the zero padding of the image alone would be."""
+    inside = valid_mask(size, stride, x.shape[1], x.shape[2])
+    return jnp.where(inside[..., None], x, jnp.zeros((), x.dtype))
+
+
+def average_pool2(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
+    """2x2/2 average pooling with ceiling division; a border cell averages the cells that exist (docs/network.md §1).
+
+    Args:
+      x: map at `stride`, zero in the padding.
+      size: resized image sizes in pixels.
+      stride: stride of `x`; the result has twice it.
+    """
+    inside = valid_mask(size, stride, x.shape[1], x.shape[2]).astype(jnp.float32)[..., None]
+    total = nn.avg_pool(x, (2, 2), (2, 2), _ceiling_padding(x), count_include_pad=True)
+    share = nn.avg_pool(inside, (2, 2), (2, 2), _ceiling_padding(x), count_include_pad=True)
+    return total * (1.0 / jnp.where(share > 0, share, 1.0)).astype(x.dtype)
+
+
+def max_pool2(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
+    """2x2/2 max pooling with ceiling division over the cells that exist; zero in the padding."""
+    inside = valid_mask(size, stride, x.shape[1], x.shape[2])
+    lowest = jnp.where(inside[..., None], x, jnp.finfo(x.dtype).min)
+    return mask_padding(nn.max_pool(lowest, (2, 2), (2, 2), _ceiling_padding(x)), size, 2 * stride)
+
+
+def _ceiling_padding(x: jax.Array) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (0, x.shape[1] % 2), (0, x.shape[2] % 2)

@@ -1,0 +1,134 @@
+"""Networks of this project's own: from a run's checkpoint or an exported file, into networks that differ in part."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.weights.checkpoints import Checkpoints
+from fastmask_jax.weights.mapping import Found, Shape, matching_layers, part_of
+from fastmask_jax.weights.renamed import current_config
+
+COLLECTIONS = ("params", "frozen_stats", "batch_stats")
+_SAME = ("kind", "flavor")  # of a body: where these differ, equal names do not mean equal layers
+
+
+def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:
+    """What fits of the best, or else the latest, checkpoint of a run.
+
+    Args:
+      workdir: of `train.py`.
+      model: the `model` section of the config for which the weights are wanted.
+      shapes: of that network's arrays.
+
+    Errors:
+      FileNotFoundError, ValueError: no checkpoint there, or a damaged one, or its body is another; one line.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{workdir}: no checkpoints in it: not a working directory of train.py")
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.best
+    if step is None:
+        raise FileNotFoundError(f"{workdir}: there is no checkpoint in it yet")
+    saved_model = read_workdir_config(workdir)["model"]
+    try:
+        restored = checkpoints.arrays(step, COLLECTIONS)
+    except Exception as error:  # what is damaged may raise anything
+        folder = workdir / "checkpoints" / str(step)
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(
+            f"{folder}/state: not a whole checkpoint ({reason}): remove {folder}, and the one before it is taken"
+        ) from error
+    finally:
+        checkpoints.close()
+    arrays = {name.replace("/", "."): np.asarray(array) for name, array in restored.items()}
+    return fit_native(f"{workdir} (step {step})", arrays, saved_model, model, shapes)
+
+
+def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) -> tuple[FastMask, dict[str, Any], int]:
+    """(network, its variables, step) of a checkpoint: that of `step`, or the best, or the latest.
+
+    Errors:
+      FileNotFoundError: no checkpoint there, or not of that step.
+      ValueError: the checkpoint does not fit the config's network; names the first array that differs.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"--workdir: no checkpoints in {workdir}; train.py makes them there")
+    checkpoints = Checkpoints(workdir)
+    found = checkpoints.best if step is None else step
+    if found is None or found not in checkpoints.steps:
+        raise FileNotFoundError(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
+    model = build_model(config.model.to_dict())
+    variables = checkpoints.restore(jax.eval_shape(lambda: initial_variables(model, 0)), found)
+    checkpoints.close()
+    return model, variables, found
+
+
+def read_workdir_config(workdir: Path) -> dict[str, Any]:
+    """The config that `train.py` left in a working directory.
+
+    Errors:
+      FileNotFoundError, ValueError: as of `parse_config`, or none there; one line that names folder or file.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir}: no config.json in it: not a working directory of train.py")
+    try:
+        return parse_config(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """A network's config out of JSON.
+
+    Errors:
+      ValueError: not JSON, or without the section that says what network it is; one line.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the config is not JSON: {error}") from None
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("body"), dict):
+        raise ValueError("the config has no section model, or none model.body")
+    return current_config(config)
+
+
+def fit_native(
+    source: str,
+    arrays: Mapping[str, np.ndarray],
+    saved_model: Mapping[str, Any],
+    model: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+) -> Found:
+    """What fits, layer by layer, of a network of ours: levels, necks and heads may be others, but not the body.
+
+    Args:
+      source: for messages.
+      arrays: by the network's names.
+      saved_model, model: `model` sections, of the network that was saved and of the one to be filled.
+      shapes: of the latter's arrays.
+
+    Errors:
+      ValueError: the bodies differ, or nothing fits; names the first array or setting that differs.
+    """
+    for key in _SAME:
+        theirs, ours = (section["body"].get(key) for section in (saved_model, model))
+        if theirs != ours:
+            raise ValueError(f"{source} does not fit the config: model.body.{key} is {theirs!r} there, {ours!r} here")
+    saved = {name: tuple(array.shape) for name, array in arrays.items()}
+    for name in sorted(saved.keys() | shapes.keys()):
+        if part_of(name) == "body" and saved.get(name) != shapes.get(name):
+            raise ValueError(
+                f"{source} does not fit the config: {name} is {saved.get(name, 'absent')} there and "
+                f"{shapes.get(name, 'absent')} in the network"
+            )
+    fitting, notes = matching_layers(saved, shapes)
+    return Found(source, {name: arrays[name] for name in fitting}, sorted(saved.keys() - set(fitting)), notes)

