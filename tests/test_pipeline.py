@@ -241,3 +241,27 @@ def test_labels_do_not_depend_on_the_padding():
     cells = [-(-side // 8) for side in resized]
     finest = labels.windows[labels.windows[:, 0] == 0]
     assert tuple(finest[:, 1:].max(axis=0)) == tuple(cells)
+
+
+def test_partly_labeled_sets_join_with_their_weight():
+    """Of a set without a flag every window is known; of a partly labeled one only those near its labels."""
+
+    class Source(list):
+        index = None
+
+    from fastmask_jax.data.records import MixedRecords, RecordIndex, RecordSet
+
+    def source(records):
+        made = Source(records)
+        made.index = RecordIndex(
+            *(np.array([getattr(r, name) for r in records]) for name in ("image_id", "height", "width")),
+            np.array([(~r.crowd).sum() for r in records]),
+        )
+        return made
+
+    mixed = MixedRecords([RecordSet(source(RECORDS[:4]), 1.0, False), RecordSet(source(RECORDS[4:]), 0.5, True)])
+    assert len(mixed) == len(RECORDS) and [mixed[n].image_id for n in range(9)] == [r.image_id for r in RECORDS]
+    assert [mixed[n].partly_labeled for n in range(9)] == [False] * 4 + [True] * 5
+    np.testing.assert_array_equal(mixed.weights, [1.0] * 4 + [0.5] * 5)
+    with pytest.raises(IndexError, match="record 9 of 9"):
+        mixed[9]

@@ -124,3 +124,22 @@ def test_impossible_plans_are_refused(arguments, message):
         make_plan(**arguments)
     with pytest.raises(IndexError, match="negative"):
         make_plan([(40, 80)])[-1]
+
+
+def test_weights_say_how_often_an_image_is_shown():
+    """Twelve images of weight 1, eight of weight ¼ and two of weight 3; each set takes turns."""
+    weights = np.repeat([1.0, 0.25, 3.0], [12, 8, 2])
+    sizes = np.array([(40, 80)] * 22)
+    plan = BatchPlan(
+        sizes[:, 0], sizes[:, 1], np.ones(22, bool), batch_size=2, buckets=BUCKETS, long_edge_max=64, seed=0,
+        weights=weights,
+    )  # fmt: skip
+    assert plan.steps_per_epoch == (12 + 2 + 6) // 2
+    epochs = np.array(
+        [
+            np.bincount(np.concatenate([plan[e * 10 + k][1] for k in range(10)]), minlength=22)
+            for e in range(4)
+        ]
+    )  # fmt: skip
+    np.testing.assert_array_equal(epochs.sum(0), np.repeat([4, 1, 12], [12, 8, 2]))
+    assert (epochs[:, :12] == 1).all() and (epochs[:, 20:] == 3).all()

@@ -26,7 +26,7 @@ from fastmask_jax.data.pipeline import train_batches
 from fastmask_jax.models.build import build_model
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
 from fastmask_jax.training.loop import training_data
-from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import TrainState, make_step, on_device
 from tests import tiny
@@ -39,7 +39,7 @@ optimizer, _ = build_optimizer(config.optimizer.to_dict(), 2, 12)
 windows = jnp.zeros((1, 1, 3), jnp.int32)
 drawn = random_variables(model.clone(axis_name=None), jnp.zeros((1, 96, 96, 3)), jnp.full((1, 2), 96), windows, windows)
 state = replicate(TrainState(np.int32(0), **drawn, opt_state=optimizer.init(drawn["params"])))
-step = map_over_devices(make_step(model, optimizer, LossWeights(), 0))
+step = map_over_devices(make_step(model, optimizer, LossSpec(), 0))
 source, spec, plan = training_data(config, 2)
 batches = train_batches(source, spec, plan, 0, process_index=index, process_count=count, workers=0, seed=0)
 losses = []

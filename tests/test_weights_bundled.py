@@ -45,7 +45,7 @@ def test_half_precision_refuses_what_it_cannot_hold(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "megabytes"), [("shapes", 6), ("coco_few", 11)])
+@pytest.mark.parametrize(("name", "megabytes"), [("shapes", 6), ("coco_few", 17)])
 def test_names_of_networks_of_a_few_megabytes(name, megabytes, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)

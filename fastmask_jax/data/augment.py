@@ -161,6 +161,17 @@ def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generat
     return Sample(image, np.array(boxes, np.int64).reshape(-1, 4), np.array(crowd, bool), tuple(masks))
 
 
+def crowd_region(sample: Sample) -> Bool[np.ndarray, "H W"] | None:
+    """Pixels of the sample's crowds, whose objects are not labeled one by one; None where there is no crowd."""
+    if not sample.crowd.any():
+        return None
+    region = np.zeros(sample.size, bool)
+    for n in np.flatnonzero(sample.crowd):
+        x, y, pixels = sample.masks[n].crop()
+        region[y : y + pixels.shape[0], x : x + pixels.shape[1]] |= pixels.astype(bool)
+    return region
+
+
 def resize_into(image: UInt8[np.ndarray, "H W 3"], place: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write the image, at the size of `place`, into it: bilinear, on bytes, as in training."""
     cv2.resize(image, place.shape[1::-1], dst=place, interpolation=cv2.INTER_LINEAR)

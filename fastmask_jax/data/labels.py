@@ -20,14 +20,22 @@ class LabelSpec:
     score_positives: int = 32
     score_negatives: int = 32
     mask_positives: int = 64
+    finest_fit_low: float = (
+        0.0  # `fit_low` of the finest level, for objects that are small for every level; 0: the same
+    )
+    random_negatives: int = 0  # drawn from all windows that are not positive
+    ignore_unknown: bool = False  # windows that may hold an object nobody labeled are no negatives
 
 
 class WindowLabels(NamedTuple):
-    """Every window of an image with its label; what is neither positive nor hard negative is not trained on."""
+    """Every window of an image with its label."""
 
     windows: Int32[np.ndarray, "N 3"]  # (level, i, j)
     matched: Int32[np.ndarray, "N"]  # number of the object for which the window is positive, −1: for none
     hard_negative: Bool[np.ndarray, "N"]
+    background: Bool[
+        np.ndarray, "N"
+    ]  # not positive, and known to hold no object that fits: random negatives come from here
 
     @property
     def positive(self) -> Bool[np.ndarray, "N"]:
@@ -38,7 +46,7 @@ class WindowSample(NamedTuple):
     """The windows of an image that are trained on; padding rows are windows (0, 0, 0) of weight 0."""
 
     score_windows: Int32[np.ndarray, "S 3"]
-    score_labels: Float32[np.ndarray, "S"]  # 1 positive, 0 hard negative
+    score_labels: Float32[np.ndarray, "S"]  # 1 positive, 0 negative; positives first, the first of `mask_windows`
     score_weights: Float32[np.ndarray, "S"]
     mask_windows: Int32[np.ndarray, "P 3"]
     mask_weights: Float32[np.ndarray, "P"]
@@ -62,6 +70,8 @@ def label_windows(
     resized: tuple[int, int],
     strides: Sequence[int],
     spec: LabelSpec,
+    unlabeled: Bool[np.ndarray, "H W"] | None = None,
+    partly_labeled: bool = False,
 ) -> WindowLabels:
     """Labels of all windows of a resized image. Borders of squares and of size ranges belong to them.
 
@@ -72,6 +82,8 @@ def label_windows(
       crowd: which objects are crowds; they are left out, as are boxes without area.
       original, resized: (height, width) of the image file, and of the image that the network sees.
       strides: strides of the levels in resized pixels.
+      unlabeled: pixels of regions whose objects are not labeled one by one (crowds); None: there are none.
+      partly_labeled: there may be other objects anywhere, so that windows away from every label are no negatives.
     """
     objects = np.flatnonzero(trainable(boxes, crowd))
     corner, side = boxes[objects, 1::-1], boxes[objects, :1:-1]  # (y, x), (height, width)
@@ -79,10 +91,11 @@ def label_windows(
     center = (2 * corner + side) * numerator / (2 * denominator)  # one rounding each: exact borders stay exact
     longest = (side * numerator / denominator).max(axis=1)
 
-    matched, hard = [], []
+    matched, hard, background = [], [], []
     for stride, (rows, columns) in zip(strides, window_grids(*resized, strides), strict=True):
         span = WINDOW * stride
-        fits = (spec.fit_low * span <= longest) & (longest <= spec.fit_high * span)
+        low = spec.finest_fit_low if spec.finest_fit_low and stride == min(strides) else spec.fit_low
+        fits = (low * span <= longest) & (longest <= spec.fit_high * span)
         offset_y = np.abs(np.arange(rows) * stride - center[:, :1])  # [n, rows]
         offset_x = np.abs(np.arange(columns) * stride - center[:, 1:])  # [n, columns]
         centered_y, centered_x = offset_y <= spec.center * span / 2, offset_x <= spec.center * span / 2
@@ -95,9 +108,29 @@ def label_windows(
 
         near = _any_covers((offset_y <= span / 2)[fits], (offset_x <= span / 2)[fits])
         off_size = _any_covers(centered_y[~fits], centered_x[~fits])
+        known = _known(rows, columns, stride, original, resized, unlabeled) if spec.ignore_unknown else True
+        if spec.ignore_unknown and spec.fit_low * span > max(resized):
+            known = False  # too coarse for any object of this image: as negatives they would teach that alone
         matched.append(level_matched.ravel())
-        hard.append(((near | off_size) & (level_matched < 0)).ravel())
-    return WindowLabels(all_windows(*resized, strides), np.concatenate(matched), np.concatenate(hard))
+        hard.append(((near | off_size) & (level_matched < 0) & known).ravel())
+        background.append(((level_matched < 0) & known & (not partly_labeled)).ravel())
+    return WindowLabels(all_windows(*resized, strides), *map(np.concatenate, (matched, hard, background)))
+
+
+def _known(
+    rows: int,
+    columns: int,
+    stride: int,
+    original: tuple[int, int],
+    resized: tuple[int, int],
+    unlabeled: Bool[np.ndarray, "H W"] | None,
+) -> Bool[np.ndarray, "rows columns"] | bool:
+    """Which windows of a level are not centered in an unlabeled region."""
+    if unlabeled is None:
+        return True
+    y = np.minimum(np.arange(rows) * stride * original[0] // resized[0], original[0] - 1)
+    x = np.minimum(np.arange(columns) * stride * original[1] // resized[1], original[1] - 1)
+    return ~unlabeled[np.ix_(y, x)]
 
 
 def _any_covers(rows: Bool[np.ndarray, "m h"], columns: Bool[np.ndarray, "m w"]) -> Bool[np.ndarray, "h w"]:
@@ -112,11 +145,12 @@ def sample(labels: WindowLabels, rng: np.random.Generator, spec: LabelSpec) -> W
         numbers = np.flatnonzero(candidates)
         return rng.choice(numbers, min(count, len(numbers)), replace=False)
 
-    positives = draw(labels.positive, spec.score_positives)
+    drawn = draw(labels.positive, max(spec.score_positives, spec.mask_positives))
+    positives, masks = drawn[: spec.score_positives], drawn[: spec.mask_positives]
     negatives = draw(labels.hard_negative, spec.score_negatives)
-    masks = draw(labels.positive, spec.mask_positives)
-    scored = np.concatenate([positives, negatives])
-    S, P = spec.score_positives + spec.score_negatives, spec.mask_positives
+    others = draw(labels.background, spec.random_negatives)
+    scored = np.concatenate([positives, negatives, others])
+    S, P = spec.score_positives + spec.score_negatives + spec.random_negatives, spec.mask_positives
     return WindowSample(
         score_windows=_padded(labels.windows[scored], S, 0),
         score_labels=_padded(labels.positive[scored].astype(np.float32), S, 0),

@@ -25,6 +25,7 @@ from fastmask_jax.data.augment import (
     Sample,
     color_jitter,
     copy_paste,
+    crowd_region,
     random_crop,
     random_flip,
     resize_for_inference,
@@ -103,7 +104,7 @@ def load_sample(record: Record) -> Sample:
 
 
 def label_at_some_scale(
-    drawn: Sample, spec: TrainSpec, bucket: tuple[int, int], rng: np.random.Generator
+    drawn: Sample, spec: TrainSpec, bucket: tuple[int, int], rng: np.random.Generator, partly_labeled: bool = False
 ) -> tuple[Sample, tuple[int, int], WindowLabels]:
     """(what is shown, resized (height, width), labels) at a random long edge; at another, a few times, while no window
     is positive.
@@ -114,7 +115,10 @@ def label_at_some_scale(
             shown, resized = random_crop(drawn, long_edge, bucket, rng)
         else:
             shown, resized = drawn, resized_size(*drawn.size, long_edge)
-        labels = label_windows(shown.boxes, shown.crowd, shown.size, resized, spec.strides, spec.labels)
+        unlabeled = crowd_region(shown) if spec.labels.ignore_unknown else None
+        labels = label_windows(
+            shown.boxes, shown.crowd, shown.size, resized, spec.strides, spec.labels, unlabeled, partly_labeled
+        )
         if labels.positive.any():
             break
     return shown, resized, labels
@@ -139,12 +143,13 @@ def choose_example(
         if spec.copy_paste:
             drawn = copy_paste(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copy_paste, rng)
         drawn = color_jitter(random_flip(drawn, rng), spec.color_jitter, rng)
-        drawn, resized, labels = label_at_some_scale(drawn, spec, bucket, rng)
+        drawn, resized, labels = label_at_some_scale(drawn, spec, bucket, rng, record.partly_labeled)
         if labels.positive.any():
             break
         number = int(rng.choice(substitutes))
     else:
-        labels = labels._replace(hard_negative=np.zeros_like(labels.hard_negative))
+        nothing = np.zeros_like(labels.hard_negative)
+        labels = labels._replace(hard_negative=nothing, background=nothing)
     return Example(drawn, record.image_id, resized, sample(labels, rng, spec.labels))
 
 

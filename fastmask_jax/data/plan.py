@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
 from fastmask_jax.geometry import choose_bucket, resized_size
 
@@ -12,8 +12,9 @@ class BatchPlan:
     """`plan[step]` → (number of the bucket, record numbers int64[batch_size]) for every step ≥ 0.
 
     All images of a batch share a bucket, chosen by their size at the largest long edge. An epoch shows each usable
-    image once, in an order drawn from (seed, epoch): images that do not fill a batch of their bucket join the next
-    larger bucket that contains it; where there is none, images that fit the bucket are shown again to fill the batch.
+    image once (a set of n images of weight w: w * n of them in turn), in an order drawn from (seed, epoch). Images that
+    do not fill a batch of their bucket join the next larger bucket that contains it; where there is none, images that
+    fit the bucket are shown again to fill the batch.
 
     Attributes:
       batch_size: images of a batch, over all processes.
@@ -34,8 +35,9 @@ class BatchPlan:
         buckets: Sequence[tuple[int, int]],
         long_edge_max: int,
         seed: int,
+        weights: Float[np.ndarray, "n"] | None = None,
     ):
-        """Sizes in original pixels and usability of all records.
+        """Sizes in original pixels, usability and weights (None: all 1) of all records.
 
         Errors:
           ValueError: no image is usable, an image fits no bucket, or batch_size < 1.
@@ -59,6 +61,10 @@ class BatchPlan:
         self._bucket_of = np.array([choose_bucket(*size, long_edge_max, self.buckets) for size in distinct])[inverse]
         self._largest_size = np.array([resized_size(*size, long_edge_max) for size in distinct])[inverse]
         self._by_area = sorted(range(len(self.buckets)), key=lambda b: (np.prod(self.buckets[b]), b))
+        weight = (np.ones(len(usable)) if weights is None else weights)[self._records]
+        groups = np.unique(np.stack([self._bucket_of, weight]), axis=1, return_inverse=True)[1].reshape(-1)
+        members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+        self._groups = [(numbers, max(round(weight[numbers[0]] * len(numbers)), 1)) for numbers in members]
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.steps_per_epoch = len(self._epoch(0)[0])
 
@@ -88,9 +94,20 @@ class BatchPlan:
             self._epochs = {**kept, epoch: self._draw_epoch(epoch)}
         return self._epochs[epoch]
 
+    def _shown(self, epoch: int) -> Int64[np.ndarray, "m"]:
+        """Images of an epoch, sorted. Those of one bucket and weight take turns, each once before any again."""
+        parts = []
+        for group, (numbers, count) in enumerate(self._groups):
+            first, last = epoch * count, (epoch + 1) * count
+            for turn in range(first // len(numbers), -(-last // len(numbers))):
+                begin = turn * len(numbers)
+                order = np.random.default_rng((self._seed, group, turn)).permutation(numbers)
+                parts.append(order[max(first - begin, 0) : last - begin])
+        return np.sort(np.concatenate(parts))
+
     def _draw_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, "steps"], Int64[np.ndarray, "steps batch_size"]]:
         rng = np.random.default_rng((self._seed, epoch))
-        order = rng.permutation(self.images)
+        order = rng.permutation(self._shown(epoch))
         waiting = [order[self._bucket_of[order] == bucket] for bucket in range(len(self.buckets))]
         buckets, batches = [], []
         for bucket in self._by_area:  # small to large: what is left over moves up

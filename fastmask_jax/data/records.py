@@ -1,6 +1,7 @@
 """Records on disk, by number: what `builder` wrote, read by any number of processes."""
 
 import operator
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
@@ -25,6 +26,7 @@ class Record(NamedTuple):
     areas: Float32[np.ndarray, "n"]
     crowd: Bool[np.ndarray, "n"]
     rles: list[dict[str, Any]]  # {"size": [height, width], "counts": bytes}, as pycocotools takes them
+    partly_labeled: bool = False  # there may be objects that are not listed
 
 
 class RecordIndex(NamedTuple):
@@ -100,3 +102,41 @@ class RecordSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_examples"}
+
+
+class RecordSet(NamedTuple):
+    """One of several sets of records that are trained on together."""
+
+    source: RecordSource
+    weight: float  # how often each image is shown in an epoch; 0.25: every fourth epoch
+    partly_labeled: bool
+
+
+class MixedRecords:
+    """Several sets of records as one: random access, picklable.
+
+    Attributes:
+      index: of all records, set after set.
+      weights: float64[N], how often each record is shown in an epoch.
+    """
+
+    def __init__(self, sets: Sequence[RecordSet]) -> None:
+        self._sets = list(sets)
+        self._starts = np.cumsum([0, *(len(one.source) for one in sets)])
+        self.index = RecordIndex(*map(np.concatenate, zip(*(one.source.index for one in sets), strict=True)))
+        self.weights = np.repeat([float(one.weight) for one in sets], np.diff(self._starts))
+
+    def __repr__(self) -> str:
+        return f"MixedRecords({[one.source for one in self._sets]!r})"
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: SupportsIndex) -> Record:
+        """Record `number`, 0 … len − 1. Errors: as of `RecordSource`."""
+        number = operator.index(number)
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
+        which = int(np.searchsorted(self._starts, number, side="right")) - 1
+        one = self._sets[which]
+        return one.source[number - int(self._starts[which])]._replace(partly_labeled=one.partly_labeled)

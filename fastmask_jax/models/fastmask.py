@@ -56,7 +56,7 @@ class FastMask(nn.Module):
       strides: of the levels, ascending; each is a stream's stride doubled some times.
       channels: C, of the level maps.
       neck, neck_hidden: see Neck.
-      head, mask_width: see MaskHead.
+      head, mask_width, mask_conv_width: see MaskHead.
       objectness_widths, dropout: see ObjectnessHead.
       norm_decay: see WindowNorm.
       train_form: how training builds its windows: "gather" copies the sampled ones, "patches" builds all of them.
@@ -72,6 +72,7 @@ class FastMask(nn.Module):
     neck_hidden: int = 256
     head: HeadKind = "attentional"
     mask_width: int = 512
+    mask_conv_width: int = 0
     objectness_widths: tuple[int, int] = (512, 1024)
     dropout: float = 0.5
     norm_decay: float = 0.999
@@ -85,7 +86,7 @@ class FastMask(nn.Module):
         self.lateral = Pointwise(self.channels, dtype=self.dtype)
         self.window_norm = WindowNorm(self.norm_decay, self.axis_name)
         self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)
-        self.mask = MaskHead(self.head, self.mask_width, self.dtype)
+        self.mask = MaskHead(self.head, self.mask_width, self.mask_conv_width, self.dtype)
 
     def levels(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
         """Level maps in the order of `strides`, before the window norm, zero in the padding."""

@@ -13,9 +13,11 @@ from jaxtyping import Array, Float
 
 from fastmask_jax.geometry import MASK, WINDOW, upscale_matrix
 from fastmask_jax.models.norms import FrozenNorm
+from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.windows import WindowDense
 
 HeadKind = Literal["attentional", "standard"]
+_CELL = MASK // WINDOW  # mask logits along a cell
 _fc_init = nn.initializers.he_normal()
 
 
@@ -55,14 +57,19 @@ class ObjectnessHead(nn.Module):
 class MaskHead(nn.Module):
     """40x40 mask logits of a window, and its 10x10 attention logits.
 
+    With `conv_width`, a convolutional branch adds detail to the fully connected one: 1x1 to `conv_width` channels and
+    two 3x3 convolutions on the window's 10x10 cells, then 4x4 logits from each cell. It starts at zero.
+
     Attributes:
       kind: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has no attention.
       width: of the hidden layer (no bias, frozen norm, no ReLU).
+      conv_width: channels of the convolutional branch; 0: there is none, as in the paper.
       dtype: of the computation; logits are float32.
     """
 
     kind: HeadKind = "attentional"
     width: int = 512
+    conv_width: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -78,7 +85,23 @@ class MaskHead(nn.Module):
         x = WindowDense(self.width, use_bias=False, dtype=self.dtype, name="fc1")(windows)
         x = FrozenNorm(trained=True, dtype=self.dtype, name="norm")(x)
         x = nn.Dense(MASK**2, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="fc2")(x)
-        return x.reshape(*x.shape[:-1], MASK, MASK).astype(jnp.float32), attention
+        x = x.reshape(*x.shape[:-1], MASK, MASK)
+        if self.conv_width:
+            x += self._detail(windows)
+        return x.astype(jnp.float32), attention
+
+    def _detail(self, windows: Float[Array, "B K 10 10 C"]) -> Float[Array, "B K 40 40"]:
+        cells = windows.reshape(-1, WINDOW, WINDOW, windows.shape[-1])
+        y = nn.relu(Pointwise(self.conv_width, dtype=self.dtype, name="detail_reduce")(cells))
+        for n in (1, 2):
+            conv = nn.Conv(
+                self.conv_width, (3, 3), padding=1, dtype=self.dtype, kernel_init=_fc_init, name=f"detail_conv{n}"
+            )
+            y = nn.relu(conv(y))
+        zeros = nn.initializers.zeros
+        y = Pointwise(_CELL**2, kernel_init=zeros, dtype=self.dtype, name="detail_logits")(y)
+        y = y.reshape(-1, WINDOW, WINDOW, _CELL, _CELL).swapaxes(2, 3)  # [B * K, row, row in the cell, column, ...]
+        return y.reshape(*windows.shape[:2], MASK, MASK)
 
 
 def upscale(logits: Float[Array, "... 40 40"]) -> Float[Array, "... 160 160"]:

@@ -17,14 +17,14 @@ from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
-from fastmask_jax.data.records import RecordSource
+from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
 from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.inference.proposing import ImageProposals
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
-from fastmask_jax.training.losses import LossWeights
+from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.progress_pictures import training_pictures
 from fastmask_jax.training.reporting import Reporter
@@ -52,9 +52,13 @@ class _Pending(NamedTuple):
     metrics: Mapping[str, jax.Array]
 
 
-def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, TrainSpec, BatchPlan]:
+def training_data(config: ConfigDict, batch_size: int) -> tuple[MixedRecords, TrainSpec, BatchPlan]:
     """The records of a config, how its images are labeled, and which image comes when."""
-    source = RecordSource(config.data.records)
+    others = [
+        RecordSet(RecordSource(one.records), one.weight, one.partly_labeled)
+        for _, one in sorted(config.data.extra.items())
+    ]
+    source = MixedRecords([RecordSet(RecordSource(config.data.records), 1.0, False), *others])
     smallest, largest = config.data.long_edges
     spec = TrainSpec(
         strides=tuple(config.model.strides),
@@ -72,6 +76,7 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[RecordSource, Tr
         buckets=config.data.buckets,
         long_edge_max=min(largest, *map(max, config.data.buckets)) if config.data.random_crop else largest,
         seed=config.seed,
+        weights=source.weights,
     )
     return source, spec, plan
 
@@ -98,7 +103,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
     start = checkpoints.latest or 0
-    begin = partial(create_state, model, optimizer, config.seed)
+    begin = partial(create_state, model, optimizer, config.seed, config.optimizer.average_decay > 0)
     template = jax.eval_shape(begin)
     if start:
         checkpoints.check(template, start)
@@ -132,7 +137,9 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
             reporter.say("nothing is left to do: this run is finished; more train.images would make it longer")
             return Outcome(state, None)
         state = replicate(state)
-        step_function = map_over_devices(make_step(model, optimizer, LossWeights(**config.losses), config.seed))
+        step_function = map_over_devices(
+            make_step(model, optimizer, _loss_spec(config), config.seed, config.optimizer.average_decay)
+        )
         if config.train.picture_every:
             fixed = _first(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
         reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
@@ -165,7 +172,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
                 evaluated = None
                 with reporter.pause():
                     if due["picture_every"]:
-                        reporter.pictures(step, training_pictures(model, state.variables, fixed))
+                        reporter.pictures(step, training_pictures(model, state.averaged_variables, fixed))
                     if due["evaluate_every"]:
                         evaluated = _evaluate(config, model, state, workdir, reporter, stop)
                     if evaluated:
@@ -190,8 +197,25 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
 _PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")
 
 
+def _loss_spec(config: ConfigDict) -> LossSpec:
+    """The config's losses.
+
+    Errors:
+      ValueError: `score_target` is unknown, or wants masks of windows that have none.
+    """
+    spec = LossSpec(**config.losses)
+    if spec.score_target not in SCORE_TARGETS:
+        raise ValueError(f"losses.score_target={spec.score_target!r} is not one of {list(SCORE_TARGETS)}")
+    if spec.score_target == "iou" and config.labels.mask_positives < config.labels.score_positives:
+        raise ValueError(
+            f"losses.score_target='iou' needs a mask for every scored positive: labels.mask_positives="
+            f"{config.labels.mask_positives} must be at least labels.score_positives={config.labels.score_positives}"
+        )
+    return spec
+
+
 def _batches(
-    config: ConfigDict, source: RecordSource, spec: TrainSpec, plan: BatchPlan, start: int, workers: int
+    config: ConfigDict, source: MixedRecords, spec: TrainSpec, plan: BatchPlan, start: int, workers: int
 ) -> Iterator[TrainBatch]:
     return train_batches(
         source,
@@ -219,6 +243,7 @@ def _fresh(
     if weights:
         variables, report = load_weights(weights, config.model.to_dict(), state.variables)
         state = state.replace(**variables)
+        state = state.replace(average=state.params if state.average else {})
         body_loaded = report.holds("body")
         for line in report.lines():
             reporter.say(line)
@@ -275,7 +300,7 @@ def _evaluate(
                 raise _Stopped
             yield one
 
-    proposer = Proposer(model, state.variables, config.evaluation.proposals)
+    proposer = Proposer(model, state.averaged_variables, config.evaluation.proposals)
     results = workdir / "evaluation" / "proposals.json"
     try:
         return evaluate(proposer, config.evaluation.to_dict(), results, reporter.say, watch)

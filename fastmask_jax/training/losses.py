@@ -13,12 +13,19 @@ from jaxtyping import Array, Float, UInt8
 from fastmask_jax.models.heads import upscale
 
 
-class LossWeights(NamedTuple):
-    """Weights of the three losses; all 1 in the paper."""
+class LossSpec(NamedTuple):
+    """Weights of the losses, and what objectness learns (docs/configuration.md)."""
 
     objectness: float = 1.0
     mask: float = 1.0
     attention: float = 1.0
+    dice: float = 0.0
+    score_target: str = "label"  # of positive windows: 1, or "iou", the IoU of the window's own mask
+    hardest_negatives: int = 0  # count only so many negatives of an image, those of highest score; 0: all
+    focal: float = 0.0  # exponent of |target − probability| by which a window counts
+
+
+SCORE_TARGETS = ("label", "iou")
 
 
 class ImageLosses(NamedTuple):
@@ -27,6 +34,7 @@ class ImageLosses(NamedTuple):
     objectness: Float[Array, "B"]
     mask: Float[Array, "B"]
     attention: Float[Array, "B"]
+    dice: Float[Array, "B"]
     accuracy: Float[Array, "B"]  # of objectness at probability 0.5
     iou: Float[Array, "B"]  # of masks at probability 0.5, within their windows
 
@@ -40,9 +48,11 @@ def image_losses(
     mask_targets: UInt8[Array, "B P 160 160"],
     attention_targets: UInt8[Array, "B P 10 10"],
     mask_weights: Float[Array, "B P"],
+    spec: LossSpec,
 ) -> ImageLosses:
     """Sigmoid cross-entropies: of objectness over windows, of masks over 160x160 pixels and windows, of attention over
-    10x10 cells and windows. Weights are 1 for a sampled window and 0 for a row that only fills the array."""
+    10x10 cells and windows; and the Dice loss of masks. Weights are 1 for a sampled window and 0 for a row that only
+    fills the array. The first rows of scores and masks are the same windows (see `data.labels.WindowSample`)."""
     fine = upscale(mask_logits)  # [B, P, 160, 160]
     target = mask_targets.astype(jnp.float32)
     mask = optax.sigmoid_binary_cross_entropy(fine, target).mean((2, 3))
@@ -51,13 +61,47 @@ def image_losses(
     inside = (fine > 0).astype(jnp.float32)
     both = jnp.sum(inside * target, (2, 3))
     either = jnp.sum(jnp.maximum(inside, target), (2, 3))
+    iou = both / jnp.maximum(either, 1.0)
+    target_scores = score_labels * _first_rows(iou, scores.shape[1]) if spec.score_target == "iou" else score_labels
+    counted = score_weights * _hardest(scores, score_labels, score_weights, spec.hardest_negatives)
+    probability = jax.nn.sigmoid(fine)
+    overlap = 2 * jnp.sum(probability * target, (2, 3)) + 1
+    dice = 1 - overlap / (jnp.sum(probability, (2, 3)) + jnp.sum(target, (2, 3)) + 1)
     return ImageLosses(
-        objectness=_mean(optax.sigmoid_binary_cross_entropy(scores, score_labels), score_weights),
+        objectness=_objectness(scores, target_scores, score_labels, counted, spec.focal),
         mask=_mean(mask, mask_weights),
         attention=_mean(cells, mask_weights),
+        dice=_mean(dice, mask_weights),
         accuracy=_mean(right.astype(jnp.float32), score_weights),
-        iou=_mean(both / jnp.maximum(either, 1.0), mask_weights),
+        iou=_mean(iou, mask_weights),
     )
+
+
+def _objectness(
+    scores: jax.Array, targets: jax.Array, labels: jax.Array, weights: jax.Array, focal: float
+) -> Float[Array, "B"]:
+    """Cross-entropy of windows: their mean; with `focal`, their sum over the number of positive windows (Li et al.,
+    "Generalized Focal Loss", NeurIPS 2020), since most weigh next to nothing."""
+    entropy = optax.sigmoid_binary_cross_entropy(scores, targets)
+    if not focal:
+        return _mean(entropy, weights)
+    entropy *= jnp.abs(targets - jax.nn.sigmoid(scores)) ** focal
+    return jnp.sum(entropy * weights, 1) / jnp.maximum(jnp.sum(labels * weights, 1), 1.0)
+
+
+def _hardest(scores: jax.Array, labels: jax.Array, weights: jax.Array, count: int) -> Float[Array, "B S"]:
+    """1 for positives and for the `count` negatives of highest score of each image; for all windows where it is 0."""
+    if not count:
+        return jnp.ones_like(scores)
+    negative = (labels < 0.5) & (weights > 0)
+    ranked = jax.lax.stop_gradient(jnp.where(negative, scores, -jnp.inf))
+    least = jax.lax.top_k(ranked, min(count, scores.shape[1]))[0][:, -1:]
+    return (~negative | (ranked >= least)).astype(jnp.float32)
+
+
+def _first_rows(iou: Float[Array, "B P"], rows: int) -> Float[Array, "B S"]:
+    """IoU of the first windows' masks, as a target; rows beyond them are no positives."""
+    return jnp.pad(jax.lax.stop_gradient(iou), ((0, 0), (0, max(rows - iou.shape[1], 0))))[:, :rows]
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.models.build import initial_variables
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.losses import LossWeights, image_losses
+from fastmask_jax.training.losses import LossSpec, image_losses
 
 
 @flax.struct.dataclass
@@ -24,6 +24,12 @@ class TrainState:
     frozen_stats: Any  # statistics of the frozen norms: measured or loaded once, never trained
     batch_stats: Any  # running averages of the window norm
     opt_state: Any
+    average: Any = flax.struct.field(default_factory=dict)  # moving average of `params`; empty where none is kept
+
+    @property
+    def averaged_variables(self) -> dict[str, Any]:
+        """The collections for use: with the average of the parameters, where one is kept."""
+        return {**self.variables, "params": self.average or self.params}
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -54,8 +60,10 @@ def on_device(batch: TrainBatch) -> DeviceBatch:
 Step = Callable[[TrainState, DeviceBatch], tuple[TrainState, Mapping[str, Float[Array, ""]]]]
 
 
-def create_state(model: FastMask, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step."""
+def create_state(
+    model: FastMask, optimizer: optax.GradientTransformation, seed: int, averaged: bool = False
+) -> TrainState:
+    """The state before the first step; with `averaged`, it keeps a moving average of the parameters."""
     variables = initial_variables(model, seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -63,15 +71,20 @@ def create_state(model: FastMask, optimizer: optax.GradientTransformation, seed:
         frozen_stats=variables["frozen_stats"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.jit(optimizer.init)(variables["params"]),
+        average=variables["params"] if averaged else {},
     )
 
 
-def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights: LossWeights, seed: int) -> Step:
+def make_step(
+    model: FastMask, optimizer: optax.GradientTransformation, spec: LossSpec, seed: int, average_decay: float = 0.0
+) -> Step:
     """The step function of one device; gradients, moments and metrics are summed over `model.axis_name` if it has one.
 
     Images without any sampled positive weigh nothing (docs/network.md §2), and the others alike, whichever device holds
     them: D devices with one image each do what one device with D images does. Dropout keys come from
     (seed, step, slot of the image), so that they, too, do not depend on the devices.
+
+    `average_decay` is that of the state's moving average, which follows faster in the first steps.
     """
     axis = model.axis_name
 
@@ -104,12 +117,14 @@ def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights:
                 batch.mask_targets,
                 batch.attention_targets,
                 batch.mask_weights,
+                spec,
             )
             means = {name: jnp.sum(value * trained_on) / images for name, value in losses._asdict().items()}
             means["loss"] = (
-                weights.objectness * means["objectness"]
-                + weights.mask * means["mask"]
-                + weights.attention * means["attention"]
+                spec.objectness * means["objectness"]
+                + spec.mask * means["mask"]
+                + spec.attention * means["attention"]
+                + spec.dice * means["dice"]
             )
             return means["loss"], (means, changed["batch_stats"])
 
@@ -118,11 +133,14 @@ def make_step(model: FastMask, optimizer: optax.GradientTransformation, weights:
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.global_norm(gradients)  # before clipping
         metrics["update_norm"] = optax.global_norm(updates)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
         new = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            average=optax.incremental_update(params, state.average, 1 - decay) if state.average else {},
         )
         return new, metrics
 

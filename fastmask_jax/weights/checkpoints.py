@@ -16,6 +16,7 @@ from fastmask_jax.weights.renamed import current_config, current_name
 
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 _FOLDER = "checkpoints"
+_AVERAGE = "average"  # field of the state
 _EXPECTED = ("Requested `tracked_metric`; did not provide", "Given directory is read only")  # orbax warns of them
 
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(_EXPECTED))
@@ -105,31 +106,39 @@ class Checkpoints:
             if saved.get(key) != now.get(key)
         ]
 
-    def restore(self, template: Any, step: int) -> Any:
+    def restore(self, template: Any, step: int, averaged: bool = False) -> Any:
         """The state, or some of its fields, saved at `step`, as arrays on the first device.
 
         Args:
           template: a pytree of arrays or their shapes; what it lacks is not read.
           step: of a checkpoint.
+          averaged: for `params`, read their moving average where one was kept: the weights for inference.
 
         Errors:
           ValueError: the checkpoint's network is not that of `template`; names the first array that differs.
         """
         self.check(template, step)
         wanted = _shapes(template)
-        arrays = self.arrays(step, {name.partition("/")[0] for name in wanted})
+        arrays = self.arrays(step, {name.partition("/")[0] for name in wanted}, averaged)
         return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
 
-    def arrays(self, step: int, fields: Iterable[str]) -> dict[str, jax.Array]:
-        """Arrays in some fields of the state saved at `step`, by name ("params/body/stem/kernel"), on one device."""
+    def arrays(self, step: int, fields: Iterable[str], averaged: bool = False) -> dict[str, jax.Array]:
+        """Arrays in some fields of the state saved at `step`, by name ("params/body/stem/kernel"), on one device.
+
+        `averaged`: as for `restore`.
+        """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         saved = self._saved(step)
+        averaged = averaged and bool(saved.get("average"))
+        fields = [_AVERAGE if averaged and field == "params" else field for field in fields]
         wanted = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), {key: saved[key] for key in fields}
         )
         how = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         restored = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        if averaged:
+            restored["params"] = restored.pop(_AVERAGE)
         return {current_name(name, "/"): array for name, array in _leaves(restored).items()}
 
     def _saved(self, step: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
         raise FileNotFoundError(f"{workdir}: there is no checkpoint in it yet")
     saved_model = read_workdir_config(workdir)["model"]
     try:
-        restored = checkpoints.arrays(step, COLLECTIONS)
+        restored = checkpoints.arrays(step, COLLECTIONS, averaged=True)
     except Exception as error:  # what is damaged may raise anything
         folder = workdir / "checkpoints" / str(step)
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
@@ -65,7 +65,7 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
     if found is None or found not in checkpoints.steps:
         raise FileNotFoundError(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
     model = build_model(config.model.to_dict())
-    variables = checkpoints.restore(jax.eval_shape(lambda: initial_variables(model, 0)), found)
+    variables = checkpoints.restore(jax.eval_shape(lambda: initial_variables(model, 0)), found, averaged=True)
     checkpoints.close()
     return model, variables, found
 

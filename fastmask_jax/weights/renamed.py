@@ -16,7 +16,10 @@ CONFIG_KEYS = {
     "train.measure_norms": "train.norm_calibration_images",
     "evaluation.demote_iou": "evaluation.rerank_iou",
 }
-ADDED = {"evaluation": {"rerank_iou": 1.0}}  # what earlier versions did, under keys that they had not
+ADDED = {
+    "evaluation": {"rerank_iou": 1.0},
+    "model": {"mask_conv_width": 0},
+}  # what earlier versions did, under keys that they had not
 
 
 def current_name(name: str, separator: str = ".") -> str:
