@@ -99,7 +99,7 @@ class Checkpoints:
         """Settings in which this config differs from that of the checkpoint: "section.key: old → new"."""
         restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
         saved = _flat(current_config(restored["config"]))
-        now = _flat(json.loads(json.dumps(self._config)))
+        now = _flat(current_config(json.loads(json.dumps(self._config))))
         return [
             f"{key}: {saved.get(key, 'absent')} → {now.get(key, 'absent')}"
             for key in sorted(saved.keys() | now.keys())
