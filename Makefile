@@ -2,9 +2,10 @@
 # make test         the tests, in parallel
 # make test-onnx    those of ONNX files, whose converter wants packages of its own (docs/export.md)
 # make docs         the documentation as a site, in runs/site
-# All make their own virtual environment in .venv (test-onnx: .venv-export) and can be repeated.
+# All make their own virtual environment in .venv (test-onnx: .venv-export) and can be repeated. They take the newest of
+# Python 3.13, 3.12 and 3.11 that works; make PYTHON=/path/to/python quickstart takes another.
 
-PYTHON ?= python3
+PYTHON ?= $(shell .ci/find_python 3.13 3.12 3.11)
 RUN := .venv/bin/python
 SHAPES := datasets/shapes
 WORKDIR := runs/shapes
@@ -34,8 +35,8 @@ $(SHAPES)/records/val/index.npz: | .venv/installed
 	$(RUN) prepare.py shapes --out $(SHAPES) --overwrite
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt constraints.txt | .venv/bin/python

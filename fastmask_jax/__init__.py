@@ -10,6 +10,8 @@ found.overlay().save("proposals.png")
 import importlib
 from typing import TYPE_CHECKING
 
+from fastmask_jax.expected_logs import drop_expected_logs
+
 if TYPE_CHECKING:
     from fastmask_jax.inference.generator import ProposalGenerator
     from fastmask_jax.inference.load import load
@@ -25,6 +27,9 @@ _HOMES = {
     "ProposeOptions": "fastmask_jax.inference.options",
     "load": "fastmask_jax.inference.load",
 }
+
+
+drop_expected_logs()
 
 
 def __getattr__(name: str) -> object:

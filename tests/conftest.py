@@ -1,12 +1,17 @@
-"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS says otherwise, eight simulated devices, no disk cache."""
+"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS is set, two simulated devices, no disk cache.
+
+JAX_PLATFORMS=cuda pytest      on the accelerator; commands that tests start stay on the CPU, since a TPU belongs to one
+                               process, and a GPU's memory mostly
+XLA_FLAGS=--xla_force_host_platform_device_count=8 pytest      on so many simulated devices
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-_EIGHT = "--xla_force_host_platform_device_count"
-if _EIGHT not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EIGHT}=8".strip()
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=2".strip()
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

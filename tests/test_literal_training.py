@@ -113,7 +113,8 @@ def test_training_is_the_literal_one(tiny_network, literal, form):
     (got, state), got_grad = run(variables["params"], batch)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for name, moment in zip(("mean", "var"), moments, strict=True):
-        np.testing.assert_allclose(state["window_norm"][name], moment, rtol=1e-5, atol=1e-6)
+        # rtol: the literal float32 sums over all windows are off by 2e-5 under jax 0.7.2, and by less later
+        np.testing.assert_allclose(state["window_norm"][name], moment, rtol=4e-5, atol=1e-6)
     trained = {"/".join(k.key for k in path) for path, g in jax.tree_util.tree_leaves_with_path(got_grad) if g.any()}
     assert {"lateral/kernel", "window_norm/scale", "window_norm/bias", "body/stem/kernel"} <= trained
     assert_same_gradient(got_grad, want_grad, 1e-5)
@@ -130,9 +131,10 @@ class OneConvolution(nn.Module):
         return (nn.relu(mask_padding(x, size, 16)),)
 
 
-def test_eight_devices_of_one_image_are_one_device_of_eight():
-    if jax.local_device_count() < 8:
-        pytest.skip("needs 8 devices")
+def test_several_devices_are_one_device_with_all_images():
+    devices = jax.local_device_count()
+    if devices == 1 or len(SIZES) % devices:
+        pytest.skip(f"{len(SIZES)} images and {devices} device(s)")
     network = FastMask(OneConvolution(), (16, 32), 4, neck_hidden=3, mask_width=5, objectness_widths=(6, 7))
     batch = training_batch(8, network.strides)
     windows = batch["score_windows"]
@@ -148,7 +150,8 @@ def test_eight_devices_of_one_image_are_one_device_of_eight():
         return jax.lax.pmean((loss, grads), "device"), state
 
     run = jax.pmap(one_device, axis_name="device", in_axes=(None, 0))
-    (got, got_grad), got_state = run(variables["params"], jax.tree.map(lambda x: x[:, None], batch))
-    np.testing.assert_allclose(got, np.full(8, want), rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[3], b, rtol=1e-5, atol=1e-6), got_state, want_state)
-    assert_same_gradient(jax.tree.map(lambda g: g[5], got_grad), want_grad, 1e-5)
+    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    (got, got_grad), got_state = run(variables["params"], shares)
+    np.testing.assert_allclose(got, np.full(devices, want), rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5, atol=1e-6), got_state, want_state)
+    assert_same_gradient(jax.tree.map(lambda g: g[-1], got_grad), want_grad, 1e-5)

@@ -12,7 +12,7 @@ import fastmask_jax
 from fastmask_jax.configuration import load_config
 from fastmask_jax.inference.load import keep_compiled
 from tests import caffe_network
-from tests.tiny import ROOT, compilations_kept
+from tests.tiny import ROOT, compilations_kept, events
 
 OVERRIDES = [text.removeprefix("--config.") for text in caffe_network.command_line()]
 
@@ -91,25 +91,14 @@ def test_the_package_is_light_until_it_is_used(tmp_path):
 
 
 def test_compiled_programs_are_found_again(weights, tmp_path):
-    hits = []
-
-    def listen(event, **_):
-        if event == "/jax/compilation_cache/cache_hits":
-            hits.append(event)
-
     image = np.full((96, 128, 3), 90, np.uint8)
     generator = fastmask_jax.load(weights, config="coco", overrides=OVERRIDES, compilation_cache=False)
-    jax.monitoring.register_event_listener(listen)
-    try:
-        with compilations_kept(tmp_path):
-            before = generator.propose(image)
-            first, kept = len(hits), list(tmp_path.glob("jit_propose-*-cache"))
-            jax.clear_caches()
-            after = fastmask_jax.load(weights, config="coco", overrides=OVERRIDES, compilation_cache=tmp_path).propose(
-                image
-            )
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
+    with compilations_kept(tmp_path), events("/jax/compilation_cache/cache_hits") as hits:
+        before = generator.propose(image)
+        first, kept = len(hits), list(tmp_path.glob("jit_propose-*-cache"))
+        jax.clear_caches()
+        again = fastmask_jax.load(weights, config="coco", overrides=OVERRIDES, compilation_cache=tmp_path)
+        after = again.propose(image)
     assert first == 0 and len(kept) == 1 and len(hits) > 0
     np.testing.assert_array_equal(before.scores, after.scores)
     assert before.rles == after.rles

@@ -100,12 +100,12 @@ def execute(book, tmp_path_factory):
     data = tiny.dataset(tmp_path_factory.getbasetemp())
     folder = tmp_path_factory.mktemp("colab")
     parameters = {
-        "REPOSITORY": repository(tmp_path_factory.mktemp("repository")),
+        "SOURCE": repository(tmp_path_factory.mktemp("repository")),
         "SHAPES_IMAGES": (6, 4),
         "SHAPES_SETTINGS": small(data, train__images=8, train__log_every=1, train__picture_every=2, data__workers=1),
         "RUN_COCO": True,
         "COCO_DOWNLOADS": downloads(tmp_path_factory.mktemp("downloads"), data),
-        "COCO_CONFIG": "configs/coco.py",
+        "COCO_CONFIG": "coco",
         "COCO_WEIGHTS": "runs/shapes",
         "COCO_EVALUATED": 3,
         "COCO_SETTINGS": small(data, model__body__middle_stride=1, train__images=8, train__log_every=1),
@@ -164,24 +164,49 @@ def check_coco(printed, shown, run, coco):
     assert (shown["coco_train"], shown["coco_evaluate"], shown["coco_propose"]) == (1, 3, 2)
 
 
-@pytest.mark.parametrize(
-    ("requirements", "says"),
-    [
-        (None, "REPOSITORY, above, is the address to clone from"),
-        ("jax>=999\n", f"requirements.txt names the versions of jax .*jax=={version('jax')}"),
-    ],
-)
-def test_what_cannot_be_installed_is_said(book, tmp_path, requirements, says):
-    address = repository(tmp_path / "origin", requirements) if requirements else "nowhere"
+def install(book, folder, source):
+    """(exit code, last line of stderr) of the install cell alone, run in a folder, with no package index to ask."""
     cell = next(cell.source for cell in book.cells if cell.id == "install")
-    folder = tmp_path / "work"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", f"REPOSITORY = {address!r}\n{cell}"],
+        [sys.executable, "-c", f"SOURCE = {source!r}\n{cell}\nprint(ROOT)"],
         cwd=folder,
         env=os.environ | {"PIP_NO_INDEX": "1"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    assert re.search(says, done.stderr.splitlines()[-1]), done.stderr
+    return done.returncode, (done.stderr or done.stdout).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("requirements", "says"),
+    [
+        (None, "SOURCE, above, is the address to clone from"),
+        ("jax>=999\n", f"requirements.txt names the versions of jax .*jax=={version('jax')}"),
+    ],
+)
+def test_what_cannot_be_installed_is_said(book, tmp_path, requirements, says):
+    source = repository(tmp_path / "origin", requirements) if requirements else "nowhere"
+    code, line = install(book, tmp_path / "work", source)
+    assert code == 1
+    assert re.search(says, line), line
+
+
+def test_without_source_and_upload_the_cell_asks_for_one(book, tmp_path):
+    code, line = install(book, tmp_path, "")
+    assert code == 1
+    assert "SOURCE, above, is empty, and no fastmask_jax-*.whl or .zip was uploaded" in line
+
+
+@pytest.mark.skipif(shutil.which("unzip") is None, reason="unzip is not installed")
+def test_an_uploaded_zip_is_unpacked(book, tmp_path):
+    """A zip as a repository's host makes it: one folder in it, and links as links; SOURCE stays empty."""
+    repository(tmp_path / "origin")
+    archive = tmp_path / "work" / "fastmask_jax-main.zip"
+    archive.parent.mkdir()
+    words = "git", "archive", "--prefix=fastmask_jax-main/", f"--output={archive}", "HEAD"
+    subprocess.run(words, cwd=tmp_path / "origin", check=True)
+    code, line = install(book, tmp_path / "work", "")
+    root = tmp_path / "work" / "fastmask_jax" / "fastmask_jax-main"
+    assert (code, line) == (0, str(root))
+    assert (root / "fastmask_jax" / "configs" / "shapes.py").is_file()

@@ -86,20 +86,34 @@ def batch(settings, images: int):
     return first
 
 
+_listening: dict[str, list[list[str]]] = {}
+
+
+def _listen(event: str, *_: float, **__: str) -> None:
+    for seen in _listening.get(event, []):
+        seen.append(event)
+
+
 @contextmanager
-def compilations():
-    """A list that gets an entry for every program that XLA compiles."""
-    seen = []
+def events(name: str):
+    """A list that gets an entry for every event of that name that JAX reports.
 
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    One listener serves all: JAX before 0.8 cannot remove any.
+    """
+    if not _listening:
+        jax.monitoring.register_event_listener(_listen)
+        jax.monitoring.register_event_duration_secs_listener(_listen)
+    seen: list[str] = []
+    _listening.setdefault(name, []).append(seen)
     try:
         yield seen
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        _listening[name] = [other for other in _listening[name] if other is not seen]
+
+
+def compilations():
+    """A list that gets an entry for every program that XLA compiles."""
+    return events("/jax/core/compile/backend_compile_duration")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.record_builder import PROBLEMS, build
-from fastmask_jax.data.records import INDEX
+from fastmask_jax.data.records import INDEX, check_array_record
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
 
 COCO_SPLITS = ("train", "val")
@@ -23,6 +23,7 @@ def prepare_coco(
     Errors:
       ValueError, OSError: one line; see `read_instances` and `builder.build`.
     """
+    check_array_record()
     directory = out / split_name
     refuse_existing(directory, INDEX, overwrite)
     split = read_instances(annotations, images)
@@ -78,6 +79,7 @@ def prepare_shapes(
     Errors:
       FileExistsError: `out` is there already (and no shapes dataset, or `overwrite` not given).
     """
+    check_array_record()
     refuse_existing(out, f"records/{COCO_SPLITS[-1]}/{INDEX}", overwrite)
     lines = []
     with appearing_whole(out) as new:

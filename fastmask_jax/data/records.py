@@ -1,5 +1,6 @@
 """Records on disk, by number: what `builder` wrote, read by any number of processes."""
 
+import importlib.util
 import operator
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,6 +12,15 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float32, Int32, Int64
 
 INDEX = "index.npz"
+
+
+def check_array_record() -> None:
+    """ValueError where array_record, the format of the records, is not installed: one line that says what to do."""
+    if importlib.util.find_spec("array_record") is None:
+        raise ValueError(
+            "records need array_record, which is not installed: pip install array_record; it has no release for "
+            "Windows: prepare data and train in WSL2 there (docs/install.md)"
+        )
 
 
 class Record(NamedTuple):
@@ -46,7 +56,9 @@ class RecordSource:
 
         Errors:
           FileNotFoundError: the directory holds no (finished) records.
+          ValueError: its index is broken, or array_record is not installed.
         """
+        check_array_record()
         self.directory = Path(directory)
         path = self.directory / INDEX
         if not path.exists():

@@ -131,8 +131,8 @@ def make_step(
         gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         gradients, metrics = total((gradients, metrics))  # each device holds its images' share of the mean
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(gradients)  # before clipping
-        metrics["update_norm"] = optax.global_norm(updates)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)  # before clipping
+        metrics["update_norm"] = optax.tree.norm(updates)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
         new = state.replace(

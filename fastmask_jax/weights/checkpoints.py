@@ -1,7 +1,6 @@
 """Checkpoints by orbax: saved in the background, the latest few and the best one kept."""
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,9 +16,6 @@ from fastmask_jax.weights.renamed import current_config, current_name
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 _FOLDER = "checkpoints"
 _AVERAGE = "average"  # field of the state
-_EXPECTED = ("Requested `tracked_metric`; did not provide", "Given directory is read only")  # orbax warns of them
-
-logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(_EXPECTED))
 
 
 class Checkpoints:
@@ -83,6 +79,8 @@ class Checkpoints:
             return
         if jax.process_count() > 1:  # orbax wants arrays that all processes own
             state = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
+        else:  # one of the equal copies: before jax 0.8 pmap returns a sharding that orbax does not know
+            state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), config=ocp.args.JsonSave(dict(self._config))),

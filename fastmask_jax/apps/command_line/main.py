@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import NoReturn
 
+from fastmask_jax.apps.command_line.missing_packages import naming_the_extra
 from fastmask_jax.configuration import run_command
 
 COMMANDS = {  # modules beside this one, each with `main(arguments) -> exit status`
@@ -39,13 +40,22 @@ def run(name: str, *arguments: str) -> NoReturn:
 
     After Ctrl-C it ends at once: by then all files are complete, and nobody waits for what the devices compute.
     """
-    command = importlib.import_module(f"fastmask_jax.apps.command_line.{name}")
-    status = run_command(partial(command.main, arguments))
+    status = call_command(name, arguments)
     if status == _INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def call_command(name: str, arguments: Sequence[str]) -> int:
+    """Runs one command in this process, as a notebook does; returns its exit status; errors are printed."""
+    return run_command(partial(_import_and_call, name, arguments))
+
+
+def _import_and_call(name: str, arguments: Sequence[str]) -> int:
+    with naming_the_extra(name):
+        return importlib.import_module(f"fastmask_jax.apps.command_line.{name}").main(arguments)
 
 
 def _usage() -> str:

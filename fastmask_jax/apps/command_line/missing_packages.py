@@ -1,0 +1,46 @@
+"""Turns the import of an optional package that is not installed into one line that says how to install it."""
+
+import contextlib
+from collections.abc import Iterator
+
+# Top-level module → (the extra of pyproject.toml that brings it, the same in a checkout)
+_TRAIN = "train", "requirements.txt"
+_VIDEO = "video", "requirements-video.txt"
+_DEMO = "demo", "requirements-demo.txt"
+_EXPORT = "export", "requirements-export.txt"
+EXTRAS = {
+    "array_record": _TRAIN,
+    "faster_coco_eval": _TRAIN,
+    "grain": _TRAIN,
+    "optax": _TRAIN,
+    "orbax": _TRAIN,
+    "psutil": _TRAIN,
+    "tensorboardX": _TRAIN,
+    "tensorflow_datasets": _TRAIN,
+    "av": _VIDEO,
+    "scipy": _VIDEO,
+    "gradio": _DEMO,
+    "flatbuffers": _EXPORT,
+    "jax2onnx": _EXPORT,
+    "onnx": _EXPORT,
+}
+
+
+@contextlib.contextmanager
+def naming_the_extra(command: str) -> Iterator[None]:
+    """Imports inside it that lack a package of an extra raise ValueError: one line that names package and remedy.
+
+    Args:
+      command: for the message, such as "train".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        extra, requirements = EXTRAS[package]
+        raise ValueError(
+            f"fastmask {command} needs {package}, which is not installed: pip install 'fastmask_jax[{extra}]', "
+            f"or in a checkout pip install -r {requirements}"
+        ) from error
