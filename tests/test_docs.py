@@ -114,6 +114,7 @@ def parsing_alone(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
 
 
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules after import:RuntimeWarning")  # run_module of one in use
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
 def test_commands_are_such(block, place, parsing_alone, monkeypatch):
     """Programs, scripts, targets, options, configs, settings and files that commands name are there."""

@@ -39,7 +39,7 @@ def test_sliders_choose_without_losing(view):
     assert len(none.with_sliders(0.0, 0.3, 100).shown) == 3
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(SQUARES))
+@pytest.mark.parametrize(("number", "name"), [*enumerate(SQUARES)])
 def test_a_click_finds_the_square_below_it(view, number, name):
     x, y, side = SQUARES[name]
     clicked = view.clicked(*center(name))

@@ -48,8 +48,9 @@ class VideoReader(AbstractContextManager):
             raise ValueError(f"{path}: a file without a video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        self.time_base: Fraction = self._stream.time_base
+        # Fraction: PyAV 19 has a rational type of its own
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.time_base = Fraction(self._stream.time_base)
         # Sound may go on for longer than the stream, and an edit list may leave out some of it: the shorter one counts.
         of_file, of_stream = Fraction(self._container.duration or 0, av.time_base), self._stream.duration
         self._seconds = min(of_file, of_stream * self.time_base) if of_stream else of_file
