@@ -55,4 +55,4 @@ $(SHAPES)/records/val/index.npz: | .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-export runs $(SHAPES)
+	rm -rf .venv .venv-export .venv-ci runs $(SHAPES)
