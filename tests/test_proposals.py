@@ -1,7 +1,9 @@
 """What a generator returns, and images as users have them: against plain loops, PIL and pycocotools."""
 
+import dataclasses
 import io
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -119,6 +121,57 @@ def test_results_are_json_that_pycocotools_takes():
         assert np.float32(entry["score"]) == found.scores[k]
         assert entry["bbox"] == found.boxes[k].tolist()
         np.testing.assert_array_equal(coco_mask.decode(entry["segmentation"]), bitmaps[k])
+
+
+def test_one_label_for_every_pixel_parts_and_groups():
+    found, bitmaps = make()
+    labels = found.label_map()
+    for k in range(7):
+        np.testing.assert_array_equal(labels == k + 1, bitmaps[k] & ~bitmaps[:k].any(0))  # the scores fall
+    kinds = found.hierarchy(), found.hierarchy(0.5)
+    assert all(len(kind.parent) == 7 for kind in kinds)
+    assert (found.groups(1.0) == np.arange(7)).all() and set(found.groups(0.0).tolist()) < set(range(7))
+
+
+def test_polygons_and_boxes_of_masks():
+    found, _ = make()
+    for box, (x, y, width, height), parts in zip(found.boxes_xyxy, found.boxes, found.polygons(), strict=True):
+        assert box.tolist() == [x, y, x + width, y + height]
+        (rectangle,) = parts
+        assert not rectangle.holes and len(rectangle.outer) == 4
+        assert [*rectangle.outer.min(0), *rectangle.outer.max(0)] == box.tolist()
+
+
+def test_cleaned_masks_have_their_own_boxes():
+    found, _ = make(1)
+    bitmap = np.zeros((H, W), bool)
+    bitmap[3:13, 4:14] = True
+    bitmap[5, 5] = False
+    bitmap[20, 30] = True
+    rle = coco_mask.encode(np.asfortranarray(bitmap.view(np.uint8)))
+    found = dataclasses.replace(found, rles=[rle | {"counts": rle["counts"].decode()}])
+    cleaned = found.cleaned(min_part=2, fill_holes=1)
+    assert cleaned.areas.tolist() == [100] and cleaned.boxes.tolist() == [[4, 3, 10, 10]]
+    assert found.areas.tolist() == [100] and found.cleaned().areas.tolist() == [100]
+    assert make(0)[0].cleaned(min_part=9).boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_supervision_takes_the_proposals(count):
+    pytest.importorskip("supervision", reason="supervision is not installed")
+    found, bitmaps = make(count)
+    detections = found.to_supervision()
+    assert len(detections) == count
+    np.testing.assert_array_equal(detections.mask, bitmaps)
+    np.testing.assert_array_equal(detections.confidence, found.scores)
+    np.testing.assert_array_equal(detections.xyxy, found.boxes_xyxy)
+    np.testing.assert_array_equal(detections.area, bitmaps.sum((1, 2)))
+
+
+def test_without_supervision_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        make()[0].to_supervision()
 
 
 @pytest.mark.parametrize("count", [0, 7])

@@ -14,10 +14,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.options import ProposeOptions
-from fastmask_jax.masks import drawing
+from fastmask_jax.masks import drawing, hierarchy, label_map, polygons
+from fastmask_jax.masks.cleaning import clean
 from fastmask_jax.masks.coco_results import result_entries
 from fastmask_jax.masks.rle import Proposals
-from fastmask_jax.masks.suppression import suppress
+from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
 LABELED = 20  # more scores than this in a picture hide what they speak of
 
@@ -81,6 +82,11 @@ class ObjectProposals:
         """Pixels of each mask."""
         return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)  # of more than 255 at once it fails
 
+    @property
+    def boxes_xyxy(self) -> Float32[np.ndarray, "n 4"]:
+        """(x1, y1, x2, y2) edges of `boxes`."""
+        return np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+
     def masks(self) -> Bool[np.ndarray, "n H W"]:
         """All masks as bitmaps; n · H · W bytes."""
         result = np.empty((len(self), *self.image_size), bool)
@@ -112,6 +118,55 @@ class ObjectProposals:
         if nms_iou < 1:
             found = found[suppress(found._as_proposals(), nms_iou)]
         return found[:count]
+
+    def cleaned(self, *, min_part: float | int = 0, fill_holes: float | int = 0) -> "ObjectProposals":
+        """Returns the proposals with small parts of their masks removed and small holes filled.
+
+        Args:
+          min_part: parts with fewer pixels of the image are removed; below 1, a share of the mask's pixels. The largest
+            part always stays.
+          fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
+
+        Errors:
+          ValueError: a number below 0.
+        """
+        rles = [clean(rle, min_part, fill_holes) for rle in self.rles]
+        boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
+        return replace(self, rles=rles, boxes=boxes)
+
+    def label_map(self) -> Int32[np.ndarray, "H W"]:
+        """Gives every pixel one label: k + 1 of proposal k, 0 for none (see `masks.label_map.label_map`).
+
+        Of several proposals, the one of the highest score gets the pixel; of equal scores, the smallest.
+        """
+        return label_map.label_map(self.rles, self.scores, self.image_size)
+
+    def hierarchy(self, inside: float | int = hierarchy.INSIDE) -> hierarchy.Hierarchy:
+        """Finds which proposal lies in which: the smallest larger one that holds `inside` of its pixels is its parent.
+
+        Errors:
+          ValueError: `inside` is no share above 0 to 1.
+        """
+        return hierarchy.hierarchy(self.rles, self.areas, inside)
+
+    def groups(self, iou_threshold: float | int = SHOWN_IOU) -> Int32[np.ndarray, "n"]:
+        """Groups proposals of the same object: of each, the number of the best one, which it overlaps by that IoU.
+
+        Errors:
+          ValueError: no IoU between 0 and 1.
+        """
+        return hierarchy.groups(self.rles, self.scores, iou_threshold)
+
+    def polygons(self, tolerance: float | int = polygons.TOLERANCE) -> list[list[polygons.Polygon]]:
+        """Finds the outlines of each mask: a polygon with its holes for each part (see `masks.polygons.polygons`).
+
+        Args:
+          tolerance: pixels that an outline may lie beside the true one; 0: none.
+
+        Errors:
+          ValueError: a tolerance below 0.
+        """
+        return [polygons.polygons(rle, tolerance) for rle in self.rles]
 
     def overlay(
         self,
@@ -147,6 +202,20 @@ class ObjectProposals:
     def to_results(self, image_id: int) -> list[dict[str, Any]]:
         """Entries of a COCO results file, ready for json.dump."""
         return result_entries(image_id, self._as_proposals())
+
+    def to_supervision(self) -> Any:
+        """Returns the proposals as `supervision.Detections`, all of class 0.
+
+        Errors:
+          ImportError: the package supervision is not installed; one line.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy, mask=self.masks(), confidence=self.scores, class_id=np.zeros(len(self), int)
+        )
 
     def save_npz(self, path: str | os.PathLike) -> Path:
         """Writes all but the image to a NumPy file, `path` itself, to be read by np.load without pickles.

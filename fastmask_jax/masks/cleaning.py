@@ -1,0 +1,58 @@
+"""Small parts and small holes of masks removed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool
+from pycocotools import mask as coco_mask
+
+
+def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float | int = 0) -> dict[str, Any]:
+    """Removes small parts of a mask and fills small holes; the largest part always stays.
+
+    Parts are connected through sides and corners of pixels, holes through sides alone. Holes are filled first. The
+    background that touches the border of the image is no hole.
+
+    Args:
+      rle: compressed RLE, with "counts" as text.
+      min_part: parts with fewer pixels of the image are removed; below 1, a share of the mask's pixels.
+      fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
+
+    Returns:
+      Compressed RLE of the same size, with "counts" as text.
+
+    Errors:
+      ValueError: a number below 0.
+    """
+    for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):
+        if not value >= 0:
+            raise ValueError(f"{name}={value!r}: a number of pixels is wanted, or a share of the mask below 1")
+    mask = coco_mask.decode(rle).astype(bool)
+    area = np.count_nonzero(mask)
+    if not area:
+        return dict(rle)
+    if fill_holes:
+        mask = _filled(mask, fill_holes * area if fill_holes < 1 else fill_holes)
+    if min_part:
+        mask = _without_small_parts(mask, min_part * area if min_part < 1 else min_part)
+    encoded = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+
+
+def _filled(mask: Bool[np.ndarray, "H W"], most: float | int) -> Bool[np.ndarray, "H W"]:
+    padded = np.pad(~mask, 1, constant_values=True).view(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= most
+    small[[0, labels[0, 0]]] = False  # the mask itself, and what the border around the image belongs to
+    return mask | small[labels[1:-1, 1:-1]]
+
+
+def _without_small_parts(mask: Bool[np.ndarray, "H W"], least: float | int) -> Bool[np.ndarray, "H W"]:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= least
+    kept[1 + np.argmax(areas[1:])] = True
+    kept[0] = False
+    return kept[labels]
