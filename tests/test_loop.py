@@ -12,7 +12,7 @@ import pytest
 
 from fastmask_jax.apps.command_line import train
 from fastmask_jax.configuration import run_command
-from fastmask_jax.training import loop
+from fastmask_jax.training import evaluation, loop
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.weights.checkpoints import BEST, Checkpoints
 from tests import tiny
@@ -180,7 +180,7 @@ def test_any_reading_that_is_no_number_stops(tmp_path, broken):
 
 def test_the_best_evaluated_checkpoint_stays(data, tmp_path, monkeypatch):
     readings = iter(figures := [0.1, 0.7, 0.3, 0.2])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: {BEST: next(readings)})
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: {BEST: next(readings)})
     loop.run(settings(data, train__evaluate_every=1, train__keep_checkpoints=1), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.steps, checkpoints.best, checkpoints.latest) == ([2, 4], 2, 4)
@@ -196,7 +196,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path,
 
         return list(watch(proposals(), 9))
 
-    monkeypatch.setattr(loop, "evaluate", endless)
+    monkeypatch.setattr(evaluation, "evaluate", endless)
     outcome = loop.run(settings(data, train__evaluate_every=3), tmp_path)
     assert outcome.stopped_by == signal.SIGTERM
     assert Checkpoints(tmp_path).steps == [3] and not history(tmp_path, "evaluation")

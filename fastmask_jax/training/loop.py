@@ -2,7 +2,7 @@
 
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,10 @@ from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
-from fastmask_jax.evaluation.evaluate import evaluate
-from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.inference.proposing import ImageProposals
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
+from fastmask_jax.training.evaluation import check_evaluation, evaluate_state
 from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.progress_pictures import training_pictures
@@ -96,7 +94,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
       Diverged: the loss became NaN or infinite; names the step, its images and the last good checkpoint.
     """
     check_batch_size(config.train.batch_size)
-    _check_evaluation(config)
+    check_evaluation(config)
     source, spec, plan = training_data(config, config.train.batch_size)
     total_steps = -(-config.train.images // config.train.batch_size)
     model = build_model(config.model.to_dict(), axis_name=AXIS)
@@ -174,7 +172,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
                     if due["picture_every"]:
                         reporter.pictures(step, training_pictures(model, state.averaged_variables, fixed))
                     if due["evaluate_every"]:
-                        evaluated = _evaluate(config, model, state, workdir, reporter, stop)
+                        evaluated = evaluate_state(config, model, state, workdir, reporter, stop)
                     if evaluated:
                         reporter.evaluation(step, evaluated)
                     if due["checkpoint_every"] or evaluated:
@@ -273,39 +271,6 @@ def _read(pending: _Pending, checkpoints: Checkpoints, start: int) -> dict[str, 
             "A lower optimizer.learning_rate, more optimizer.warmup_images or optimizer.clip_norm helps"
         )
     return values
-
-
-class _Stopped(Exception):
-    """A signal came during an evaluation."""
-
-
-def _check_evaluation(config: ConfigDict) -> None:
-    """An evaluation that cannot read its files should be known of before hours of training."""
-    if config.train.evaluate_every > 0:
-        for key, exists in (("annotations", Path.is_file), ("images", Path.is_dir)):
-            if not exists(Path(config.evaluation[key])):
-                raise FileNotFoundError(
-                    f"evaluation.{key}={config.evaluation[key]} is not there; train.evaluate_every=0 trains without"
-                )
-
-
-def _evaluate(
-    config: ConfigDict, model: FastMask, state: TrainState, workdir: Path, reporter: Reporter, stop: list
-) -> dict[str, float] | None:
-    """Readings of the split; None if a signal came in between: whoever sent it will not wait for long."""
-
-    def watch(proposals: Iterable[ImageProposals], _: int) -> Iterator[ImageProposals]:
-        for one in proposals:
-            if stop:
-                raise _Stopped
-            yield one
-
-    proposer = Proposer(model, state.averaged_variables, config.evaluation.proposals)
-    results = workdir / "evaluation" / "proposals.json"
-    try:
-        return evaluate(proposer, config.evaluation.to_dict(), results, reporter.say, watch)
-    except _Stopped:
-        return None
 
 
 @contextmanager
