@@ -1,0 +1,1 @@
+"""Proposals in the file formats of annotation tools: a module for each format, and a table of them."""

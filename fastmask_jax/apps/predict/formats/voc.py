@@ -1,0 +1,57 @@
+"""Pascal VOC masks, the layout that CVAT calls "Segmentation mask 1.1".
+
+FOLDER/SegmentationObject/NAME.png    the number of the object at each pixel, from 1 by rank; 0: none
+FOLDER/SegmentationClass/NAME.png     1 where an object is
+FOLDER/ImageSets/Segmentation/default.txt, FOLDER/labelmap.txt
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
+from fastmask_jax.apps.predict.formats.whole_file import whole_file
+
+OBJECTS = 254  # 255 marks pixels that are of no known object
+
+
+@contextmanager
+def voc(folder: Path, tolerance: float) -> Iterator[Write]:
+    """Writes palette images in VOC's colors; a pixel belongs to the best proposal that covers it.
+
+    They hold the best 254 proposals of an image. The tolerance is of polygons, and changes nothing here.
+    """
+    palette = voc_colors()
+    with whole_file(folder / "labelmap.txt") as file:
+        color = ",".join(str(value) for value in palette[1])
+        file.write(f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:{color}::\n")
+    with whole_file(folder / "ImageSets" / "Segmentation" / "default.txt") as names:
+
+        def write(image: AnnotatedImage) -> None:
+            labels = image.proposals[:OBJECTS].label_map()
+            _save(labels, palette, folder / "SegmentationObject" / f"{image.name}.png")
+            _save(np.minimum(labels, 1), palette, folder / "SegmentationClass" / f"{image.name}.png")
+            names.write(f"{image.name}\n")
+
+        yield write
+
+
+def voc_colors() -> UInt8[np.ndarray, "256 3"]:
+    """Computes VOC's colors: from the lowest bits on, three bits of the label are the next lower bits of R, G and B."""
+    labels, colors = np.arange(256), np.zeros((256, 3), np.uint8)
+    for step in range(8):
+        for channel in range(3):
+            bit = labels >> (3 * step + channel) & 1
+            colors[:, channel] |= (bit << (7 - step)).astype(np.uint8)
+    return colors
+
+
+def _save(labels: Integer[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(palette.tobytes())
+    picture.save(path)
