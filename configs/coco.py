@@ -20,6 +20,8 @@ Cost and result on COCO: not measured yet; docs/results.md says what was.
 
 from ml_collections import ConfigDict
 
+from fastmask_jax.errors import InvalidInput
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's settings, changed by the named variants."""
@@ -121,7 +123,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     for name in filter(None, variant.split(",")):
         if name not in _VARIANTS:
-            raise ValueError(f"configs/coco.py has no variant {name!r}; it has {sorted(_VARIANTS)}")
+            raise InvalidInput(f"configs/coco.py has no variant {name!r}; it has {sorted(_VARIANTS)}")
         _VARIANTS[name](config)
     return config
 

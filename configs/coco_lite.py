@@ -15,12 +15,13 @@ measured.
 from ml_collections import ConfigDict
 
 from fastmask_jax.configs import coco
+from fastmask_jax.errors import InvalidInput
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's settings for a narrow network, changed by the named variants of configs/coco.py."""
     if "torchvision" in variant.split(","):
-        raise ValueError("configs/coco_lite.py has no variant 'torchvision': its body is no ResNet")
+        raise InvalidInput("configs/coco_lite.py has no variant 'torchvision': its body is no ResNet")
     config = coco.get_config(variant)
     stream_strides = config.model.body.stream_strides  # the variant one_stream has set them
 

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import errno
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from fastmask_jax.allocator import keep_freed_memory
+from fastmask_jax.errors import InvalidInput, MissingFile, UserError
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -40,7 +42,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     for text in overrides:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
-            raise ValueError(f"{text}: give a value, as in --config.{key}=VALUE")
+            raise InvalidInput(f"{text}: give a value, as in --config.{key}=VALUE")
         _set(config, key, value)
     return config.lock()
 
@@ -55,9 +57,9 @@ def _get_config(name: str) -> Callable[[str], ConfigDict]:
         module = importlib.import_module(f"fastmask_jax.configs.{name}")
     else:
         bundled = ", ".join(bundled_configs())
-        raise FileNotFoundError(f"config {name}: no such file, and none of the bundled configs {bundled}")
+        raise MissingFile(f"config {name}: no such file, and none of the bundled configs {bundled}")
     if not hasattr(module, "get_config"):
-        raise ValueError(f"--config: {path} has no function get_config")
+        raise InvalidInput(f"--config: {path} has no function get_config")
     return module.get_config
 
 
@@ -66,16 +68,16 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     section = config
     for depth, part in enumerate([*sections, name]):
         if not isinstance(section, ConfigDict) or part not in section:
-            raise ValueError(f"--config.{key}: no such key; did you mean --config.{_nearest(config, key)}?")
+            raise InvalidInput(f"--config.{key}: no such key; did you mean --config.{_nearest(config, key)}?")
         if depth < len(sections):
             section = section[part]
     old = section[name]
     if isinstance(old, ConfigDict):
-        raise ValueError(f"--config.{key} is a section: set one of its keys {sorted(old)}")
+        raise InvalidInput(f"--config.{key} is a section: set one of its keys {sorted(old)}")
     try:
         section[name] = text if isinstance(old, str) else _like(ast.literal_eval(text), old)
     except (TypeError, ValueError, SyntaxError):
-        raise ValueError(f"--config.{key}={text}: not of the type of {old!r}") from None
+        raise InvalidInput(f"--config.{key}={text}: not of the type of {old!r}") from None
 
 
 def _like(value: object, old: object) -> object:
@@ -114,14 +116,37 @@ def parse_command_line(
     return options, rest
 
 
+# Of the machine and its disk, and none of ours: the system's own message names the file.
+_MACHINE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+}
+REPORT = "This is a fault of fastmask_jax, not of what it was given: please report this with the traceback."
+
+
 def run_command(command: Callable[[], int]) -> int:
-    """Runs an entry point: foreseen errors become one line on stderr and code 2, Ctrl-C code 130."""
+    """Runs an entry point: what the user can mend becomes one line on stderr and code 2, Ctrl-C code 130.
+
+    Any other error is a fault of ours: it is raised with its traceback, which ends with `REPORT`.
+    """
     keep_freed_memory()
     try:
         return command()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not isinstance(error, UserError) and not (isinstance(error, OSError) and error.errno in _MACHINE):
+            error.add_note(REPORT)
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2

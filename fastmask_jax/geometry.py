@@ -11,6 +11,8 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from fastmask_jax.errors import InvalidInput
+
 WINDOW = 10  # cells on a window's side
 HALF_WINDOW = WINDOW // 2
 MASK = 40  # mask logits on a window's side
@@ -26,7 +28,7 @@ def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
     (docs/network.md §1, §3); at least 4, so that a very thin image keeps a row of cells.
     """
     if max(height, width) < 1:
-        raise ValueError(f"an image of {height}x{width} pixels has no area")
+        raise InvalidInput(f"an image of {height}x{width} pixels has no area")
     return resized_crop(height, width, long_edge, max(height, width))
 
 
@@ -110,7 +112,7 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
     need = resized_size(height, width, long_edge)
     fitting = [(b[0] * b[1], n) for n, b in enumerate(buckets) if b[0] >= need[0] and b[1] >= need[1]]
     if not fitting:
-        raise ValueError(
+        raise InvalidInput(
             f"an image of {height}x{width} pixels is {need[0]}x{need[1]} at long edge {long_edge}, larger than every "
             f"bucket of {[tuple(b) for b in buckets]}: add one of {long_edge}x{long_edge} to the config"
         )

@@ -26,6 +26,7 @@ from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year
 from fastmask_jax.data.process_map import map_in_order
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
+from fastmask_jax.errors import WorkerDied
 from tests.coco_mini import COCO_MINI, needs_coco_mini
 
 
@@ -224,7 +225,7 @@ def die(number: int) -> None:
 
 
 def test_a_killed_worker_is_one_line():
-    with pytest.raises(ValueError, match="worker process was killed"):
+    with pytest.raises(WorkerDied, match="worker process was killed"):
         list(map_in_order(die, range(3), 1, "dying"))
 
 

@@ -1,15 +1,20 @@
 """Configs on the command line: every type of override, and one line for every mistake."""
 
 import argparse
+import errno
 import itertools
+import pickle
 import re
 import subprocess
 import sys
+import traceback
+from pathlib import Path
 
 import jax
 import pytest
 
-from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.configuration import REPORT, load_config, parse_command_line, run_command
+from fastmask_jax.errors import ExistingFile, InvalidInput, MissingFile, WorkerDied
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import chain_of
 from tests.tiny import ROOT
@@ -104,6 +109,45 @@ def test_missing_value_and_stray_word_are_named(capsys):
         with pytest.raises(SystemExit) as caught:
             parse_command_line(argparse.ArgumentParser(), rest)
         assert caught.value.code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "also"),
+    [
+        (InvalidInput("a.json: no list"), ValueError),
+        (MissingFile("a.json: no such file"), FileNotFoundError),
+        (ExistingFile("a: is finished already"), FileExistsError),
+        (WorkerDied("a worker process was killed"), RuntimeError),
+        (PermissionError(errno.EACCES, "Permission denied", "a.json"), OSError),
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, also, capsys):
+    def command():
+        raise pickle.loads(pickle.dumps(error))  # as it comes out of a worker process
+
+    assert isinstance(error, also)
+    assert run_command(command) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: jax.numpy.zeros((2, 3)) @ jax.numpy.zeros((2, 3)),
+        lambda: jax.numpy.zeros(3).reshape(2, 2),
+        lambda: [].index(1),
+        lambda: Path("/no/such/file").read_text(),
+        lambda: {}["key"],
+    ],
+)
+def test_a_fault_of_ours_keeps_its_traceback(mistake):
+    """And says last that it is to be reported. Most of these are ValueError or OSError."""
+    with pytest.raises(Exception) as caught:
+        run_command(mistake)
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert lines[0].startswith("Traceback") and any("test_configuration.py" in line for line in lines)
+    assert lines[-1] == REPORT
 
 
 def parameters(spec: str) -> int:

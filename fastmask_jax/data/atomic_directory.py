@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastmask_jax.errors import ExistingFile
+
 
 def refuse_existing(directory: Path, marker: str, overwrite: bool) -> None:
     """Makes sure that `directory` may be written.
@@ -19,11 +21,9 @@ def refuse_existing(directory: Path, marker: str, overwrite: bool) -> None:
     """
     if (directory / marker).exists():
         if not overwrite:
-            raise FileExistsError(f"{directory}: is finished already; give --overwrite to build it again")
+            raise ExistingFile(f"{directory}: is finished already; give --overwrite to build it again")
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"{directory}: is there, but is nothing that prepare.py made; remove it or choose another"
-        )
+        raise ExistingFile(f"{directory}: is there, but is nothing that prepare.py made; remove it or choose another")
 
 
 @contextmanager

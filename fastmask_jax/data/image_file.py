@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from fastmask_jax.errors import InvalidInput
+
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -24,5 +26,5 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
         except cv2.error:  # such as too many pixels
             image = None
     if image is None:
-        raise ValueError(f"an image of {len(data)} bytes is truncated or of no format that OpenCV decodes")
+        raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no format that OpenCV decodes")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -37,6 +37,7 @@ from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, labe
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
+from fastmask_jax.errors import InvalidInput, WorkerDied
 from fastmask_jax.geometry import FINE_MASK, WINDOW, choose_bucket, resized_size
 
 SCALE_TRIES = 4  # long edges drawn for an image until one gives a positive window
@@ -93,9 +94,9 @@ def load_sample(record: Record) -> Sample:
     try:
         image = decode_image(record.image_bytes)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be decoded ({error}): prepare the records again") from None
+        raise InvalidInput(f"{name} cannot be decoded ({error}): prepare the records again") from None
     if image.shape[:2] != (record.height, record.width):
-        raise ValueError(
+        raise InvalidInput(
             f"{name} has {image.shape[0]}x{image.shape[1]} pixels, but its record says "
             f"{record.height}x{record.width}: prepare the records again"
         )
@@ -221,9 +222,11 @@ def train_batches(
       ValueError: the batch cannot be shared evenly; scales larger than the plan's; later, a broken record (one line).
     """
     if plan.batch_size % process_count:
-        raise ValueError(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
+        raise InvalidInput(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
     if not spec.random_crop and max(spec.long_edges) > plan.long_edge_max:
-        raise ValueError(f"long edge {max(spec.long_edges)} is more than the plan's buckets hold: {plan.long_edge_max}")
+        raise InvalidInput(
+            f"long edge {max(spec.long_edges)} is more than the plan's buckets hold: {plan.long_edge_max}"
+        )
     local = plan.batch_size // process_count
     slots = range(process_index * local, (process_index + 1) * local)
     loader = BatchLoader(source, spec, plan, slots, seed)
@@ -247,7 +250,7 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
-        raise RuntimeError(
+        raise WorkerDied(
             "a data worker process died: out of memory or of /dev/shm (fewer workers need less), or started by a "
             "script without `if __name__ == '__main__':`"
         ) from error

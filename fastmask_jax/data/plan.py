@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import choose_bucket, resized_size
 
 
@@ -43,9 +44,9 @@ class BatchPlan:
           ValueError: no image is usable, an image fits no bucket, or batch_size < 1.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+            raise InvalidInput(f"batch_size={batch_size} must be at least 1")
         if not usable.any():
-            raise ValueError(f"none of the {len(usable)} images has an object to train on")
+            raise InvalidInput(f"none of the {len(usable)} images has an object to train on")
         self.batch_size = batch_size
         self.buckets = [(int(height), int(width)) for height, width in buckets]
         self.long_edge_max = long_edge_max

@@ -7,6 +7,7 @@ from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.record_builder import PROBLEMS, build
 from fastmask_jax.data.records import INDEX, check_array_record
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
+from fastmask_jax.errors import MissingFile
 
 COCO_SPLITS = ("train", "val")
 _DOWNLOADS = "http://images.cocodataset.org"
@@ -54,7 +55,7 @@ def prepare_coco_year(year: int, root: Path, out: Path, *, workers: int, overwri
     missing = [path for path in archives if not path.exists()]
     if missing:
         urls = dict.fromkeys(archives[path] for path in missing)
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{', '.join(map(str, missing))}: missing; download {' and '.join(urls)} and unpack in {root}"
         )
     return "\n".join(

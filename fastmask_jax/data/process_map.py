@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.errors import WorkerDied
+
 _CHUNK = 16  # items a worker takes at a time
 _AHEAD = 4  # chunks under way for each worker
 
@@ -24,7 +26,7 @@ def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: 
       workers: processes; 0: none besides this one.
 
     Errors:
-      ValueError: a worker was killed. What `function` raises is raised here.
+      WorkerDied: a worker was killed. What `function` raises is raised here.
     """
     chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
     call = partial(_call, function)
@@ -50,7 +52,7 @@ def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int)
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise ValueError("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
+        raise WorkerDied("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

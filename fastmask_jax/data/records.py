@@ -11,13 +11,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from fastmask_jax.errors import InvalidInput, MissingFile
+
 INDEX = "index.npz"
 
 
 def check_array_record() -> None:
     """ValueError where array_record, the format of the records, is not installed: one line that says what to do."""
     if importlib.util.find_spec("array_record") is None:
-        raise ValueError(
+        raise InvalidInput(
             "records need array_record, which is not installed: pip install array_record; it has no release for "
             "Windows: prepare data and train in WSL2 there (docs/install.md)"
         )
@@ -62,14 +64,14 @@ class RecordSource:
         self.directory = Path(directory)
         path = self.directory / INDEX
         if not path.exists():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{self.directory}: no records here; make them with prepare.py (see python prepare.py -h)"
             )
         try:
             with np.load(path) as arrays:
                 self.index = RecordIndex(**{name: arrays[name] for name in RecordIndex._fields})
         except (ValueError, KeyError, OSError, EOFError) as error:
-            raise ValueError(f"{path}: broken index ({error}); build the records again with --overwrite") from None
+            raise InvalidInput(f"{path}: broken index ({error}); build the records again with --overwrite") from None
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.directory)!r})"
@@ -109,7 +111,7 @@ class RecordSource:
         (split,) = builder.info.splits
         for shard in builder.info.splits[split].filepaths:
             if not shard.exists():
-                raise FileNotFoundError(f"{shard}: missing; build the records again with --overwrite")
+                raise MissingFile(f"{shard}: missing; build the records again with --overwrite")
         return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __getstate__(self) -> dict[str, Any]:

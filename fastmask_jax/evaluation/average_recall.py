@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.objects import CocoObject, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.coco_results import CATEGORY, check_entry, read_results
 from fastmask_jax.masks.rle import covered_pixels
 
@@ -135,12 +136,12 @@ def objects_to_find(
         wanted = set(image_ids)
         unknown = sorted(wanted - {image.image_id for image in chosen})
         if unknown:
-            raise ValueError(f"{annotations}: no image {unknown[0]} ({len(unknown)} of the image ids are not listed)")
+            raise InvalidInput(f"{annotations}: no image {unknown[0]} ({len(unknown)} of the image ids are not listed)")
         chosen = [image for image in chosen if image.image_id in wanted]
     images = {}
     for image in chosen[:limit]:
         if image.size is None:
-            raise ValueError(f"{annotations}: image {image.image_id} has no height and width; AR needs them")
+            raise InvalidInput(f"{annotations}: image {image.image_id} has no height and width; AR needs them")
         objects, problems = objects_of(image.annotations, image.size, image.file_name)
         split.report.extend(problems)
         # Of two equally good objects COCO's matching takes the later one, in the order of categories.
@@ -222,7 +223,7 @@ def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[
         return coco_mask.toBbox(rle).tolist()
     if isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
         return [float(v) for v in box]
-    raise ValueError(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
+    raise InvalidInput(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
 
 
 def _named(entry: dict, image: ListedImage, where: str) -> str:
@@ -237,7 +238,7 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
         counts = mask.get("counts") if isinstance(mask, dict) else None
         if isinstance(counts, str | bytes):
             if mask.get("size") not in (list(image.size), image.size):
-                raise ValueError(
+                raise InvalidInput(
                     f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
                 )
             counts = counts if isinstance(counts, bytes) else counts.encode()
@@ -247,7 +248,7 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
     given = [(entry, rle["counts"]) for entry, rle in zip(entries, rles, strict=True) if rle]
     broken = np.flatnonzero(covered_pixels([counts for _, counts in given]) != image.size[0] * image.size[1])
     if len(broken):
-        raise ValueError(f"{_named(given[broken[0]][0], image, where)}: its run lengths are broken or cut off")
+        raise InvalidInput(f"{_named(given[broken[0]][0], image, where)}: its run lengths are broken or cut off")
     return rles
 
 
@@ -259,7 +260,7 @@ def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
     elif {problem for problem, _ in problems} <= {Problem.EMPTY_MASK, Problem.OUTSIDE}:
         counts = coco_mask.encode(np.zeros(image.size, np.uint8, order="F"))["counts"]
     else:
-        raise ValueError(f"{_named(entry, image, where)}: {problems[0][0]}")
+        raise InvalidInput(f"{_named(entry, image, where)}: {problems[0][0]}")
     return {"size": list(image.size), "counts": counts}
 
 

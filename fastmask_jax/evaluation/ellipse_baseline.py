@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
 from fastmask_jax.geometry import MASK, all_windows, resized_size
@@ -60,7 +61,7 @@ def write_ellipse_baseline(annotations: Path, out: Path, *, max_proposals: int =
     with ResultsWriter(out) as writer:
         for image in read_instances(annotations, None).images[:limit]:
             if image.size is None:
-                raise ValueError(f"{annotations}: image {image.image_id} has no height and width")
+                raise InvalidInput(f"{annotations}: image {image.image_id} has no height and width")
             writer.write(image.image_id, ellipse_proposals(image.size, max_proposals=max_proposals))
     return writer.entries
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastmask_jax.data.batches import InferenceBatch
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.pipeline import inference_batches
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.geometry import choose_bucket
 from fastmask_jax.inference.proposer import Proposer
@@ -44,7 +45,7 @@ def evaluate(
     """
     annotations, folder = Path(settings["annotations"]), Path(settings["images"])
     if not folder.is_dir():
-        raise FileNotFoundError(f"evaluation.images={folder}: no such folder")
+        raise MissingFile(f"evaluation.images={folder}: no such folder")
     split = read_instances(annotations, None)
     chosen = sorted(split.images, key=lambda image: image.image_id)[: settings["limit"] or None]
     for size in {image.size for image in chosen if image.size}:
@@ -73,7 +74,7 @@ def evaluate(
             writer.write(image_id, proposals)
             done += 1
     if done == 0:
-        raise ValueError(f"none of the {len(chosen)} images of {annotations} could be read in {folder}")
+        raise InvalidInput(f"none of the {len(chosen)} images of {annotations} could be read in {folder}")
     metrics = average_recall(annotations, results, image_ids=[image.image_id for image in chosen])
     return {
         **metrics,

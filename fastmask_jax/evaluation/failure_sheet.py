@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.objects import CocoObject
 from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.evaluation.average_recall import (
     AREAS,
     IOU_THRESHOLDS,
@@ -115,7 +116,7 @@ def write_sheet(
 
     over_groups(results, collect)
     if not total:
-        raise ValueError(f"{annotations}: no object to find in {len(listed)} images: there is nothing to show")
+        raise InvalidInput(f"{annotations}: no object to find in {len(listed)} images: there is nothing to show")
     legend = f"(white) by one of {SEARCHED} proposals (magenta) of IoU {FOUND_IOU:g} and more"
     titles = [
         f"found best: found are {rows[0].total} of {total.total()} objects {legend}",

@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 from jax import export
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.export.spec import ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.mapping import names_of
@@ -39,7 +40,7 @@ def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], spec: E
       ValueError: flatbuffers is not installed; one line.
     """
     if importlib.util.find_spec("flatbuffers") is None:
-        raise ValueError("--format jax needs flatbuffers, which is not installed: pip install flatbuffers")
+        raise InvalidInput("--format jax needs flatbuffers, which is not installed: pip install flatbuffers")
     weights = {name: np.asarray(leaf) for name, leaf in names_of(variables).items()}
 
     def function(weights: dict[str, jax.Array], image: jax.Array, size: jax.Array) -> Proposed:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.export.simplify import simplify
 from fastmask_jax.export.spec import INPUTS, OUTPUTS, ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
@@ -36,9 +37,11 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
         float32; one line.
     """
     if importlib.util.find_spec("jax2onnx") is None:
-        raise ValueError("--format onnx needs jax2onnx, which is not installed: pip install -r requirements-export.txt")
+        raise InvalidInput(
+            "--format onnx needs jax2onnx, which is not installed: pip install -r requirements-export.txt"
+        )
     if model.dtype != jnp.float32:
-        raise ValueError(
+        raise InvalidInput(
             f"--format onnx: the network computes in {jnp.dtype(model.dtype).name}, which few ONNX operators know; "
             "add --config.model.dtype=float32"
         )

@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from fastmask_jax.errors import InvalidInput
+
 _BODIES = {"jit": "jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -89,7 +91,7 @@ def _window_max(
 ) -> jax.Array:
     """The largest of shifted, strided views."""
     if any(factor != 1 for factors in dilations.values() for factor in factors):
-        raise ValueError("a maximum over dilated windows cannot be exported")
+        raise InvalidInput("a maximum over dilated windows cannot be exported")
     x = lax.pad(x, np.array(-np.inf, x.dtype), [(low, high, 0) for low, high in padding])
     ends = [n - side for n, side in zip(x.shape, window_dimensions, strict=True)]
     views = [

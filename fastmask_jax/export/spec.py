@@ -17,6 +17,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import FINE_MASK, MULTIPLE
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.heads import upscale
@@ -51,14 +52,14 @@ class ExportSpec:
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < MULTIPLE or self.height % MULTIPLE or self.width % MULTIPLE:
-            raise ValueError(f"--size {self.height}x{self.width}: both sides must be multiples of {MULTIPLE}")
+            raise InvalidInput(f"--size {self.height}x{self.width}: both sides must be multiples of {MULTIPLE}")
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"--batch {self.batch}: at least 1, or any")
+            raise InvalidInput(f"--batch {self.batch}: at least 1, or any")
         if self.proposals < 1:
-            raise ValueError(f"--proposals {self.proposals}: at least 1")
+            raise InvalidInput(f"--proposals {self.proposals}: at least 1")
         longest = max(self.height, self.width)
         if self.long_edge // MULTIPLE * MULTIPLE > longest:
-            raise ValueError(
+            raise InvalidInput(
                 f"--size {self.height}x{self.width}: smaller than images of long edge {self.long_edge}; give a larger "
                 f"one, or --config.evaluation.long_edge={longest}"
             )

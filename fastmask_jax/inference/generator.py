@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from fastmask_jax.data.augment import resize_for_inference
 from fastmask_jax.data.batches import InferenceBatch, InferenceImage, pack_inference_batch
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import choose_bucket, original_window_boxes, resized_size
 from fastmask_jax.inference.image_input import AnyImage, is_image, read_image
 from fastmask_jax.inference.options import ProposeOptions
@@ -122,11 +123,11 @@ class ProposalGenerator:
           FileNotFoundError, ValueError: as of `propose`; those of options at once.
         """
         if is_image(images):
-            raise ValueError("propose_iter wants several images: give one to propose, or put it in a list")
+            raise InvalidInput("propose_iter wants several images: give one to propose, or put it in a list")
         if not isinstance(images, Iterable):
             read_image(images)  # says what an image is
         if not isinstance(options, ProposeOptions | None):
-            raise ValueError(
+            raise InvalidInput(
                 f"options={options!r}: ProposeOptions are wanted; options by name as in count=50; several images go in "
                 "a list"
             )

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.errors import InvalidInput, MissingFile
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray
 _DEEP = ("F", "I")  # PIL's modes without a range of values
@@ -34,41 +35,43 @@ def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if not isinstance(image, str | os.PathLike):
-        raise ValueError(
+        raise InvalidInput(
             f"{type(image).__name__} is no image: a path, a PIL image or a NumPy array is wanted (of other arrays "
             "np.asarray makes one)"
         )
     path = Path(image)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))")
+        raise InvalidInput(
+            f"{path} is a folder: give the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
+        )
     try:
         return decode_image(path.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image") from None
+        raise MissingFile(f"{path}: no such image") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InvalidInput(f"{path}: {error}") from None
 
 
 def _from_array(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
     what = f"an array of {image.dtype}{list(image.shape)}"
     if image.dtype != np.uint8:
-        raise ValueError(
+        raise InvalidInput(
             f"{what} is no image: uint8 is wanted, 0 to 255; of values from 0 to 1, (255 * x).astype('u1')"
         )
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(f"{what} is no image: [H, W], [H, W, 3] or [H, W, 4] is wanted; several images go in a list")
+        raise InvalidInput(f"{what} is no image: [H, W], [H, W, 3] or [H, W, 4] is wanted; several images go in a list")
     colors = image[:, :, :3]
     return np.array(np.broadcast_to(colors, (*colors.shape[:2], 3)), order="C")
 
 
 def _from_pil(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode in _DEEP:
-        raise ValueError(f"a PIL image of mode {image.mode} has no set range of values: convert it to RGB")
+        raise InvalidInput(f"a PIL image of mode {image.mode} has no set range of values: convert it to RGB")
     try:
         if image.mode.startswith("I;16"):  # which convert("RGB") would clip at 255
             return _from_array((np.asarray(image) >> 8).astype(np.uint8))
         return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:  # PIL reads a file's pixels only now
-        raise ValueError(f"{getattr(image, 'filename', '') or 'a PIL image'}: {error}") from None
+        raise InvalidInput(f"{getattr(image, 'filename', '') or 'a PIL image'}: {error}") from None

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from fastmask_jax.configuration import load_config, override
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator, Report, to_stderr
 from fastmask_jax.weights.sources import config_of, load_trained
 
@@ -39,7 +40,7 @@ def load(
       FileNotFoundError, ValueError: no such source, config or key, or weights that do not fit; one line.
     """
     if isinstance(overrides, str):
-        raise ValueError(f"overrides={overrides!r}: a list of texts is wanted, [{overrides!r}]")
+        raise InvalidInput(f"overrides={overrides!r}: a list of texts is wanted, [{overrides!r}]")
     settings = _config(os.fspath(weights), config, overrides)
     if compilation_cache:
         keep_compiled(None if compilation_cache is True else compilation_cache)
@@ -74,4 +75,4 @@ def keep_compiled(folder: str | os.PathLike | None = None) -> None:
     if writable:
         jax.config.update("jax_compilation_cache_dir", str(place))
     elif folder is not None:
-        raise ValueError(f"compilation_cache={place}: not a folder that can be written to; name another, or False")
+        raise InvalidInput(f"compilation_cache={place}: not a folder that can be written to; name another, or False")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput
+
 _FLAG = bool | np.bool_
 _WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")  # NumPy's count as well
 _WANTED = {
@@ -73,7 +75,7 @@ class ProposeOptions:
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
-            raise ValueError(f"{name}={getattr(self, name)!r}: {wanted} is wanted")
+            raise InvalidInput(f"{name}={getattr(self, name)!r}: {wanted} is wanted")
 
     def _check_type(self, name: str, wanted: Any, said: str) -> None:
         value = getattr(self, name)
@@ -90,5 +92,5 @@ class ProposeOptions:
         for name in changes:
             if name not in names:
                 (near,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-                raise ValueError(f"{name}: no such option of propose; did you mean {near}?")
+                raise InvalidInput(f"{name}: no such option of propose; did you mean {near}?")
         return dataclasses.replace(self, **changes)

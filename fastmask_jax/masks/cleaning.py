@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.errors import InvalidInput
+
 
 def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float | int = 0) -> dict[str, Any]:
     """Removes small parts of a mask and fills small holes; the largest part always stays.
@@ -28,7 +30,7 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     """
     for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):
         if not value >= 0:
-            raise ValueError(f"{name}={value!r}: a number of pixels is wanted, or a share of the mask below 1")
+            raise InvalidInput(f"{name}={value!r}: a number of pixels is wanted, or a share of the mask below 1")
     mask = coco_mask.decode(rle).astype(bool)
     area = np.count_nonzero(mask)
     if not area:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.masks.rle import Proposals
 
 CATEGORY = 1  # proposals have no class; the format wants one
@@ -87,16 +88,16 @@ def read_results(path: str | os.PathLike) -> Iterator[dict]:
 def check_entry(entry: object, where: str) -> None:
     """Raises a ValueError that begins with `where` if `entry` is no result (see `read_results`)."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
+        raise InvalidInput(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
     missing = [key for key in ("image_id", "score") if key not in entry]
     if not entry.get("segmentation") and not entry.get("bbox"):
         missing.append("segmentation or bbox")
     if missing:
-        raise ValueError(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
+        raise InvalidInput(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
     if not isinstance(entry["image_id"], int):
-        raise ValueError(f"{where}: image_id {entry['image_id']!r} is not a whole number")
+        raise InvalidInput(f"{where}: image_id {entry['image_id']!r} is not a whole number")
     if not isinstance(entry["score"], int | float) or not math.isfinite(entry["score"]):
-        raise ValueError(f"{where}: score {entry['score']!r} is not a finite number")
+        raise InvalidInput(f"{where}: score {entry['score']!r} is not a finite number")
 
 
 def _entries(path: Path) -> Iterator[object]:
@@ -104,11 +105,11 @@ def _entries(path: Path) -> Iterator[object]:
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such results file; evaluate.py writes one into its workdir") from None
+        raise MissingFile(f"{path}: no such results file; evaluate.py writes one into its workdir") from None
     with file:
         text = file.read(CHUNK).lstrip()
         if not text.startswith("["):
-            raise ValueError(f"{path}: not a COCO results file: a JSON list of entries is wanted")
+            raise InvalidInput(f"{path}: not a COCO results file: a JSON list of entries is wanted")
         at, number = 1, 0
         while True:
             at = _SEPARATOR.match(text, at).end()
@@ -118,11 +119,11 @@ def _entries(path: Path) -> Iterator[object]:
                 entry, at = scan(text, at)
             except json.JSONDecodeError as error:
                 if len(text) - at > LONGEST_ENTRY:
-                    raise ValueError(f"{path}: entry {number} is not valid JSON ({error.msg})") from None
+                    raise InvalidInput(f"{path}: entry {number} is not valid JSON ({error.msg})") from None
                 more = file.read(CHUNK)
                 if not more:
                     what = "is cut off or not valid JSON" if at < len(text) else "is missing: the list is not closed"
-                    raise ValueError(f"{path}: entry {number} {what}; write the file again") from None
+                    raise InvalidInput(f"{path}: entry {number} {what}; write the file again") from None
                 text, at = text[at:] + more, 0
                 continue
             yield entry

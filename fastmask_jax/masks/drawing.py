@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.errors import InvalidInput
+
 Image = UInt8[np.ndarray, "H W 3"]
 Colors = UInt8[np.ndarray, "m 3"]
 Masks = Bool[np.ndarray, "m H W"] | Sequence[Mapping[str, Any]]
@@ -75,14 +77,18 @@ def overlay(
       ValueError: numbers or sizes do not fit.
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity={opacity}: between 0 (contours alone) and 1 is wanted")
+        raise InvalidInput(f"opacity={opacity}: between 0 (contours alone) and 1 is wanted")
     bitmaps = [_bitmap(mask) for mask in masks]
     colors = distinct_colors(len(bitmaps)) if colors is None else colors
     if len(colors) != len(bitmaps) or (labels and len(labels) != len(bitmaps)):
-        raise ValueError(f"{len(bitmaps)} masks, {len(labels)} labels, {len(colors)} colors: a mask needs one of each")
+        raise InvalidInput(
+            f"{len(bitmaps)} masks, {len(labels)} labels, {len(colors)} colors: a mask needs one of each"
+        )
     for number, bitmap in enumerate(bitmaps):
         if bitmap.shape != image.shape[:2]:
-            raise ValueError(f"mask {number} of {bitmap.shape} does not fit an image of {image.shape[:2]}; resize one")
+            raise InvalidInput(
+                f"mask {number} of {bitmap.shape} does not fit an image of {image.shape[:2]}; resize one"
+            )
     result = image.copy()
     for bitmap, color in reversed(list(zip(bitmaps, colors, strict=True))):
         below = result[bitmap]
@@ -216,7 +222,7 @@ def grid(
       ValueError: no picture, or captions that are not one for each.
     """
     if not pictures:
-        raise ValueError("a sheet needs at least one picture")
+        raise InvalidInput("a sheet needs at least one picture")
     if captions:
         pictures = [captioned(picture, text) for picture, text in zip(pictures, captions, strict=True)]
     columns = min(columns or int(np.ceil(np.sqrt(len(pictures)))), len(pictures))

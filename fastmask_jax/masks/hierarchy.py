@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.suppression import SHOWN_IOU
 
 INSIDE = 0.9
@@ -47,7 +48,7 @@ def hierarchy(
       ValueError: no such share.
     """
     if not 0 < inside <= 1:
-        raise ValueError(f"inside={inside!r}: a share of a mask's pixels is wanted, above 0 to 1, such as {INSIDE}")
+        raise InvalidInput(f"inside={inside!r}: a share of a mask's pixels is wanted, above 0 to 1, such as {INSIDE}")
     count = len(rles)
     parent, root, depth = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
     x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4).T
@@ -85,7 +86,7 @@ def groups(
       ValueError: no such IoU.
     """
     if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"iou_threshold={iou_threshold!r}: an IoU between 0 and 1 is wanted, such as {SHOWN_IOU}")
+        raise InvalidInput(f"iou_threshold={iou_threshold!r}: an IoU between 0 and 1 is wanted, such as {SHOWN_IOU}")
     best: list[int] = []
     group = np.arange(len(rles), dtype=np.int32)
     for k in np.argsort(-scores, kind="stable").tolist():

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64, Integer
 from PIL import Image
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.drawing import distinct_colors
 from fastmask_jax.masks.rle import decode_counts
 
@@ -48,7 +49,7 @@ def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
     """
     least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
     if least < 0 or most > _DEEPEST:
-        raise ValueError(f"labels from {least} to {most}: a PNG file holds labels from 0 to {_DEEPEST}")
+        raise InvalidInput(f"labels from {least} to {most}: a PNG file holds labels from 0 to {_DEEPEST}")
     if most > COLORS:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))

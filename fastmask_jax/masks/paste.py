@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_window_boxes, upscale_matrix
 
 THRESHOLD = 0.2  # probability at and above which a pixel belongs to a mask (docs/network.md §3)
@@ -143,7 +144,7 @@ def paste(
       One mask a window, in their order; a mask without a pixel has no run.
     """
     if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold}: a mask's threshold is a probability between 0 and 1, such as 0.2")
+        raise InvalidInput(f"threshold={threshold}: a mask's threshold is a probability between 0 and 1, such as 0.2")
     height, width = original
     logits = np.asarray(mask_logits, np.float32)
     boxes = original_window_boxes(windows, strides, resized, original)

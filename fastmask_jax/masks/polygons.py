@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.errors import InvalidInput
+
 Ring = Float64[np.ndarray, "_ 2"]
 TOLERANCE = 1.0
 
@@ -40,7 +42,7 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
       ValueError: a tolerance below 0.
     """
     if not 0 <= tolerance < np.inf:
-        raise ValueError(f"tolerance={tolerance!r}: a number of pixels is wanted, 0 or more")
+        raise InvalidInput(f"tolerance={tolerance!r}: a number of pixels is wanted, 0 or more")
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return []

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.rle import Proposals
 
 SHOWN_SCORE = 0.9
@@ -20,7 +21,7 @@ def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k
       iou_threshold: between 0 and 1.
     """
     if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"iou_threshold={iou_threshold}: an IoU is between 0 and 1, such as {SHOWN_IOU}")
+        raise InvalidInput(f"iou_threshold={iou_threshold}: an IoU is between 0 and 1, such as {SHOWN_IOU}")
     order = np.argsort(-proposals.scores, kind="stable")
     masks = [proposals.segmentations[n] for n in order]
     x, y, width, height = proposals.boxes[order].astype(np.float64).T

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.resnet import ResNet
@@ -28,17 +29,17 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
     fields = dict(model)
     name = fields.pop("dtype")
     if name not in DTYPES:
-        raise ValueError(f"model.dtype={name!r} is not one of {list(DTYPES)}")
+        raise InvalidInput(f"model.dtype={name!r} is not one of {list(DTYPES)}")
     dtype = jnp.dtype(name)
     body_fields = dict(fields.pop("body"))
     kind = body_fields.pop("kind")
     if kind not in BODIES:
-        raise ValueError(f"model.body.kind={kind!r} is not one of {sorted(BODIES)}")
+        raise InvalidInput(f"model.body.kind={kind!r} is not one of {sorted(BODIES)}")
     try:
         body = BODIES[kind](**_tuples(body_fields), dtype=dtype)
         return FastMask(body=body, **_tuples(fields), axis_name=axis_name, dtype=dtype)
     except TypeError as error:
-        raise ValueError(f"the config's model section does not fit the {kind} network: {error}") from None
+        raise InvalidInput(f"the config's model section does not fit the {kind} network: {error}") from None
 
 
 def initial_variables(model: FastMask, seed: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.depthwise import Depthwise
 from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.padding import Size, mask_padding
@@ -125,12 +126,12 @@ class EfficientNetLite(nn.Module):
         """
         stages = len(self.depths)
         if len(self.channels) != stages + 1 or not STREAM_STAGE <= stages <= len(KERNELS):
-            raise ValueError(
+            raise InvalidInput(
                 f"model.body.channels={self.channels} must be the stem's and one for each of the "
                 f"{STREAM_STAGE} to {len(KERNELS)} stages of model.body.depths={self.depths}"
             )
         if self.frozen_stages >= STREAM_STAGE:
-            raise ValueError(f"model.body.frozen_stages={self.frozen_stages} must be less than {STREAM_STAGE}")
+            raise InvalidInput(f"model.body.frozen_stages={self.frozen_stages} must be less than {STREAM_STAGE}")
         x = (image.astype(jnp.float32) - _MEAN) / _STD
         x = mask_padding(x, size, 1).astype(self.dtype)
         x = nn.Conv(

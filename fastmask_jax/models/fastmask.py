@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Real
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import all_windows
 from fastmask_jax.models.heads import HeadKind, MaskHead, ObjectnessHead
 from fastmask_jax.models.neck import Neck, NeckKind
@@ -102,7 +103,7 @@ class FastMask(nn.Module):
                 stride *= 2
         missing = sorted(set(self.strides) - set(maps))
         if missing:
-            raise ValueError(
+            raise InvalidInput(
                 f"levels {missing} of strides={self.strides} are no doublings of the streams' {self.body.strides}"
             )
         return tuple(maps[s] for s in self.strides)

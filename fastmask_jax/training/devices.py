@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.training.step import Step
 
 AXIS = "devices"
@@ -38,7 +39,7 @@ def check_batch_size(batch_size: int) -> None:
     """ValueError where the global batch cannot be shared evenly by all devices of all processes."""
     devices = jax.device_count()
     if batch_size % devices:
-        raise ValueError(
+        raise InvalidInput(
             f"train.batch_size={batch_size} cannot be shared evenly by {devices} devices: "
             f"choose a multiple, such as {-(-batch_size // devices) * devices}"
         )

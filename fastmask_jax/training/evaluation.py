@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from fastmask_jax.errors import MissingFile
 from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.inference.proposer import Proposer
 from fastmask_jax.inference.proposing import ImageProposals
@@ -26,7 +27,7 @@ def check_evaluation(config: ConfigDict) -> None:
     if config.train.evaluate_every > 0:
         for key, exists in (("annotations", Path.is_file), ("images", Path.is_dir)):
             if not exists(Path(config.evaluation[key])):
-                raise FileNotFoundError(
+                raise MissingFile(
                     f"evaluation.{key}={config.evaluation[key]} is not there; train.evaluate_every=0 trains without"
                 )
 

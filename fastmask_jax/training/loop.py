@@ -18,6 +18,7 @@ from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
@@ -203,9 +204,9 @@ def _loss_spec(config: ConfigDict) -> LossSpec:
     """
     spec = LossSpec(**config.losses)
     if spec.score_target not in SCORE_TARGETS:
-        raise ValueError(f"losses.score_target={spec.score_target!r} is not one of {list(SCORE_TARGETS)}")
+        raise InvalidInput(f"losses.score_target={spec.score_target!r} is not one of {list(SCORE_TARGETS)}")
     if spec.score_target == "iou" and config.labels.mask_positives < config.labels.score_positives:
-        raise ValueError(
+        raise InvalidInput(
             f"losses.score_target='iou' needs a mask for every scored positive: labels.mask_positives="
             f"{config.labels.mask_positives} must be at least labels.score_positives={config.labels.score_positives}"
         )

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from fastmask_jax.errors import InvalidInput
+
 
 def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_images: int) -> optax.Schedule:
     """step → learning rate of everything but the body.
@@ -38,7 +40,7 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
 
 def _choose(key: str, value: str, allowed: Any) -> None:
     if value not in allowed:
-        raise ValueError(f"{key}={value!r} is not one of {list(allowed)}")
+        raise InvalidInput(f"{key}={value!r} is not one of {list(allowed)}")
 
 
 def build_optimizer(

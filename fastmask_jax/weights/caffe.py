@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import UPSCALE, upscale_matrix
 from fastmask_jax.weights.caffe_proto import read_layers
 from fastmask_jax.weights.mapping import (
@@ -72,14 +73,14 @@ def read_caffe(
     body = model["body"]
     if body["kind"] != "resnet" or body["flavor"] != "caffe":
         kind = f"{body['kind']} body" + (f" of flavor {body['flavor']}" if body["kind"] == "resnet" else "")
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: a .caffemodel fits a resnet body of flavor caffe (configs/coco.py); the config has a {kind}"
         )
     layers = read_layers(path)
     for stage, depth in zip((2, 3, 4), body["depths"], strict=True):
         further = f"res{stage}{_letter(depth)}_branch2a"
         if further in layers:
-            raise ValueError(no_place(str(path), further, layers[further][0].shape, body["depths"]))
+            raise InvalidInput(no_place(str(path), further, layers[further][0].shape, body["depths"]))
     rows = list(_rows(body["depths"], _levels_in(layers)))
     norms = {name for row in rows if isinstance(row, _Norm) for name in row.statistics}
     arrays: dict[str, np.ndarray] = {}
@@ -183,12 +184,12 @@ def _statistics(path: Path, name: str, blobs: Sequence[np.ndarray]) -> dict[str,
     """Stored batch norm: mean·f, variance·f, f; f is the sum of the running averages' weights, 0 before any."""
     if len(blobs) != 3 or blobs[2].size != 1 or blobs[0].size != blobs[1].size:
         sizes = [blob.shape for blob in blobs]
-        raise ValueError(
+        raise InvalidInput(
             f"{path}: batch norm {name} has arrays of shapes {sizes}; mean, variance and a factor are wanted"
         )
     factor = float(blobs[2].reshape(()))
     if not math.isfinite(factor):
-        raise ValueError(f"{path}: batch norm {name} has the factor {factor}, which is not finite")
+        raise InvalidInput(f"{path}: batch norm {name} has the factor {factor}, which is not finite")
     share = 1 / factor if factor else 0.0
     return {
         f"{name}.mean": blobs[0] * share,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.weights.mapping import printable
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -46,11 +47,11 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
                     layers[name] = blobs
                 name = f"what follows layer {name}"
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not a whole .caffemodel file: {name}: {error}") from None
+        raise InvalidInput(f"{path}: not a whole .caffemodel file: {name}: {error}") from None
     if not layers:
-        raise ValueError(f"{path}: no layer in it holds an array: not a .caffemodel file, or one without weights")
+        raise InvalidInput(f"{path}: no layer in it holds an array: not a .caffemodel file, or one without weights")
     return layers
 
 

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.weights.renamed import current_config, current_name
 
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
@@ -156,7 +157,7 @@ class Checkpoints:
         where = f"{self.workdir / _FOLDER / str(step)}"
         for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
             if saved.get(name) != wanted.get(name):
-                raise ValueError(
+                raise InvalidInput(
                     f"{where} does not fit the config: {name} is {saved.get(name, 'absent')} in the checkpoint and "
                     f"{wanted.get(name, 'absent')} in the network; give the config of that run, or another --workdir"
                 )

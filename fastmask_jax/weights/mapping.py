@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import WINDOW
 
 Shape = tuple[int, ...]
@@ -129,7 +130,7 @@ def translate(
     present = {part_of(name) for name, stored in wanted.items() if stored.name in arrays}
     if not present:
         first = next(iter(wanted.values())).name
-        raise ValueError(
+        raise InvalidInput(
             f"{source}: none of its {len(arrays)} arrays is known here ({_listed(sorted(arrays))}); "
             f"one named {first} is looked for, and others like it"
         )
@@ -143,7 +144,7 @@ def translate(
             array = np.full(expected, stored.default, np.float32)
         if array is None or _trimmed(array.shape) != _trimmed(expected):
             there = "absent" if array is None else f"{array.shape} in the file"
-            raise ValueError(
+            raise InvalidInput(
                 f"{source} does not fit the config: {stored.name} is {there} and would have to be {expected} "
                 f"(the network's {name}, {shapes[name]})"
             )
@@ -189,7 +190,7 @@ def only_part(found: Found, part: str) -> Found:
     """What a source holds for one part; the rest counts as unused."""
     kept = {name: array for name, array in found.arrays.items() if part_of(name) == part}
     if not kept:
-        raise ValueError(f"{found.source}: there is no {part} in it")
+        raise InvalidInput(f"{found.source}: there is no {part} in it")
     left = [name for name in found.arrays if name not in kept]
     return Found(found.source, kept, [*found.unused, *left], found.notes)
 
@@ -206,9 +207,9 @@ def put(found: Found, variables: Mapping[str, Any]) -> Loaded:
         with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is refused
             single = array.astype(np.float32)
         if not np.isfinite(single).all():
-            raise ValueError(f"{found.source}: the network's {name} would get values that are not finite in float32")
+            raise InvalidInput(f"{found.source}: the network's {name} would get values that are not finite in float32")
         if name.endswith(".var") and single.min(initial=0) < 0:
-            raise ValueError(f"{found.source}: the network's {name} is a variance and would get negative values")
+            raise InvalidInput(f"{found.source}: the network's {name} is a variance and would get negative values")
         new[name] = jnp.asarray(single)
     report = LoadReport(
         source=found.source,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.checkpoints import Checkpoints
@@ -31,18 +32,18 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
       FileNotFoundError, ValueError: no checkpoint there, or a damaged one, or its body is another; one line.
     """
     if not (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{workdir}: no checkpoints in it: not a working directory of train.py")
+        raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
     checkpoints = Checkpoints(workdir)
     step = checkpoints.best
     if step is None:
-        raise FileNotFoundError(f"{workdir}: there is no checkpoint in it yet")
+        raise MissingFile(f"{workdir}: there is no checkpoint in it yet")
     saved_model = read_workdir_config(workdir)["model"]
     try:
         restored = checkpoints.arrays(step, COLLECTIONS, averaged=True)
     except Exception as error:  # what is damaged may raise anything
         folder = workdir / "checkpoints" / str(step)
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(
+        raise InvalidInput(
             f"{folder}/state: not a whole checkpoint ({reason}): remove {folder}, and the one before it is taken"
         ) from error
     finally:
@@ -59,11 +60,11 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
       ValueError: the checkpoint does not fit the config's network; names the first array that differs.
     """
     if not (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(f"--workdir: no checkpoints in {workdir}; train.py makes them there")
+        raise MissingFile(f"--workdir: no checkpoints in {workdir}; train.py makes them there")
     checkpoints = Checkpoints(workdir)
     found = checkpoints.best if step is None else step
     if found is None or found not in checkpoints.steps:
-        raise FileNotFoundError(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
+        raise MissingFile(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
     model = build_model(config.model.to_dict())
     variables = checkpoints.restore(jax.eval_shape(lambda: initial_variables(model, 0)), found, averaged=True)
     checkpoints.close()
@@ -78,11 +79,11 @@ def read_workdir_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{workdir}: no config.json in it: not a working directory of train.py")
+        raise MissingFile(f"{workdir}: no config.json in it: not a working directory of train.py")
     try:
         return parse_config(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InvalidInput(f"{path}: {error}") from None
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -94,10 +95,10 @@ def parse_config(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the config is not JSON: {error}") from None
+        raise InvalidInput(f"the config is not JSON: {error}") from None
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("body"), dict):
-        raise ValueError("the config has no section model, or none model.body")
+        raise InvalidInput("the config has no section model, or none model.body")
     return current_config(config)
 
 
@@ -122,11 +123,11 @@ def fit_native(
     for key in _SAME:
         theirs, ours = (section["body"].get(key) for section in (saved_model, model))
         if theirs != ours:
-            raise ValueError(f"{source} does not fit the config: model.body.{key} is {theirs!r} there, {ours!r} here")
+            raise InvalidInput(f"{source} does not fit the config: model.body.{key} is {theirs!r} there, {ours!r} here")
     saved = {name: tuple(array.shape) for name, array in arrays.items()}
     for name in sorted(saved.keys() | shapes.keys()):
         if part_of(name) == "body" and saved.get(name) != shapes.get(name):
-            raise ValueError(
+            raise InvalidInput(
                 f"{source} does not fit the config: {name} is {saved.get(name, 'absent')} there and "
                 f"{shapes.get(name, 'absent')} in the network"
             )

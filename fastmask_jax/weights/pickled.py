@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.weights.mapping import printable
 
 STORAGES = {
@@ -133,10 +134,10 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
             tree, storage = _from_zip(file) if zipfile.is_zipfile(file) else _from_legacy(file)
             return {printable(name): _array(tensor, storage) for name, tensor in _state_dict(tree).items()}
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except Exception as error:  # a broken pickle or archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a state dict of PyTorch that can be read: {reason}") from None
+        raise InvalidInput(f"{path}: not a state dict of PyTorch that can be read: {reason}") from None
 
 
 _Read = Callable[[_Storage], np.ndarray]

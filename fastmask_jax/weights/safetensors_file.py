@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.weights.mapping import names_of, printable
 from fastmask_jax.weights.native import parse_config
 
@@ -38,9 +39,9 @@ def read_safetensors(path: Path) -> Contents:
             names = file.keys()  # of a handle that is no mapping
             return Contents({printable(name): file.get_tensor(name) for name in names}, config)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a whole .safetensors file: {error}") from None
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -49,9 +50,9 @@ def read_config(path: Path) -> dict[str, Any] | None:
         with safe_open(path, framework="numpy") as file:
             return _config(file.metadata())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a whole .safetensors file: {error}") from None
 
 
 def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any], half: bool = False) -> int:
@@ -80,7 +81,7 @@ def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[
 
 def _halved(name: str, array: np.ndarray) -> np.ndarray:
     if np.abs(array).max() > np.finfo(np.float16).max:
-        raise ValueError(f"{name} has values beyond the range of float16: export it without --half")
+        raise InvalidInput(f"{name} has values beyond the range of float16: export it without --half")
     return array.astype(np.float16)
 
 

@@ -20,6 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from fastmask_jax.configuration import override
+from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.caffe import ChannelOrder, read_caffe
@@ -67,10 +68,10 @@ def parse_spec(text: str) -> Spec:
         hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""
         if not colon and location == path.name and not path.suffix:
             hint = f", nor does a network of that name come along: {', '.join(BUNDLED)} do"
-        raise FileNotFoundError(f"--weights {text}: no file or folder {path}{hint}")
+        raise MissingFile(f"--weights {text}: no file or folder {path}{hint}")
     orders = options - {"body"}
     if orders and (path.suffix != ".caffemodel" or len(orders) > 1):
-        raise ValueError(f"--weights {text}: one of rgb and bgr may follow a .caffemodel; what others want is known")
+        raise InvalidInput(f"--weights {text}: one of rgb and bgr may follow a .caffemodel; what others want is known")
     return Spec(path, "body" in options, next(iter(orders), None))
 
 
@@ -118,9 +119,9 @@ def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, An
     if spec.path.is_dir():
         found = read_workdir(spec.path, model, shapes)
     elif spec.path.suffix not in READERS:
-        raise ValueError(f"--weights {text}: a file is one of {', '.join(READERS)}; a folder is one of train.py's")
+        raise InvalidInput(f"--weights {text}: a file is one of {', '.join(READERS)}; a folder is one of train.py's")
     elif not spec.path.is_file():
-        raise ValueError(f"--weights {text}: {spec.path} is no file but a pipe or device: copy it into one")
+        raise InvalidInput(f"--weights {text}: {spec.path} is no file but a pipe or device: copy it into one")
     elif spec.order:
         found = read_caffe(spec.path, model, shapes, spec.order)
     else:
@@ -139,11 +140,11 @@ def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
         start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes will do: no initial value is to be left
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # the source's own config may be any JSON
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"--weights {text}: the config's model section makes no network ({reason})") from error
+        raise InvalidInput(f"--weights {text}: the config's model section makes no network ({reason})") from error
     variables, report = load_weights(text, model, start)
     if report.initial:
         parts = ", ".join(sorted({part_of(name) for name in report.initial}))
-        raise ValueError(
+        raise InvalidInput(
             f"--weights {text} is not all of the network: it lacks {len(report.initial)} arrays of {parts}, "
             f"{report.initial[0]} to begin with; train it first (train.py --weights {text})"
         )
@@ -163,7 +164,7 @@ def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
     else:
         saved = None
     if saved is not None and not isinstance(saved.get("evaluation"), dict):
-        raise ValueError(f"--weights {text}: its config does not say how the network is used: give --config, too")
+        raise InvalidInput(f"--weights {text}: its config does not say how the network is used: give --config, too")
     return None if saved is None else override(ConfigDict(_tuples(saved)), overrides)
 
 

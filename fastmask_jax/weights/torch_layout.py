@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.weights.mapping import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
 
 LITE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of EfficientNet-Lite0's stages
@@ -33,7 +34,7 @@ def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
       ValueError: the config's body is of the caffe flavor, which these weights do not fit (docs/network.md §1).
     """
     if body["flavor"] != "torchvision":
-        raise ValueError(
+        raise InvalidInput(
             f"its names are torchvision's, and the config's body is of flavor {body['flavor']}: "
             "set model.body.flavor=torchvision, as configs/coco.py:torchvision does"
         )
@@ -58,7 +59,7 @@ def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
     """
     depths = tuple(body["depths"])
     if depths != LITE_DEPTHS[: len(depths)]:
-        raise ValueError(f"its stages have {LITE_DEPTHS} blocks, and model.body.depths={depths} does not begin so")
+        raise InvalidInput(f"its stages have {LITE_DEPTHS} blocks, and model.body.depths={depths} does not begin so")
     names = {"params.body.stem.kernel": Stored("_conv_stem.weight", CONV), **norm_names("body.stem_norm", "_bn0")}
     blocks = [f"body.stage{stage}_block{n + 1}" for stage, depth in enumerate(depths, 1) for n in range(depth)]
     for number, ours in enumerate(blocks):
@@ -102,18 +103,18 @@ def read_torch_names(
     """
     kind = model["body"]["kind"]
     if kind not in BODY_NAMES:
-        raise ValueError(
+        raise InvalidInput(
             f"{source}: no PyTorch names are known for a body of kind {kind}; for {sorted(BODY_NAMES)} they are"
         )
     for other, (end, config) in _KNOWN_BY.items():
         if other != kind and any(name.endswith(end) for name in arrays):
-            raise ValueError(
+            raise InvalidInput(
                 f"{source} holds a body of kind {other}, and the config's is of kind {kind}: take {config}"
             )
     try:
         table = BODY_NAMES[kind](model["body"])
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise InvalidInput(f"{source}: {error}") from None
     # A file has one prefix: the one under which most of the wanted names are there.
     first = next(iter(table.values())).name
     prefixes = sorted({"", *(name.removesuffix(first) for name in arrays if name.endswith(first))}, key=len)
@@ -122,7 +123,7 @@ def read_torch_names(
         for layer, depth in enumerate(model["body"]["depths"], 1):
             further = f"{prefix}layer{layer}.{depth}.conv1.weight"
             if further in arrays:
-                raise ValueError(no_place(source, further, arrays[further].shape, model["body"]["depths"]))
+                raise InvalidInput(no_place(source, further, arrays[further].shape, model["body"]["depths"]))
     table = {ours: stored._replace(name=prefix + stored.name) for ours, stored in table.items()}
     found = translate(source, arrays, table, shapes)
     used = {stored.name for ours, stored in table.items() if ours in found}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmask_jax.configuration import parse_command_line
+from fastmask_jax.errors import InvalidInput
 
 SHAPES = "shapes"
 _NOTES = {  # on the networks that come along
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= words.port <= 65535:
         parser.error(f"--port {words.port}: 1 to 65535")
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the page needs gradio: pip install -r requirements-demo.txt")
+        raise InvalidInput("the page needs gradio: pip install -r requirements-demo.txt")
 
     import fastmask_jax  # JAX and gradio start here: mistakes above are answered at once
 

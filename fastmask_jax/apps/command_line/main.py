@@ -49,7 +49,7 @@ def run(name: str, *arguments: str) -> NoReturn:
 
 
 def call_command(name: str, arguments: Sequence[str]) -> int:
-    """Runs one command in this process, as a notebook does; returns its exit status; errors are printed."""
+    """Runs one command in this process, as a notebook does; returns its exit status. Errors: as of `run_command`."""
     return run_command(partial(_import_and_call, name, arguments))
 
 

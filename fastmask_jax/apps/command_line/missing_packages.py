@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from fastmask_jax.errors import InvalidInput
+
 # Top-level module → (the extra of pyproject.toml that brings it, the same in a checkout)
 _TRAIN = "train", "requirements.txt"
 _VIDEO = "video", "requirements-video.txt"
@@ -28,7 +30,7 @@ EXTRAS = {
 
 @contextlib.contextmanager
 def naming_the_extra(command: str) -> Iterator[None]:
-    """Imports inside it that lack a package of an extra raise ValueError: one line that names package and remedy.
+    """Imports inside it that lack a package of an extra raise InvalidInput: one line that names package and remedy.
 
     Args:
       command: for the message, such as "train".
@@ -40,7 +42,7 @@ def naming_the_extra(command: str) -> Iterator[None]:
         if package not in EXTRAS:
             raise
         extra, requirements = EXTRAS[package]
-        raise ValueError(
+        raise InvalidInput(
             f"fastmask {command} needs {package}, which is not installed: pip install 'fastmask_jax[{extra}]', "
             f"or in a checkout pip install -r {requirements}"
         ) from error

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fastmask_jax.apps.predict.input_files import FoundFile, find_files
 from fastmask_jax.configuration import parse_command_line
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.options import ProposeOptions
 
 _PICTURES = {
@@ -168,7 +169,7 @@ def _predict_video(generator: Any, file: FoundFile, options: ProposeOptions, wor
 def _check_extras(videos: list[FoundFile]) -> None:
     missing = [name for name in ("av", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise InvalidInput(
             f"{videos[0].path}: videos need {' and '.join(missing)}: pip install -r requirements-video.txt"
         )
 
@@ -176,7 +177,7 @@ def _check_extras(videos: list[FoundFile]) -> None:
 def _check_out(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {folder}: {there} is not a folder that can be written to; name another")
+        raise InvalidInput(f"--out {folder}: {there} is not a folder that can be written to; name another")
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fastmask_jax.errors import InvalidInput
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported, and later
 
 import gradio as gr
@@ -112,7 +114,7 @@ class _Session:
 def _uploaded(path: str) -> str:
     """The path itself; a ValueError where it is not of an uploaded file, which only a forged message can say."""
     if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ValueError(f"{Path(path).name} was not uploaded")
+        raise InvalidInput(f"{Path(path).name} was not uploaded")
     return path
 
 
@@ -231,5 +233,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             css=CSS,
         )
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: cannot be served there; another --port may be free") from error
+        raise InvalidInput(
+            f"--host {host} --port {port}: cannot be served there; another --port may be free"
+        ) from error
     return address

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.image_input import read_image
 
 MOST_BYTES = 64 << 20
@@ -26,11 +27,11 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
     try:
         with Image.open(path) as image:
             if image.width * image.height > most_pixels:
-                raise ValueError(too_large.format(f"{image.width} x {image.height}"))
+                raise InvalidInput(too_large.format(f"{image.width} x {image.height}"))
             return read_image(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise ValueError(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
+        raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is no image, or of a format that is not read here: JPEG and PNG are") from None
+        raise InvalidInput(f"{name} is no image, or of a format that is not read here: JPEG and PNG are") from None
     except (OSError, SyntaxError):
-        raise ValueError(f"{name} is broken: it begins like an image, but its pixels cannot be read") from None
+        raise InvalidInput(f"{name} is broken: it begins like an image, but its pixels cannot be read") from None

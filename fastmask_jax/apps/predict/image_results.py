@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fastmask_jax.apps.predict.in_order import in_order, undivided
 from fastmask_jax.apps.predict.input_files import FoundFile, image_ids
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.proposals import ObjectProposals
@@ -77,5 +78,5 @@ def predict_images(
         except KeyboardInterrupt:
             interrupted = True
         if images == 0 and not interrupted:
-            raise ValueError(f"none of {len(files)} images could be read; {results.path} is not written")
+            raise InvalidInput(f"none of {len(files)} images could be read; {results.path} is not written")
     return Predicted(images, results.entries, unreadable, interrupted)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask_jax.errors import InvalidInput, MissingFile
+
 IMAGES = {".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
 LIST = "@"  # before the name of a file that lists others
@@ -48,7 +50,7 @@ def find_files(words: Sequence[str]) -> Found:
       ValueError: no words.
     """
     if not words:
-        raise ValueError("no image: name files, folders, patterns or @LISTs")
+        raise InvalidInput("no image: name files, folders, patterns or @LISTs")
     missing: list[str] = []
     passed_over: Counter[str] = Counter()
     found: dict[Path, Path] = {}
@@ -56,14 +58,12 @@ def find_files(words: Sequence[str]) -> Found:
         found.setdefault(path, below)
     if missing:
         what = "no file of that pattern" if glob.has_magic(missing[0]) else "no such image or folder"
-        raise FileNotFoundError(f"{missing[0]}: {what} ({len(missing)} of {len(words)} are missing)")
+        raise MissingFile(f"{missing[0]}: {what} ({len(missing)} of {len(words)} are missing)")
     names = _distinct([str(below.with_suffix("")) for below in found.values()])
     files = [FoundFile(path, name) for path, name in zip(found, names, strict=True)]
     if not files:
         others = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
-        raise FileNotFoundError(
-            f"{', '.join(words)}: no images or videos there" + (f", but {others}" if others else "")
-        )
+        raise MissingFile(f"{', '.join(words)}: no images or videos there" + (f", but {others}" if others else ""))
     videos = [file for file in files if file.path.suffix.lower() in VIDEOS]
     images = [file for file in files if file.path.suffix.lower() not in VIDEOS]
     return Found(images, videos, passed_over)
@@ -120,9 +120,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
-        raise FileNotFoundError(f"{LIST}{path}: no such list of files") from None
+        raise MissingFile(f"{LIST}{path}: no such list of files") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{LIST}{path}: not a text: a list has a file's name on each line") from None
+        raise InvalidInput(f"{LIST}{path}: not a text: a list has a file's name on each line") from None
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8
 
+from fastmask_jax.errors import InvalidInput, MissingFile
+
 ENCODER = "libx264"
 _QUALITY = {"crf": "20", "preset": "veryfast"}  # contours stay sharp; a network takes far longer than this preset
 _TOLERATED = 2  # seconds that a whole file may lack of the duration it states
@@ -38,14 +40,14 @@ class VideoReader(AbstractContextManager):
         """Opens the file. Errors: FileNotFoundError; ValueError, a line: no video that PyAV reads."""
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such video")
+            raise MissingFile(f"{path}: no such video")
         try:
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{path}: not readable as a video: {_reason(error)}") from None
+            raise InvalidInput(f"{path}: not readable as a video: {_reason(error)}") from None
         if not self._container.streams.video:
             self._container.close()
-            raise ValueError(f"{path}: a file without a video stream")
+            raise InvalidInput(f"{path}: a file without a video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         # Fraction: PyAV 19 has a rational type of its own
@@ -74,12 +76,12 @@ class VideoReader(AbstractContextManager):
                 frames += 1
                 yield Frame(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)), last)
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{self.path}: broken after {frames} frames: {_reason(error)}") from None
+            raise InvalidInput(f"{self.path}: broken after {frames} frames: {_reason(error)}") from None
         if not frames:
-            raise ValueError(f"{self.path}: a video without a frame")
+            raise InvalidInput(f"{self.path}: a video without a frame")
         missing = self._seconds - (last + step - first) * self.time_base
         if missing > _TOLERATED:  # FFmpeg takes what is cut off for an end
-            raise ValueError(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: cut off?")
+            raise InvalidInput(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: cut off?")
 
     def __exit__(self, *_: object) -> None:
         self._container.close()

@@ -9,6 +9,8 @@ from jaxtyping import Int64
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
+from fastmask_jax.errors import InvalidInput
+
 LEAST_IOU = 0.3  # of the same object in frames that follow each other
 MEMORY = 15  # frames for which an object may be out of sight
 
@@ -44,7 +46,7 @@ class Tracker:
           memory: a track that no mask continues is forgotten after so many frames.
         """
         if not 0 < least_iou <= 1:
-            raise ValueError(f"least_iou={least_iou}: an IoU above 0, at most 1, such as {LEAST_IOU}")
+            raise InvalidInput(f"least_iou={least_iou}: an IoU above 0, at most 1, such as {LEAST_IOU}")
         self._least_iou = least_iou
         self._memory = memory
         self._tracks: list[_Track] = []

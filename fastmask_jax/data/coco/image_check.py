@@ -27,7 +27,7 @@ def check(split: CocoSplit, workers: int) -> list[CheckedImage]:
       workers: processes; 0: none besides this one.
 
     Errors:
-      ValueError: a worker was killed.
+      WorkerDied: a worker was killed.
     """
     checked: list[CheckedImage] = []
     for usable, found in map_in_order(check_image, split.images, workers, "checking"):

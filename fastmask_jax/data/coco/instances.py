@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmask_jax.data.coco.problem_report import Problem, ProblemReport
+from fastmask_jax.errors import InvalidInput, MissingFile
 
 _INT64 = 1 << 63
 
@@ -46,7 +47,7 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
       ValueError: the file is not whole JSON, or not of the COCO format.
     """
     if images is not None and not images.is_dir():
-        raise FileNotFoundError(f"{images}: no such image folder; give the folder that the file names are relative to")
+        raise MissingFile(f"{images}: no such image folder; give the folder that the file names are relative to")
     content = _load(annotations)
     report = ProblemReport()
     usable: dict[int, CocoImage] = {}
@@ -66,13 +67,13 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such annotation file") from None
+        raise MissingFile(f"{path}: no such annotation file") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable: {error}") from None
+        raise InvalidInput(f"{path}: not readable: {error}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not whole JSON (truncated download?): {error}") from None
+        raise InvalidInput(f"{path}: not whole JSON (truncated download?): {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a COCO file holds an object, this one a {type(content).__name__}")
+        raise InvalidInput(f"{path}: a COCO file holds an object, this one a {type(content).__name__}")
     return content
 
 
@@ -80,7 +81,7 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[dict[str
     """The entries of a list of the file; what is no JSON object becomes an entry without keys, and so is counted."""
     entries = content.get(key)
     if not isinstance(entries, list):
-        raise ValueError(f"{path}: no list {key!r}; is this a COCO instances file?")
+        raise InvalidInput(f"{path}: no list {key!r}; is this a COCO instances file?")
     return (entry if isinstance(entry, dict) else {} for entry in entries)
 
 

@@ -26,6 +26,7 @@ from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
 from fastmask_jax.data.coco.image_check import CheckedImage, check
 from fastmask_jax.data.coco.instances import CocoSplit
 from fastmask_jax.data.records import INDEX, RecordIndex
+from fastmask_jax.errors import InvalidInput
 
 PROBLEMS = "problems.json"
 SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it writes it
@@ -127,7 +128,7 @@ def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, o
     refuse_existing(directory, INDEX, overwrite)
     images = check(split, workers)
     if not images:
-        raise ValueError(f"{directory}: not one usable image; nothing was written\n{split.report.summary()}".rstrip())
+        raise InvalidInput(f"{directory}: not one usable image; nothing was written\n{split.report.summary()}".rstrip())
     with appearing_whole(directory) as new:
         _write_records(images, new.parent, split_name).rename(new)
         np.savez(new / INDEX, **_index(images)._asdict())
