@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python docs/photographs.py                 # writes docs/pictures/photographs.jpg
 
-The photographs come with scikit-image's wheel and are free to use: chelsea and coffee are dedicated to the public domain
-(CC0), the astronaut's portrait is NASA's, the coins are from the Brooklyn Museum, with no known copyright restrictions.
-The network was not trained on any of them.
+The photographs come with scikit-image's wheel and are free to use: chelsea and coffee are CC0, the astronaut's portrait
+is NASA's, the coins are from the Brooklyn Museum, with no known copyright restrictions. The network was not trained on
+them.
 """
 
 import argparse
