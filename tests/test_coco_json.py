@@ -66,7 +66,7 @@ def problems_of(folder: Path, images: list, annotations: list) -> ProblemReport:
 
 BROKEN_IMAGES = [
     (Problem.IMAGE_ENTRY, without(image_entry(), "id"), "images[1]"),
-    (Problem.IMAGE_ENTRY, image_entry(id="7"), "images[1]"),
+    (Problem.IMAGE_ENTRY, image_entry(id="seven"), "images[1]"),
     (Problem.IMAGE_ENTRY, image_entry(id=True), "images[1]"),
     (Problem.IMAGE_ENTRY, image_entry(id=1 << 70), "images[1]"),
     (Problem.IMAGE_ENTRY, image_entry(id=7, file_name=""), "images[1]"),
@@ -82,7 +82,6 @@ BROKEN_IMAGES = [
     (Problem.IMAGE_BROKEN, image_entry(id=7, file_name="empty.jpg"), "empty.jpg"),
     (Problem.IMAGE_BROKEN, image_entry(id=7, file_name="instances.json"), "instances.json"),
     (Problem.IMAGE_SIZE, image_entry(id=7, height=41), "a.jpg (file 40x60, entry 41x60)"),
-    (Problem.IMAGE_SIZE, image_entry(id=7, width=float("nan")), "a.jpg (file 40x60, entry 40x0)"),
 ]
 
 
@@ -108,6 +107,7 @@ BROKEN_ANNOTATIONS = [
     (Problem.OBJECT_ENTRY, annotation(image_id=None)),
     (Problem.OBJECT_ENTRY, [1, 2]),
     (Problem.OBJECT_ID_TWICE, annotation()),
+    (Problem.OBJECT_ENTRY, annotation(id=True)),
     (Problem.OBJECT_OF_UNKNOWN_IMAGE, annotation(id=6, image_id=99)),
     (Problem.NO_SEGMENTATION, without(annotation(id=6), "segmentation")),
     (Problem.NO_SEGMENTATION, annotation(id=6, segmentation=[])),
@@ -122,6 +122,7 @@ BROKEN_ANNOTATIONS = [
     (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, "9", 3, 4]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, 10**400, 3, 4]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[1, 1, 9, 9])),
+    (Problem.POLYGON_RELATIVE, annotation(id=6, segmentation=[[0.1, 0.1, 0.9, 0.1, 0.5, 1.0]])),
     (Problem.POLYGON_FAR, annotation(id=6, segmentation=[[1, 1, 1e12, 1, 5, 1e12]])),
     (Problem.OUTSIDE, annotation(id=6, segmentation=[[70, 1, 90, 1, 80, 20]])),
     (Problem.OUTSIDE, annotation(id=6, segmentation=[[-70, 1, -10, 1, -50, 20]])),

@@ -5,15 +5,15 @@ What needs an image's size (polygons, run lengths) is checked in `objects`, what
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastmask_jax.data.coco.file_names import image_path, leads_out
+from fastmask_jax.data.coco.json_values import whole_number
 from fastmask_jax.data.coco.problem_report import Problem, ProblemReport
 from fastmask_jax.errors import InvalidInput, MissingFile
-
-_INT64 = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class CocoImage:
     """An image entry with its annotation entries, as they stand in the JSON."""
 
     image_id: int
-    file_name: str
+    file_name: str  # below the image folder, where one was given
     path: Path | None  # None where no image folder was given
     size: tuple[int, int] | None  # (height, width) by the JSON; None where it does not say
     annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -40,6 +40,7 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
 
     Args:
       annotations: the JSON file. `area`, `iscrowd`, `bbox` of annotations and `height`, `width` of images are optional.
+        Whole numbers may stand as 7, 7.0 or "7". Ids of annotations are unique within their image.
       images: folder of the image files; None: files are not looked for.
 
     Errors:
@@ -51,21 +52,21 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
     content = _load(annotations)
     report = ProblemReport()
     usable: dict[int, CocoImage] = {}
-    lost: set[int] = set()
+    lost: set[int | None] = set()
     for number, entry in enumerate(_entries(content, "images", annotations)):
         image = _image(entry, images, f"images[{number}]", usable, report)
         if image is not None:
             usable[image.image_id] = image
-        elif _is_id(entry.get("id")) and entry["id"] not in usable:
-            lost.add(entry["id"])
+        else:
+            lost.add(whole_number(entry.get("id")))
+    lost -= {None, *usable}
     _assign(_entries(content, "annotations", annotations), usable, lost, report)
     return CocoSplit([usable[image_id] for image_id in sorted(usable)], report)
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(path.read_bytes())  # bytes: a byte order mark says which encoding it is
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such annotation file") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
@@ -85,50 +86,64 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[dict[str
     return (entry if isinstance(entry, dict) else {} for entry in entries)
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) is int and -_INT64 <= value < _INT64
-
-
 def _image(
     entry: dict[str, Any], folder: Path | None, where: str, known: dict[int, CocoImage], report: ProblemReport
 ) -> CocoImage | None:
     """The image of an entry, or None with the reason counted."""
-    image_id, name = entry.get("id"), entry.get("file_name")
-    if not _is_id(image_id) or not isinstance(name, str) or not name or "\0" in name:
+    image_id, name = whole_number(entry.get("id")), entry.get("file_name")
+    if image_id is None or not isinstance(name, str) or not name or "\0" in name:
         report.add(Problem.IMAGE_ENTRY, where)
     elif image_id in known:
         report.add(Problem.IMAGE_ID_TWICE, f"{image_id} ({name})")
-    elif os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+    elif leads_out(folder, name):
         report.add(Problem.IMAGE_OUTSIDE_FOLDER, name)
-    elif folder is not None and not (folder / name).is_file():
+    elif folder is not None and not (path := image_path(folder, name)).is_file():
         report.add(Problem.IMAGE_MISSING, name)
     else:
-        return CocoImage(image_id, name, folder and folder / name, _size(entry))
+        size = _size(entry)
+        if size == ():
+            sides = f"height {entry['height']!r}, width {entry['width']!r}"
+            report.add(Problem.IMAGE_NO_SIZE, f"{image_id} ({name}: {sides})")
+        if folder is None:
+            return CocoImage(image_id, name, None, size or None)
+        return CocoImage(image_id, Path(os.path.relpath(path, folder)).as_posix(), path, size or None)
     return None
 
 
-def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) of an image entry; None where it has none. A size that is no size fits no file, and is kept."""
+def _size(entry: dict[str, Any]) -> tuple[int, ...] | None:
+    """(height, width) of an image entry; None where it has none, () where what it has is no size."""
     sides = entry.get("height"), entry.get("width")
     if None in sides:
         return None
-    return tuple(int(side) if isinstance(side, int | float) and side % 1 == 0 else 0 for side in sides)
+    numbers = tuple(whole_number(side) for side in sides)
+    return () if None in numbers or min(numbers) < 1 else numbers
+
+
+def check_sizes(images: Sequence[CocoImage], annotations: Path) -> None:
+    """Raises a ValueError that names the file and the first image, if an image has no height and width."""
+    without = [image for image in images if image.size is None]
+    if without:
+        raise ValueError(
+            f"{annotations}: image {without[0].image_id} ({without[0].file_name}) has no height and width "
+            f"({len(without)} of {len(images)} images have none): average recall needs them"
+        )
 
 
 def _assign(
     entries: Iterator[dict[str, Any]], images: dict[int, CocoImage], lost: set[int], report: ProblemReport
 ) -> None:
-    """Appends annotation entries to their images, in the file's order."""
-    seen: set[int] = set()
+    """Appends annotation entries to their images, in the file's order, with whole-number `id` and `category_id`."""
+    seen: set[tuple[int, int]] = set()
     for number, entry in enumerate(entries):
-        object_id, image_id = entry.get("id"), entry.get("image_id")
-        if not _is_id(object_id) or not _is_id(image_id):
+        object_id, image_id = whole_number(entry.get("id")), whole_number(entry.get("image_id"))
+        if object_id is None or image_id is None:
             report.add(Problem.OBJECT_ENTRY, f"annotations[{number}]")
-        elif object_id in seen:
+        elif (image_id, object_id) in seen:
             report.add(Problem.OBJECT_ID_TWICE, f"{object_id} (annotations[{number}])")
         elif image_id in images:
-            seen.add(object_id)
-            images[image_id].annotations.append(entry)
+            seen.add((image_id, object_id))
+            category = whole_number(entry.get("category_id")) or 0
+            images[image_id].annotations.append(entry | {"id": object_id, "category_id": category})
         elif image_id in lost:
             report.add(Problem.OBJECT_OF_LOST_IMAGE, f"{object_id} (image {image_id})")
         else:

@@ -7,11 +7,14 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.coco.json_values import flag, number_of
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.masks.rle import run_lengths
 
 Found = list[tuple[Problem, str]]
 
+SLACK, SLACK_SHARE = 8.0, 0.1  # pixels, and share of a side, that a box may lie beside its mask
+AREA_FACTOR = 3.0  # COCO's areas are 0.7 to 1.7 times those of the masks
 FAR = 10_000  # pixels beyond the image; rasterizing a polygon costs time and memory with its length
 
 
@@ -24,8 +27,8 @@ class CocoObject:
     """An object of an image; all in pixels of the image file."""
 
     object_id: int
-    box: tuple[float, float, float, float]  # x, y, w, h; within the image
-    area: float  # the annotation's, the mask's where it has none
+    box: tuple[float, float, float, float]  # x, y, w, h; within the image; chosen like the area
+    area: float  # the annotation's; the mask's if it has none, or one that does not fit
     crowd: bool
     counts: bytes  # compressed COCO run lengths of the mask, at the image's size
 
@@ -66,16 +69,23 @@ def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem
     mask_area = float(coco_mask.area(rle))
     if mask_area == 0:
         raise Rejected(Problem.EMPTY_MASK)
+    mask_box = tuple(float(v) for v in coco_mask.toBbox(rle))
     box = _box(entry.get("bbox"), size)
-    if box is None:
-        if entry.get("bbox") is not None:
-            problems.append(Problem.BOX)
-        box = tuple(float(v) for v in coco_mask.toBbox(rle))
-    area = _numbers([entry.get("area")])
-    has_area = area is not None and np.isfinite(area[0]) and area[0] > 0
-    return CocoObject(
-        entry["id"], box, float(area[0]) if has_area else mask_area, bool(entry.get("iscrowd")), rle["counts"]
-    )
+    if entry.get("bbox") is not None and box is None:
+        problems.append(Problem.BOX)
+    elif box is not None and not _fits(box, mask_box):
+        problems.append(Problem.BOX_ELSEWHERE)
+        box = None
+    crowd = flag(entry.get("iscrowd"))
+    if crowd is None:
+        problems.append(Problem.CROWD)
+    area = number_of(entry.get("area"))
+    if area is None or not area > 0:
+        area = mask_area
+    elif not mask_area / AREA_FACTOR - SLACK < area < mask_area * AREA_FACTOR + SLACK:
+        problems.append(Problem.AREA)
+        area = mask_area
+    return CocoObject(entry["id"], box or mask_box, float(area), bool(crowd), rle["counts"])
 
 
 def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
@@ -99,16 +109,26 @@ def _box(bbox: Any, size: tuple[int, int]) -> tuple[float, float, float, float] 
     return (x1, y1, x2 - x1, y2 - y1) if x2 > x1 and y2 > y1 else None
 
 
+def _fits(box: tuple[float, ...], mask_box: tuple[float, ...]) -> bool:
+    """Whether two boxes (x, y, w, h) are of the same object: their edges are some pixels, or a tenth of a side, apart.
+
+    In COCO boxes and masks were made from the same polygons, and still are up to 7 pixels apart for small objects.
+    """
+    edges, wanted = (np.array([x, y, x + w, y + h]) for x, y, w, h in (box, mask_box))
+    slack = np.maximum(SLACK, SLACK_SHARE * np.array(mask_box[2:]))
+    return bool((np.abs(edges - wanted) <= np.tile(slack, 2)).all())
+
+
 def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any]:
     """Union of an object's polygons as compressed RLE; broken ones are left out and noted in `problems`."""
     height, width = size
-    if not any(isinstance(polygon, list) for polygon in polygons):
-        polygons = [polygons]  # one polygon without the list around it
     sound = []
-    for polygon in polygons:
+    for polygon in _flat(polygons):
         numbers = _numbers(polygon)
         if numbers is None or not _is_polygon(numbers):
             problems.append(Problem.POLYGON)
+        elif (numbers >= 0).all() and (numbers <= 1).all() and min(size) > 2:
+            problems.append(Problem.POLYGON_RELATIVE)
         elif (numbers < -FAR).any() or (numbers > max(size) + FAR).any():
             problems.append(Problem.POLYGON_FAR)
         else:
@@ -121,6 +141,28 @@ def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Probl
     if low[0] >= width or low[1] >= height or high[0] <= 0 or high[1] <= 0:
         raise Rejected(Problem.OUTSIDE)
     return coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in sound], height, width))
+
+
+def _flat(polygons: list[Any]) -> list[Any]:
+    """Polygons as lists x, y, x, y, …; given as those, as lists of points [x, y], or one of them without a list around.
+
+    What is none of these stays as it is.
+    """
+    if not any(isinstance(polygon, list) for polygon in polygons) or _are_points(polygons):
+        polygons = [polygons]
+    return [[v for point in polygon for v in point] if _are_points(polygon) else polygon for polygon in polygons]
+
+
+def _are_points(values: Any) -> bool:
+    """Whether this is a list of three or more pairs of numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) >= 3
+        and all(
+            isinstance(point, list) and len(point) == 2 and not any(isinstance(v, list) for v in point)
+            for point in values
+        )
+    )
 
 
 def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
