@@ -202,6 +202,43 @@ def test_results_of_other_systems(tmp_path):
     assert all(figures[key] == pytest.approx(expected[key], nan_ok=True) for key in expected if key not in plain)
 
 
+def test_numbers_and_arrays_of_numpy_are_taken(tmp_path):
+    path, results = scene(tmp_path, 3)
+    numpys = [
+        {
+            "image_id": np.int64(entry["image_id"]),
+            "score": np.float64(entry["score"]),
+            "bbox": np.array(entry["bbox"], np.float64),
+            "segmentation": entry["segmentation"] | {"size": np.array(entry["segmentation"]["size"])},
+        }
+        for entry in results
+    ]
+    same(average_recall(path, numpys), average_recall(path, results))
+
+
+@pytest.mark.parametrize("category", [None, "cat", [1], "missing"])
+def test_categories_of_any_kind_are_ignored(tmp_path, category):
+    path, results = scene(tmp_path, 3)
+    expected = average_recall(path, results)
+    content = json.loads(path.read_text())
+    for number, entry in enumerate([*content["annotations"], *results]):
+        if number % 2:
+            entry.pop("category_id", None)
+            entry.update({} if category == "missing" else {"category_id": category})
+    path.write_text(json.dumps(content))
+    figures = average_recall(path, results)
+    assert figures == pytest.approx(expected, abs=0.05, nan_ok=True)  # of two equal matches another one may count
+
+
+def test_images_without_a_size_are_named_at_once(tmp_path):
+    path, results = scene(tmp_path, 3)
+    content = json.loads(path.read_text())
+    content["images"][1]["height"] = 0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"truth.json: image 11 .* has no height and width \(1 of 5 images"):
+        average_recall(path, results)
+
+
 def test_polygons_are_masks(tmp_path):
     path = tmp_path / "truth.json"
     box = {"bbox": [10, 20, 40, 50], "area": 2000.0, "iscrowd": 0, "category_id": 1, "image_id": 1, "id": 1}

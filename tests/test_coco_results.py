@@ -43,6 +43,12 @@ def test_written_file_is_json_of_the_same_proposals(tmp_path, monkeypatch):
         assert {entry["category_id"] for entry in mine} <= {1}
 
 
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([ENTRY]), "utf-8-sig")
+    assert list(read_results(path)) == [ENTRY]
+
+
 def test_file_without_proposals(tmp_path):
     with ResultsWriter(tmp_path / "r.json"):
         pass

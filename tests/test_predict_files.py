@@ -53,6 +53,12 @@ def test_words(tree, words, images):
     assert found(*words)[0] == images
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_may_have_a_byte_order_mark(tree, encoding):
+    (tree / "list.txt").write_text("b.jpg\r\nday/a.jpg\r\n", encoding)
+    assert found("@list.txt")[0] == ["b.jpg", "day/a.jpg"]
+
+
 def test_a_list_holds_words_and_may_name_what_is_gone(tree):
     (tree / "list.txt").write_text("b.jpg\n\n  day/deep\ngone.jpg\n")
     assert found("@list.txt")[0] == ["b.jpg", "day/deep/c.jpeg", "gone.jpg"]

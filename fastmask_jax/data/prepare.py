@@ -33,6 +33,8 @@ def prepare_coco(
         f"{split_name}: {built.images} images ({built.without_objects} without objects), {built.objects} objects, "
         f"{built.crowds} crowds"
     ]
+    if not built.objects:
+        lines.append(f"nothing to train on: {split_name} has no object ({built.crowds} crowds are not trained on)")
     if split.report:
         lines += [f"left out (also in {split_name}/{PROBLEMS}):", split.report.summary()]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,11 @@ from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.coco.instances import check_sizes, read_instances
 from fastmask_jax.data.coco.objects import CocoObject, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.masks.coco_results import CATEGORY, check_entry, read_results
+from fastmask_jax.masks.coco_results import CATEGORY, check_entry, is_given, read_results
 from fastmask_jax.masks.rle import covered_pixels
 
 Kind = Literal["segm", "bbox"]
@@ -139,13 +140,12 @@ def objects_to_find(
             raise InvalidInput(f"{annotations}: no image {unknown[0]} ({len(unknown)} of the image ids are not listed)")
         chosen = [image for image in chosen if image.image_id in wanted]
     images = {}
+    check_sizes(chosen[:limit], Path(annotations))
     for image in chosen[:limit]:
-        if image.size is None:
-            raise InvalidInput(f"{annotations}: image {image.image_id} has no height and width; AR needs them")
         objects, problems = objects_of(image.annotations, image.size, image.file_name)
         split.report.extend(problems)
         # Of two equally good objects COCO's matching takes the later one, in the order of categories.
-        category = {entry["id"]: entry.get("category_id", 0) for entry in image.annotations}
+        category = {entry["id"]: entry["category_id"] for entry in image.annotations}
         objects.sort(key=lambda o: category[o.object_id])
         images[image.image_id] = ListedImage(image.image_id, image.file_name, image.size, objects)
     if split.report:
@@ -219,9 +219,9 @@ def best_entries(
 
 def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[float]:
     box = entry.get("bbox")
-    if not box:
+    if not is_given(box):
         return coco_mask.toBbox(rle).tolist()
-    if isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+    if isinstance(box, list | tuple | np.ndarray) and len(box) == 4 and all(isinstance(v, Real) for v in box):
         return [float(v) for v in box]
     raise InvalidInput(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
 
@@ -237,14 +237,15 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
         mask = entry.get("segmentation")
         counts = mask.get("counts") if isinstance(mask, dict) else None
         if isinstance(counts, str | bytes):
-            if mask.get("size") not in (list(image.size), image.size):
+            size = mask.get("size")
+            if not is_given(size) or tuple(size) != image.size:
                 raise InvalidInput(
                     f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
                 )
             counts = counts if isinstance(counts, bytes) else counts.encode()
             rles.append({"size": list(image.size), "counts": counts})
         else:
-            rles.append(_compressed(entry, image, where) if mask else None)
+            rles.append(_compressed(entry, image, where) if is_given(mask) else None)
     given = [(entry, rle["counts"]) for entry, rle in zip(entries, rles, strict=True) if rle]
     broken = np.flatnonzero(covered_pixels([counts for _, counts in given]) != image.size[0] * image.size[1])
     if len(broken):
@@ -282,7 +283,7 @@ def _recalled(
                 read.add(image_id)
                 if image_id not in listed:
                     unknown[image_id] += len(entries)
-                with_mask = sum(bool(entry.get("segmentation")) for entry in entries)
+                with_mask = sum(is_given(entry.get("segmentation")) for entry in entries)
                 masks, boxes_alone = masks + with_mask, boxes_alone + len(entries) - with_mask
                 yield image_id, entries
 

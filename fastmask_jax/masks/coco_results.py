@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -90,20 +91,25 @@ def check_entry(entry: object, where: str) -> None:
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
     missing = [key for key in ("image_id", "score") if key not in entry]
-    if not entry.get("segmentation") and not entry.get("bbox"):
+    if not is_given(entry.get("segmentation")) and not is_given(entry.get("bbox")):
         missing.append("segmentation or bbox")
     if missing:
         raise InvalidInput(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
-    if not isinstance(entry["image_id"], int):
+    if not isinstance(entry["image_id"], Integral):
         raise InvalidInput(f"{where}: image_id {entry['image_id']!r} is not a whole number")
-    if not isinstance(entry["score"], int | float) or not math.isfinite(entry["score"]):
+    if not isinstance(entry["score"], Real) or not math.isfinite(entry["score"]):
         raise InvalidInput(f"{where}: score {entry['score']!r} is not a finite number")
+
+
+def is_given(value: object) -> bool:
+    """Says whether a value of an entry is there, and not empty; NumPy arrays have no truth of their own."""
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _entries(path: Path) -> Iterator[object]:
     scan = json.JSONDecoder().raw_decode
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open(encoding="utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such results file; evaluate.py writes one into its workdir") from None
     with file:

@@ -1,5 +1,6 @@
 """What the words of a command line stand for: images and videos, in folders, of patterns, on lists."""
 
+import codecs
 import glob
 import re
 from collections import Counter
@@ -118,7 +119,9 @@ def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows' shells write files
+        return [line.strip() for line in data.decode("utf-16" if wide else "utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise MissingFile(f"{LIST}{path}: no such list of files") from None
     except UnicodeDecodeError:

@@ -123,7 +123,7 @@ def check_sizes(images: Sequence[CocoImage], annotations: Path) -> None:
     """Raises a ValueError that names the file and the first image, if an image has no height and width."""
     without = [image for image in images if image.size is None]
     if without:
-        raise ValueError(
+        raise InvalidInput(
             f"{annotations}: image {without[0].image_id} ({without[0].file_name}) has no height and width "
             f"({len(without)} of {len(images)} images have none): average recall needs them"
         )
