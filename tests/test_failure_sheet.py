@@ -70,9 +70,9 @@ def test_objects_stand_in_the_rows_they_belong_to(split, drawn, tmp_path):
     files = write()
     write_sheet(*files, tmp_path / "out" / "sheet.png")
     best, worst, small, medium, large = drawn.items()
-    assert best[0].startswith("found best: found are 4 of 7 objects")
+    assert best[0].startswith("best matched: 4 of 7 objects found")
     assert best[1] == [(well[1], 1.0), (well[2], 0.9), (well[0], 0.8), (badly, 0.5)]
-    assert worst == ("found worst", best[1][::-1])
+    assert worst == ("worst matched", best[1][::-1])
     assert small == ("missed small: 1 of 1", [(missed["small"], 0.0)])
     assert medium == ("missed medium: 1 of 4", [(missed["medium"], 0.4)])
     assert large == ("missed large: 1 of 2", [(missed["large"], 0.3)])
@@ -127,7 +127,7 @@ def test_a_broken_image_has_a_cell_and_crowds_have_none(split, drawn, tmp_path):
     annotations.write_text(json.dumps(content))
     write_sheet(annotations, images, results, tmp_path / "sheet.png")
     assert [row for row in drawn.values() if row] == [[(gone, 0.0)]]
-    with pytest.raises(ValueError, match="no object to find in 0 images"):
+    with pytest.raises(ValueError, match="no objects in 0 images"):
         write_sheet(annotations, images, results, tmp_path / "sheet.png", limit=0)
 
 

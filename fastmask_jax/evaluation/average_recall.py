@@ -1,7 +1,7 @@
-"""Average recall of class-agnostic proposals by COCO's protocol (docs/network.md §3), for any results file and split.
+"""Computes average recall of class-agnostic proposals by COCO's protocol (docs/network.md §3), for any results file.
 
-Recall is a count of objects found over a count of objects, so images are scored a few at a time and the counts added:
-the proposals of 5000 images need not fit into memory. Matching itself is left to a COCO engine.
+Recall is the number of found objects divided by the number of objects, so images are scored in chunks and the counts
+added: the proposals of 5000 images need not fit into memory. A COCO engine does the matching.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image of the annotations with its objects, crowds too."""
+    """An image of the annotations with its objects, including crowds."""
 
     image_id: int
     file_name: str
@@ -53,7 +53,7 @@ class ListedImage:
 
 
 class _Scattered(Exception):
-    """The entries of an image do not stand together in the file."""
+    """Raised if the entries of an image are not contiguous in the file."""
 
 
 def average_recall(
@@ -65,24 +65,24 @@ def average_recall(
     max_proposals: Sequence[int] = PROPOSALS,
     engine: Engine = "fast",
 ) -> dict[str, float]:
-    """AR over IoU 0.50:0.05:0.95 of segments and boxes; classes are ignored, crowds are neither found nor missed.
+    """Computes AR over IoU 0.50:0.05:0.95 of segments and boxes, class-agnostic; crowds are ignored.
 
-    Proposals of images that are not listed are counted, named in a warning and left out. An entry without a mask counts
-    for boxes alone; one without a box has its mask's.
+    Proposals of unlisted images are counted, reported in a warning and skipped. An entry without a mask counts for
+    boxes only; an entry without a box uses the box of its mask.
 
     Args:
-      annotations: COCO instances JSON; broken objects are left out and named in a warning.
-      results: COCO results file of any system, or its entries: any category, compressed or not, or polygons.
+      annotations: COCO instances JSON; invalid objects are reported in a warning and skipped.
+      results: COCO results file of any system, or its entries: any category; RLE, compressed or not, or polygons.
       image_ids: score these images only.
       limit: score the first `limit` images by sorted id.
-      max_proposals: how many proposals an image, best scores first, stand in AR@….
-      engine: "fast" is faster-coco-eval, "reference" pycocotools; they give the same figures.
+      max_proposals: numbers of proposals per image, highest scores first, for AR@….
+      engine: "fast" is faster-coco-eval, "reference" pycocotools; both give the same metrics.
 
     Returns:
-      {"segm/AR@10": …, "segm/AR_small@100": …, "bbox/AR@1000": …}; NaN where there is nothing to find, and for
-      segments where no entry has a mask.
+      {"segm/AR@10": …, "segm/AR_small@100": …, "bbox/AR@1000": …}; NaN if there are no such objects, and for
+      segments if no entry has a mask.
 
-    Errors:
+    Raises:
       FileNotFoundError, ValueError: one line that names the file and what is wrong with it.
     """
     images, listed = objects_to_find(annotations, image_ids, limit)
@@ -111,7 +111,7 @@ def recall_by_image(
     limit: int | None = None,
     engine: Engine = "fast",
 ) -> dict[int, float]:
-    """Mean recall over IoU 0.50:0.05:0.95 of each image that has an object to find, by its best `proposals`."""
+    """Computes the mean recall over IoU 0.50:0.05:0.95 of each image with objects, for its top `proposals`."""
     images, _ = objects_to_find(annotations, image_ids, limit)
     recalls = {n: 0.0 for n, image in images.items() if not all(o.crowd for o in image.objects)}
 
@@ -127,7 +127,7 @@ def recall_by_image(
 def objects_to_find(
     annotations: Path, image_ids: Iterable[int] | None, limit: int | None
 ) -> tuple[dict[int, ListedImage], set[int]]:
-    """The images to score, sorted by id, at most `limit` of them; and the ids of all that are listed.
+    """Returns the images to score, sorted by id, at most `limit`; and the ids of all listed images.
 
     Errors: as of `average_recall`.
     """
@@ -154,7 +154,7 @@ def objects_to_find(
 
 
 def _object_counts(objects: Iterable[list[CocoObject]]) -> Int64[np.ndarray, "4"]:
-    """How many objects are to be found in each of `AREAS`."""
+    """Counts the objects in each of `AREAS`, without crowds."""
     area = np.array([o.area for each in objects for o in each if not o.crowd])
     return np.array([np.count_nonzero((area >= low) & (area <= high)) for low, high in AREAS.values()], np.int64)
 
@@ -164,9 +164,10 @@ def _name(results: Path | Sequence[dict]) -> str:
 
 
 def over_groups(results: Path | Sequence[dict], score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
-    """Calls `score` with (image id, entries) of every image; streams a file where its images stand together.
+    """Calls `score` with (image id, entries) of every image.
 
-    Where they do not, `score` is called a second time, with all of them: it has to begin anew.
+    The file is streamed if the entries of each image are contiguous. Otherwise `score` is called a second time with all
+    images, and must start over.
     """
     if isinstance(results, str | Path):
         try:
@@ -196,12 +197,12 @@ def _runs(entries: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
 def best_entries(
     groups: Iterator[tuple[int, list[dict]]], images: dict[int, ListedImage], most: int, where: str
 ) -> Iterator[tuple[int, list[dict]]]:
-    """The best `most` entries of every one of `images` with an object to find, best first, as an engine wants them.
+    """Yields the top `most` entries of each of `images` that has objects, highest score first, as an engine needs them.
 
-    Each has a score, a bbox, and a checked compressed RLE as its segmentation, or None there.
+    Each entry has a score, a bbox, and a validated compressed RLE, or None, as its segmentation.
 
     Args:
-      where: names the results in errors.
+      where: name of the results in errors.
     """
     for image_id, entries in groups:
         image = images.get(image_id)
@@ -231,7 +232,7 @@ def _named(entry: dict, image: ListedImage, where: str) -> str:
 
 
 def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | None]:
-    """The masks of an image's results as compressed RLE; None where an entry has none."""
+    """Returns the masks of an image's results as compressed RLE; None for an entry without a mask."""
     rles: list[dict | None] = []
     for entry in entries:
         mask = entry.get("segmentation")
@@ -254,7 +255,7 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
 
 
 def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
-    """A mask of another form: polygons, or run lengths as numbers."""
+    """Compresses a mask given as polygons or as uncompressed RLE."""
     objects, problems = objects_of([{"id": 1, "segmentation": entry["segmentation"]}], image.size, "")
     if objects:
         counts = objects[0].counts
@@ -268,7 +269,7 @@ def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
 def _recalled(
     images: dict[int, ListedImage], listed: set[int], results: Path | Sequence[dict], caps: list[int], engine: Engine
 ) -> tuple[dict[Kind, Float64[np.ndarray, "10 4 caps"]], bool]:
-    """How many objects are found by IoU threshold, area and number of proposals; and whether all are boxes alone."""
+    """Counts found objects by IoU threshold, area and number of proposals; also returns whether all are boxes only."""
     found: dict[Kind, np.ndarray] = {}
     masks = boxes_alone = 0
 
@@ -314,7 +315,7 @@ def _warn(unknown: Counter, silent: int, images: int) -> None:
 def _found(
     chunk: list[tuple[ListedImage, list[dict]]], kind: Kind, caps: list[int], engine: Engine
 ) -> Float64[np.ndarray, "10 4 caps"]:
-    """How many objects of a few images are found, by IoU threshold, area and number of proposals."""
+    """Counts found objects of a chunk of images, by IoU threshold, area and number of proposals."""
     make_coco, make_eval = _ENGINES[engine]
     truth, proposed = [], []
     for image, entries in chunk:
@@ -348,7 +349,7 @@ def _found(
 
 
 def _coco(make_coco: Any, images: list[dict], annotations: list[dict]) -> Any:
-    """An engine's dataset. Numbers begin at 1, since COCO's matching takes number 0 for "not matched"."""
+    """Creates a dataset of the engine. Ids start at 1, because COCO's matching uses 0 for "not matched"."""
     coco = make_coco()
     numbered = [{"id": n, "category_id": CATEGORY, **entry} for n, entry in enumerate(annotations, 1)]
     coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": CATEGORY, "name": "object"}]}

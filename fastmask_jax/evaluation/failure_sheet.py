@@ -1,4 +1,4 @@
-"""One picture of a whole evaluation: objects found best, found worst, and missed, of each size."""
+"""Draws one picture of a whole evaluation: best matched, worst matched and missed objects of each size."""
 
 import heapq
 import zlib
@@ -36,7 +36,7 @@ _LEAST_VIEW = 48  # and pixels of the image that it shows at least
 
 
 class Match(NamedTuple):
-    """An object, and of its image's best 100 proposals the one that has the greatest mask IoU with it."""
+    """An object and the one of its image's top 100 proposals with the greatest mask IoU."""
 
     image: ListedImage
     one: CocoObject
@@ -46,17 +46,17 @@ class Match(NamedTuple):
 
     @property
     def size(self) -> str:
-        """Small, medium or large, as in the table."""
+        """Returns small, medium or large, as in the table."""
         return next((size for size in SIZES if self.one.area <= AREAS[size][1]), SIZES[-1])
 
 
 def _lot(match: Match) -> float:
-    """A number between 0 and 1 that says nothing about the object, and is always the same."""
+    """Returns a reproducible pseudorandom number between 0 and 1."""
     return zlib.crc32(str(match.one.object_id).encode()) / 2**32
 
 
 class _Row:
-    """Of all matches of a kind those of greatest rank, at most one of an image."""
+    """Collects the matches of one kind with the highest rank, at most one per image."""
 
     def __init__(self, belongs: Callable[[Match], bool], rank: Callable[[Match], float]) -> None:
         self._belongs, self._rank = belongs, rank
@@ -64,7 +64,7 @@ class _Row:
         self.total = 0
 
     def add(self, matches: Iterable[Match]) -> None:
-        """Takes the matches of one image."""
+        """Adds the matches of one image."""
         own = [match for match in matches if self._belongs(match)]
         self.total += len(own)
         if own:
@@ -74,7 +74,7 @@ class _Row:
                 heapq.heappop(self._kept)
 
     def matches(self) -> list[Match]:
-        """The greatest rank first."""
+        """Returns the collected matches, highest rank first."""
         return [match for *_, match in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
 
 
@@ -83,20 +83,20 @@ def write_sheet(
 ) -> None:
     """Draws the contact sheet of proposals to `path`, a PNG file.
 
-    Five rows of up to eight objects, at most one of an image in each: those found best, those found worst (IoU 0.5 and
-    little more), and of the missed small, medium and large ones a choice by lot, always the same. A row's title says
-    how many there are. A cell has the object's outline in white and the proposal in magenta, and says its IoU and
-    score, the object's area in pixels, and the image's id.
+    Five rows of up to eight objects, at most one per image: best matched, worst matched (IoU 0.5 and slightly above),
+    and reproducible samples of missed small, medium and large objects. The title of a row gives their number. A cell
+    shows the outline of the object in white and the proposal in magenta, with IoU and score, the area of the object
+    in pixels, and the image id.
 
     Args:
       annotations: COCO instances JSON.
       images: folder of its images.
       results: COCO results file of any system, or its entries.
-      limit: of the images, the first by sorted id.
+      limit: use only the first `limit` images by sorted id.
 
-    Errors:
-      FileNotFoundError, ValueError: as of `average_recall`; or no object to find. One line. An image that is missing,
-        broken or of another size than its annotations is named in its cell.
+    Raises:
+      FileNotFoundError, ValueError: as for `average_recall`; or there are no objects. One line. An image that is
+        missing, unreadable or of another size than its annotations is named in its cell.
     """
     listed, _ = objects_to_find(annotations, None, limit)
     rows: list[_Row] = []
@@ -116,11 +116,11 @@ def write_sheet(
 
     over_groups(results, collect)
     if not total:
-        raise InvalidInput(f"{annotations}: no object to find in {len(listed)} images: there is nothing to show")
-    legend = f"(white) by one of {SEARCHED} proposals (magenta) of IoU {FOUND_IOU:g} and more"
+        raise InvalidInput(f"{annotations}: no objects in {len(listed)} images: there is nothing to show")
+    legend = f"(white) by one of {SEARCHED} proposals (magenta), IoU {FOUND_IOU:g} or more"
     titles = [
-        f"found best: found are {rows[0].total} of {total.total()} objects {legend}",
-        "found worst",
+        f"best matched: {rows[0].total} of {total.total()} objects found {legend}",
+        "worst matched",
         *(f"missed {size}: {row.total} of {total[size]}" for size, row in zip(SIZES, rows[2:], strict=True)),
     ]
     sheet = contact_sheet([(title, row.matches()) for title, row in zip(titles, rows, strict=True)], images)
@@ -129,7 +129,7 @@ def write_sheet(
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Match]]], images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
-    """Titled rows of cells; a row without matches is its title alone. Args: images, the folder of the files."""
+    """Draws titled rows of cells; a row without matches has only its title. `images` is the folder of the files."""
     strips = []
     blank = np.full((1, SIDE, 3), DARK, np.uint8)
     for title, matches in rows:
@@ -147,14 +147,14 @@ def _titled(strip: UInt8[np.ndarray, "_H W 3"], title: str) -> UInt8[np.ndarray,
 def _with_silent(
     proposed: Iterator[tuple[int, list[dict]]], waiting: dict[int, ListedImage]
 ) -> Iterator[tuple[ListedImage, list[dict]]]:
-    """Images with their entries, then those of `waiting` that have none."""
+    """Yields images with their entries, then the remaining images of `waiting` without entries."""
     for image_id, entries in proposed:
         yield waiting.pop(image_id), entries
     yield from ((image, []) for image in waiting.values())
 
 
 def _matches(image: ListedImage, entries: Sequence[dict]) -> list[Match]:
-    """One for each object but crowds."""
+    """Returns a match for each object that is not a crowd."""
     objects = [one for one in image.objects if not one.crowd]
     entries = [entry for entry in entries if entry["segmentation"]]
     if not entries or not objects:

@@ -1,4 +1,4 @@
-"""Tables of average recall, ours beside the published ones, as text and as Markdown."""
+"""Formats tables of average recall, with published results, as text and as Markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ class Row(NamedTuple):
     """A line of a table.
 
     Attributes:
-      name: of the method or run.
-      figures: by the keys of `average_recall`; what is missing, None or NaN shows as "–".
-      seconds: per image; None where it was not measured.
-      note: on what the time was measured, behind the seconds.
+      name: name of the method or run.
+      figures: metrics by the keys of `average_recall`; missing, None or NaN is shown as "–".
+      seconds: seconds per image; None if not measured.
+      note: hardware of the time measurement.
     """
 
     name: str
@@ -49,8 +49,8 @@ def _published(
 
 
 _NONE = (None, None, None)
-# COCO val2014, first 5000 images. Figures that were seen in print only; as quoted in later works' tables, but for the
-# segment AR@10 of FastMask, which its authors give.
+# COCO val2014, first 5000 images. Printed figures only, as quoted in the tables of later papers, except for the segment
+# AR@10 of FastMask, which its authors give.
 PUBLISHED = (
     _published("MCG", (0.077, 0.186, 0.299), (0.101, 0.246, 0.398), 45.0),
     _published("DeepMask", (0.126, 0.245, 0.331), _NONE),
@@ -82,7 +82,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """A table for the console, its columns aligned; segments first, then boxes."""
+    """Formats an aligned table for the console; segments first, then boxes."""
     cells = _cells(rows)
     widths = [max(len(line[c]) for line in cells) for c in range(len(cells[0]))]
     lines = [
@@ -93,7 +93,7 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The same table in Markdown."""
+    """Formats the same table in Markdown."""
     head, *body = (f"| {' | '.join(line)} |" for line in _cells(rows))
     rule = "|---|" + "---:|" * (len(COLUMNS) + 1)
     return "\n".join([head, rule, *body])

@@ -1,8 +1,8 @@
-"""A network as one .npz file that runs with JAX alone: the function as StableHLO, its weights, a description.
+"""Exports a network as one .npz file that runs with JAX alone: the function as StableHLO, weights, a description.
 
-JAX writes and reads such functions with the package flatbuffers, which does not come with it.
+JAX reads and writes such functions with the separate package flatbuffers.
 
-The weights lie beside the function and are an argument of it: as constants within, XLA would fold them for minutes.
+The weights are stored separately and passed as an argument: XLA would spend minutes folding them as constants.
 """
 
 import importlib.util
@@ -23,20 +23,20 @@ from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.mapping import names_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FUNCTION, DESCRIPTION = "function", "description"  # the file's arrays that are no weights
+FUNCTION, DESCRIPTION = "function", "description"  # arrays of the file that are not weights
 
 
 def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> None:
-    """Writes the proposal function of a network for CPUs, NVIDIA GPUs and TPUs; the file is there whole or not at all.
+    """Writes the proposal function of a network for CPUs, NVIDIA GPUs and TPUs, atomically.
 
-    Its arrays: `function`, the bytes of `jax.export` for a function of (weights by name, image, size), see `spec`;
-    `description`, JSON; and all others are the weights, float32.
+    Arrays of the file: `function`, the bytes of `jax.export` for a function of (weights by name, image, size), see
+    `spec`; `description`, JSON; all others are the weights, float32.
 
     Args:
       path: NAME.npz.
       variables: the network's collections.
 
-    Errors:
+    Raises:
       ValueError: flatbuffers is not installed; one line.
     """
     if importlib.util.find_spec("flatbuffers") is None:

@@ -1,4 +1,4 @@
-"""A network as one .onnx file, by jax2onnx (an optional extra: requirements-export.txt)."""
+"""Exports a network as one .onnx file with jax2onnx (an optional extra: requirements-export.txt)."""
 
 import importlib.util
 import json
@@ -24,15 +24,15 @@ DESCRIPTION = "fastmask_jax"  # key of the description in the file's metadata
 
 
 def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> None:
-    """Writes the proposal function of a network (see `ExportSpec`); the file is there whole or not at all.
+    """Writes the proposal function of a network (see `ExportSpec`), atomically.
 
-    Where any batch will do, the network is that of one image, in an ONNX Scan over the images.
+    For an arbitrary batch size, an ONNX Scan runs the network of one image over the images.
 
     Args:
       path: NAME.onnx.
       variables: the network's collections.
 
-    Errors:
+    Raises:
       ValueError: the packages of requirements-export.txt are not installed, or the network does not compute in
         float32; one line.
     """
@@ -57,7 +57,7 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
 
 
 def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
-    """The function of exactly `spec.batch` images."""
+    """Converts the function of exactly `spec.batch` images."""
 
     def function(image: jax.Array, size: jax.Array) -> Proposed:
         return propose(model, spec.proposals, variables, image, size)
@@ -68,7 +68,7 @@ def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "
 
 
 def _one_image(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
-    """The function of any number of images: that of one, scanned over them."""
+    """Converts the function of any number of images: that of one image, scanned over the batch."""
     from onnx import helper
 
     def function(image: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
@@ -110,10 +110,10 @@ def _convert(
 
 
 def _drop_written_out_numbers(graph: "onnx.GraphProto") -> None:
-    """Where an operation chooses between an array and one number, jax2onnx writes the number out at the array's size.
+    """Replaces constant arrays in Where nodes by scalars, and removes unused arrays.
 
-    At full size that is most of the file (docs/export.md); ONNX broadcasts a number by itself. Arrays that nothing uses
-    go, too.
+    jax2onnx writes a scalar at the size of the array it is selected against. At full size that is most of the file
+    (docs/export.md); ONNX broadcasts scalars.
     """
     from onnx import numpy_helper
 
@@ -136,7 +136,7 @@ def _drop_written_out_numbers(graph: "onnx.GraphProto") -> None:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without these libraries' warnings of shapes that they leave out, one an operation."""
+    """Silences warnings of these libraries: one per operation whose shape they do not record."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)

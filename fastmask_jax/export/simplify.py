@@ -1,7 +1,7 @@
-"""A JAX function in fewer and plainer operations, for converters that know only some of them.
+"""Rewrites a JAX function with fewer and simpler operations, for converters that support only some of them.
 
-Calls are opened, what depends on the platform takes its default branch, equal operations are done once (a network asks
-for the extents of its images at every layer), and a few operations are written with others.
+Calls are inlined, platform-dependent code takes its default branch, equal operations are shared (every layer computes
+the masks of its padding), and a few operations are expressed by others.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ _BODIES = {"jit": "jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr
 
 
 def simplify(function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct) -> ClosedJaxpr:
-    """The operations of a function of arrays; what it closes over becomes the constants of the result."""
+    """Returns the simplified jaxpr of a function of arrays; closed-over arrays become its constants."""
     closed = jax.make_jaxpr(function)(*arguments)
     return jax.make_jaxpr(lambda *inputs: _Evaluation().run(closed.jaxpr, closed.consts, inputs))(*arguments)
 
 
 class _Evaluation:
-    """One pass over a function's operations, which remembers what has been done already."""
+    """One pass over the operations of a function that memoises their results."""
 
     def __init__(self) -> None:
         self._done: dict[Any, tuple[list[Any], list[Any]]] = {}  # operands stay alive, and so their ids their own
@@ -70,7 +70,7 @@ def _key(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
 
 
 def _identity(operand: Any) -> Any:
-    """Equal for the same array, and for equal numbers of one type; by their text, since -0.0 == 0.0."""
+    """Returns a key that is equal for the same array, and for equal scalars of one type; as text, since -0.0 == 0.0."""
     if isinstance(operand, jax.core.Tracer) or np.ndim(operand):
         return id(operand)
     number = np.asarray(operand)
@@ -89,7 +89,7 @@ def _window_max(
     padding: Sequence[tuple[int, int]],
     **dilations: Any,
 ) -> jax.Array:
-    """The largest of shifted, strided views."""
+    """Computes a window maximum from shifted, strided views."""
     if any(factor != 1 for factors in dilations.values() for factor in factors):
         raise InvalidInput("a maximum over dilated windows cannot be exported")
     x = lax.pad(x, np.array(-np.inf, x.dtype), [(low, high, 0) for low, high in padding])
