@@ -1,4 +1,4 @@
-"""Turns the import of an optional package that is not installed into one line that says how to install it."""
+"""Turns a missing optional package into one line that says how to install it."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""fastmask prepare: a dataset on disk as records."""
+"""fastmask prepare: converts a dataset to records, or draws the shapes dataset."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def _positive_number(text: str) -> int:
 
 def _split_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: a letter, then letters, digits and _")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid name: use a letter, then letters, digits and _")
     return text
 
 
@@ -49,18 +49,18 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=_whole_number,
         default=os.cpu_count() or 1,
-        help="processes; 0: only this one (default: cores)",
+        help="worker processes; 0: none (default: number of cores)",
     )
-    common.add_argument("--overwrite", action="store_true", help="replace records that are there")
-    parser = argparse.ArgumentParser(
-        prog="fastmask prepare", description="Put a dataset on disk as records, for train.py and evaluate.py."
-    )
+    common.add_argument("--overwrite", action="store_true", help="replace existing records")
+    parser = argparse.ArgumentParser(prog="fastmask prepare", description="Converts a dataset to records for training.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="coco | coco2017 | coco2014 | shapes")
 
-    own = commands.add_parser("coco", parents=[common], help="any COCO-format instances JSON and its image folder")
-    own.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="instances JSON")
-    own.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder the file names are relative to")
-    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="records go to DIR/SPLIT")
+    own = commands.add_parser("coco", parents=[common], help="any COCO instances file and its image folder")
+    own.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO instances JSON")
+    own.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="image folder; file names are relative to it"
+    )
+    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes records to DIR/SPLIT")
     own.add_argument(
         "--split", type=_split_name, default="train", metavar="SPLIT", help="name of the split (default: train)"
     )
@@ -75,14 +75,16 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             default=default,
             metavar="DIR",
-            help=f"records go to DIR/train and DIR/val (default: {default})",
+            help=f"writes records to DIR/train and DIR/val (default: {default})",
         )
         coco.set_defaults(year=year)
 
-    shapes = commands.add_parser("shapes", parents=[common], help="draw the embedded dataset: COCO files and records")
-    where = "gets images, annotations and records (default: datasets/shapes)"
+    shapes = commands.add_parser("shapes", parents=[common], help="draws the shapes dataset: COCO files and records")
+    where = "writes images, annotations and records to DIR (default: datasets/shapes)"
     shapes.add_argument("--out", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=where)
     shapes.add_argument("--train", type=_positive_number, default=2000, help="training images (default: 2000)")
     shapes.add_argument("--val", type=_positive_number, default=200, help="held-out images (default: 200)")
-    shapes.add_argument("--seed", type=_whole_number, default=0, help="the same seed draws the same files (default: 0)")
+    shapes.add_argument(
+        "--seed", type=_whole_number, default=0, help="random seed; the same seed draws the same files (default: 0)"
+    )
     return parser

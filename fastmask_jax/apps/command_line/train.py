@@ -1,4 +1,4 @@
-"""fastmask train: trains, or goes on with a run."""
+"""fastmask train: trains a network, or resumes a run."""
 
 import argparse
 import signal
@@ -13,18 +13,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="fastmask train",
-        description="Trains FastMask. Started again with the same --workdir, it goes on from its latest checkpoint.",
+        description="Trains FastMask. Resumes from the latest checkpoint in --workdir, if there is one.",
         epilog="Any setting of the config: --config.section.key=value, as in --config.optimizer.learning_rate=0.002",
     )
     parser.add_argument(
         "--config", required=True, help="config file, with a variant after a colon: configs/coco.py:zoom"
     )
     parser.add_argument(
-        "--workdir", type=Path, help="checkpoints, metrics, pictures (default: runs/NAME_OF_THE_CONFIG)", default=None
+        "--workdir",
+        type=Path,
+        help="folder of checkpoints, metrics and pictures (default: runs/CONFIG_NAME)",
+        default=None,
     )
-    parser.add_argument(
-        "--weights", metavar="SPEC", help="what to begin with: see docs/weights.md (default: from nothing)"
-    )
+    parser.add_argument("--weights", metavar="SPEC", help="initial weights: see docs/weights.md (default: random)")
     options, overrides = parse_command_line(parser, arguments)
     config = load_config(options.config, overrides)
     workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem

@@ -1,4 +1,4 @@
-"""The page in gradio: what lies where, what happens on which event, how it is served. Nothing leaves the machine."""
+"""Builds and serves the demo page with gradio: layout and events. Nothing leaves the machine."""
 
 import html
 import os
@@ -51,18 +51,18 @@ CSS = """
 
 
 class _Session:
-    """What happens on the page's events. Methods take and give values of components; `View` is a visitor's state."""
+    """Handles the events of the page. Methods map component values; `View` is the state of a visitor."""
 
     def __init__(self, generator: ProposalGenerator, folder: Path) -> None:
         self._generator = generator
         self._folder = folder
 
     def begin(self) -> list[Any]:
-        """→ view, and what is shown, while an upload waits."""
+        """Returns the view and what is shown while an upload is processed."""
         return self._shown(None, WORKING)
 
     def upload(self, image: dict[str, Any] | None, *sliders: float | int) -> list[Any]:
-        """→ upload, view, and what is shown. The image is gradio's word for the file, not read yet."""
+        """Returns upload, view and what is shown. The image is gradio's record of the file, not decoded yet."""
         if image is None:
             return [gr.skip(), *self._shown(None, INVITATION)]
         try:
@@ -74,11 +74,11 @@ class _Session:
         return [gr.skip(), *self._shown(self._propose(Path(image["path"]).stem, pixels, sliders))]
 
     def begin_example(self, number: int) -> list[Any]:
-        """→ upload, view, and what is shown, while example `number` waits."""
+        """Returns upload, view and what is shown while example `number` is processed."""
         return [_example(number), *self._shown(None, WORKING)]
 
     def example(self, number: int, *sliders: float | int) -> list[Any]:
-        """→ number of the next example, view, and what is shown."""
+        """Returns the number of the next example, the view and what is shown."""
         return [number + 1, *self._shown(self._propose(f"example_{number}", _example(number), sliders))]
 
     def slide(self, view: View | None, *sliders: float | int) -> list[Any]:
@@ -95,7 +95,7 @@ class _Session:
         return View(name, results, found, found).with_sliders(*_numbers(*sliders))
 
     def _shown(self, view: View | None, line: str | None = None) -> list[Any]:
-        """Values of: view, status, overview, window, attention, description, download."""
+        """Returns the values of view, status, overview, window, attention, description and download."""
         if view is None:
             return [None, line, None, None, None, "", gr.update(value=None, interactive=False)]
         window, attention = view.closeup() or (None, None)
@@ -103,7 +103,7 @@ class _Session:
         return [view, view.summary(), view.picture(), window, attention, view.description() or CLICKED_NONE, download]
 
     def _json(self, view: View) -> Path:
-        """The shown proposals as a COCO results file, which gradio copies and offers."""
+        """Writes the shown proposals as a COCO results file, which gradio copies for download."""
         image_id = image_ids([Path(view.name)])[0]
         with JsonListWriter(view.results) as file:
             for entry in view.shown.to_results(image_id):
@@ -112,14 +112,14 @@ class _Session:
 
 
 def _uploaded(path: str) -> str:
-    """The path itself; a ValueError where it is not of an uploaded file, which only a forged message can say."""
+    """Returns the path; raises ValueError if it is not an uploaded file, which only a forged request can cause."""
     if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
         raise InvalidInput(f"{Path(path).name} was not uploaded")
     return path
 
 
 def _numbers(score_threshold: float | int, nms_iou: float | int, count: float | int) -> tuple[float, float, int]:
-    """Values of the sliders, of which the browser sends whole ones as integers."""
+    """Converts slider values, of which the browser sends whole ones as integers."""
     return float(score_threshold), float(nms_iou), int(count)
 
 
@@ -128,12 +128,12 @@ def _example(number: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.Blocks:
-    """The page, not yet served.
+    """Builds the page without serving it.
 
     Args:
-      generator: makes the proposals; `evaluation.proposals` of its config for each image, of which sliders choose.
-      network: what the page says of it, a line of Markdown.
-      folder: for files that are offered for download.
+      generator: network; `evaluation.proposals` of its config are decoded per image, and the sliders filter them.
+      network: description of the network, a line of Markdown.
+      folder: folder of the files for download.
     """
     session = _Session(generator, folder)
     with gr.Blocks(
@@ -212,8 +212,8 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serves a page from threads of this process until `page.close()`; returns its address.
 
-    Errors:
-      ValueError: the address cannot be listened at; one line.
+    Raises:
+      ValueError: the address cannot be bound; one line.
     """
     try:
         _, address, _ = page.launch(

@@ -1,4 +1,4 @@
-"""Files that are dropped on the page → RGB pixels, or one line that says why not."""
+"""Decodes files that are dropped on the page to RGB pixels, or explains in one line why not."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ MOST_PIXELS = 32_000_000  # masks are as large as their image, and there are man
 
 
 def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB pixels of an image file, upright: other than in data sets, an EXIF orientation is followed.
+    """Decodes an image file to RGB pixels, upright: unlike in datasets, EXIF orientation is applied.
 
-    The size is asked of the file's header, before any pixel is decoded.
+    The size is read from the header before pixels are decoded.
 
-    Errors:
-      ValueError: no image, a broken one, or one of more than `most_pixels`; one line with the file's name alone.
+    Raises:
+      ValueError: not an image, damaged, or of more than `most_pixels`; one line with the file name only.
     """
     name = Path(path).name
     too_large = f"{name} is too large: {{}} pixels, and {most_pixels / 1e6:g} million are the most; shrink it first"
@@ -32,6 +32,6 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
     except Image.DecompressionBombError:
         raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
     except UnidentifiedImageError:
-        raise InvalidInput(f"{name} is no image, or of a format that is not read here: JPEG and PNG are") from None
+        raise InvalidInput(f"{name} is not an image, or its format is not supported; use JPEG or PNG") from None
     except (OSError, SyntaxError):
-        raise InvalidInput(f"{name} is broken: it begins like an image, but its pixels cannot be read") from None
+        raise InvalidInput(f"{name} is damaged: its header is an image's, but its pixels cannot be decoded") from None

@@ -1,4 +1,4 @@
-"""What the words of a command line stand for: images and videos, in folders, of patterns, on lists."""
+"""Expands command-line inputs into images and videos: files, folders, patterns and lists."""
 
 import codecs
 import glob
@@ -19,12 +19,12 @@ _NUMBER = re.compile(r"(\d+)$")
 
 
 class FoundFile(NamedTuple):
-    """A file to propose on.
+    """An image or video to propose on.
 
     Attributes:
-      path: where it is.
-      name: what is written about it begins so: its path below the folder that it was found in, without its suffix;
-        of all files found together none have the same.
+      path: path of the file.
+      name: prefix of its outputs: the path below the folder it was found in, without suffix; unique among all files
+        found together.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class FoundFile(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Files, none twice, in the order in which they were given; those of a folder in that of their paths."""
+    """Distinct files in the order of the inputs; those of a folder sorted by path."""
 
     images: list[FoundFile]
     videos: list[FoundFile]
@@ -40,18 +40,18 @@ class Found(NamedTuple):
 
 
 def find_files(words: Sequence[str]) -> Found:
-    """The files that words stand for, by their suffixes; a file that is named counts as an image by any suffix.
+    """Expands inputs into files, by their suffixes; a file given by name counts as an image with any suffix.
 
-    A word is a file; a folder, for all images and videos below it but hidden ones; a pattern with *, ? or [], where **
-    goes through folders; or @LIST, a file with such words, one a line, of which those that are missing are no error:
-    whoever reads them will notice.
+    An input is a file; a folder, for all images and videos below it except hidden ones; a pattern with *, ? or [],
+    where ** matches subfolders; or @LIST, a file with one input per line. Missing files of a list are not an error
+    here: they are reported when they are read.
 
-    Errors:
-      FileNotFoundError: words of no file, or a folder without images and videos; one line.
-      ValueError: no words.
+    Raises:
+      FileNotFoundError: a missing file, or a folder without images and videos; one line.
+      ValueError: no inputs.
     """
     if not words:
-        raise InvalidInput("no image: name files, folders, patterns or @LISTs")
+        raise InvalidInput("no inputs: give files, folders, patterns or @LISTs")
     missing: list[str] = []
     passed_over: Counter[str] = Counter()
     found: dict[Path, Path] = {}
@@ -71,9 +71,9 @@ def find_files(words: Sequence[str]) -> Found:
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:
-    """The number that each file's name ends with (COCO_val2014_000000000042.jpg → 42).
+    """Returns the number at the end of each file name (COCO_val2014_000000000042.jpg → 42).
 
-    Where a name has none, or two have the same, all are numbered in their order instead, from 1.
+    If a name has none, or two names have the same, all files are numbered from 1 instead.
     """
     numbers = [_NUMBER.search(path.stem) for path in paths]
     found = [int(match[1]) for match in numbers if match]
@@ -84,7 +84,7 @@ def image_ids(paths: Sequence[Path]) -> list[int]:
 def _of_words(
     words: Iterable[str], missing: list[str] | None, passed_over: Counter[str]
 ) -> Iterator[tuple[Path, Path]]:
-    """(path, path below the folder it was found in) of each file. Words of no file go to `missing`; None: to files."""
+    """Yields (path, path below its input folder) of each file. Missing files go to `missing`; if None, to the files."""
     for word in words:
         path = Path(word)
         if path.is_dir():
@@ -102,7 +102,7 @@ def _of_words(
 
 
 def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[tuple[Path, Path]]:
-    """Images and videos among what is found without being named: files, and what is below folders."""
+    """Yields images and videos among files that were found, not given by name, including those below folders."""
     for match in matches:
         folder = match if match.is_dir() else match.parent
         below = sorted(path.relative_to(folder) for path in match.rglob("*")) if match.is_dir() else [Path(match.name)]
@@ -125,11 +125,11 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise MissingFile(f"{LIST}{path}: no such list of files") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"{LIST}{path}: not a text: a list has a file's name on each line") from None
+        raise InvalidInput(f"{LIST}{path}: not a text file: a list has one input per line") from None
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names; where one comes up again (in any case of letters: some disks make no difference) with _2, _3, …"""
+    """Makes names unique with _2, _3, …; letter case is ignored, because some file systems ignore it."""
     taken: set[str] = set()
     distinct = []
     for name in names:

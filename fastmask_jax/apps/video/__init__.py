@@ -1,1 +1,1 @@
-"""Frames in and out of video files, and objects followed from frame to frame."""
+"""Reads and writes video files, and tracks objects from frame to frame."""

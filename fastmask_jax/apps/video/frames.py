@@ -1,4 +1,4 @@
-"""Video files, read and written frame by frame through PyAV (an extra: requirements-video.txt). RGB, uint8."""
+"""Reads and writes video files frame by frame with PyAV (an extra: requirements-video.txt). RGB, uint8."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -21,23 +21,23 @@ _EVEN = 2  # yuv420p, which every player knows, halves both sides of the colors
 
 
 class Frame(NamedTuple):
-    """A picture of a video and when it is shown, in units of the reader's `time_base`."""
+    """A frame of a video and its timestamp, in units of the reader's `time_base`."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: int
 
 
 class VideoReader(AbstractContextManager):
-    """Frames of a file's first video stream, in the order in which they are shown, upright.
+    """Reads the frames of a file's first video stream, upright and in presentation order.
 
     Attributes:
-      rate: frames a second, on average.
-      time_base: seconds of a unit of the frames' times.
-      length: how many frames the file says it has, or its duration would give; 0 where it says neither.
+      rate: average frames per second.
+      time_base: seconds per unit of the timestamps.
+      length: number of frames by the file's header or duration; 0 if it has neither.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Opens the file. Errors: FileNotFoundError; ValueError, a line: no video that PyAV reads."""
+        """Opens the file; raises FileNotFoundError, or ValueError if PyAV cannot read it as a video."""
         self.path = Path(path)
         if not self.path.is_file():
             raise MissingFile(f"{path}: no such video")
@@ -47,7 +47,7 @@ class VideoReader(AbstractContextManager):
             raise InvalidInput(f"{path}: not readable as a video: {_reason(error)}") from None
         if not self._container.streams.video:
             self._container.close()
-            raise InvalidInput(f"{path}: a file without a video stream")
+            raise InvalidInput(f"{path}: the file has no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         # Fraction: PyAV 19 has a rational type of its own
@@ -59,10 +59,10 @@ class VideoReader(AbstractContextManager):
         self.length: int = self._stream.frames or round(self._seconds * self.rate)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Every frame, once; all have the size of the first one.
+        """Yields every frame once; all have the size of the first one.
 
-        Errors:
-          ValueError: the file is broken from some frame on, which the line names; or it has no frame at all.
+        Raises:
+          ValueError: the file is damaged from a frame on, which the message names; or it has no frames.
         """
         step = max(round(1 / (self.rate * self.time_base)), 1)
         first, last, frames, size = None, -step, 0, None
@@ -76,28 +76,30 @@ class VideoReader(AbstractContextManager):
                 frames += 1
                 yield Frame(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)), last)
         except (av.FFmpegError, OSError) as error:
-            raise InvalidInput(f"{self.path}: broken after {frames} frames: {_reason(error)}") from None
+            raise InvalidInput(f"{self.path}: damaged after {frames} frames: {_reason(error)}") from None
         if not frames:
-            raise InvalidInput(f"{self.path}: a video without a frame")
+            raise InvalidInput(f"{self.path}: the video has no frames")
         missing = self._seconds - (last + step - first) * self.time_base
         if missing > _TOLERATED:  # FFmpeg takes what is cut off for an end
-            raise InvalidInput(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: cut off?")
+            raise InvalidInput(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: truncated?")
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
 
 class VideoWriter(AbstractContextManager):
-    """Writes an mp4 file, H.264. It takes the name `path` when the `with` block ends: a file of that name is always
-    whole. After an error its frames so far are in `<path>.part`, which plays all the same. Without a frame, no file.
+    """Writes an H.264 mp4 file, atomically.
+
+    The file is renamed to `path` when the `with` block ends. After an error, `<path>.part` holds the frames so far and
+    is playable. Without frames, no file is written.
     """
 
     def __init__(self, path: str | Path, rate: Fraction, time_base: Fraction) -> None:
         """
         Args:
-          path: of the file; its folder is made.
-          rate: frames a second.
-          time_base: seconds of a unit of the frames' times.
+          path: path of the file; its folder is created.
+          rate: frames per second.
+          time_base: seconds per unit of the timestamps.
         """
         self.path = Path(path)
         self._part = self.path.with_name(self.path.name + ".part")
@@ -115,7 +117,7 @@ class VideoWriter(AbstractContextManager):
         return self
 
     def write(self, frame: Frame) -> None:
-        """Appends a frame. Frames are of one size, their times rise; an odd side gets its last pixels doubled."""
+        """Appends a frame. Frames have one size and increasing timestamps; an odd side repeats its last pixels."""
         pixels = np.pad(frame.pixels, [(0, side % _EVEN) for side in frame.pixels.shape[:2]] + [(0, 0)], mode="edge")
         context = self._stream.codec_context
         if not context.is_open:

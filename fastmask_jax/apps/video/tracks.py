@@ -1,4 +1,4 @@
-"""Objects followed from frame to frame: masks of one frame joined to those of the frames before by their IoU."""
+"""Tracks objects: matches the masks of a frame to those of earlier frames by IoU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ MEMORY = 15  # frames for which an object may be out of sight
 
 
 class Followed(NamedTuple):
-    """Which object each mask of a frame shows.
+    """The object of each mask of a frame.
 
     Attributes:
-      tracks: int64[m], numbers of the objects, from 1 in the order in which they came up; never given twice.
-      slots: int64[m], places in a row of colors: an object keeps its own, and gives it back when it is forgotten, so
-        that few objects at a time have the first, most different colors however many there were.
+      tracks: int64[m], object numbers, from 1 in order of appearance; never reused.
+      slots: int64[m], indices into a list of colors. An object keeps its slot until it is dropped; then the slot is
+        reused, so that few simultaneous objects use the first, most distinct colors.
     """
 
     tracks: Int64[np.ndarray, "m"]
@@ -37,13 +37,13 @@ class _Track:
 
 
 class Tracker:
-    """Follows objects through the frames of one video."""
+    """Tracks objects through the frames of one video."""
 
     def __init__(self, least_iou: float = LEAST_IOU, memory: int = MEMORY) -> None:
         """
         Args:
-          least_iou: a mask continues a track if its IoU with the track's last mask is at least this; above 0.
-          memory: a track that no mask continues is forgotten after so many frames.
+          least_iou: minimum IoU of a mask with the last mask of its track; above 0.
+          memory: number of frames without a match after which a track is dropped.
         """
         if not 0 < least_iou <= 1:
             raise InvalidInput(f"least_iou={least_iou}: an IoU above 0, at most 1, such as {LEAST_IOU}")
@@ -54,10 +54,10 @@ class Tracker:
         self._begun = 0
 
     def follow(self, masks: Sequence[Mapping[str, Any]]) -> Followed:
-        """Joins the masks of the next frame to tracks: that assignment of pairs whose IoUs have the greatest sum.
+        """Matches the masks of the next frame to tracks, by the assignment that maximises total IoU.
 
         Args:
-          masks: RLE, all of the video's size. A mask that continues no track begins one.
+          masks: RLE, all of the video's size. An unmatched mask starts a new track.
         """
         self._frame += 1
         self._tracks = [track for track in self._tracks if self._frame - track.seen <= self._memory + 1]
