@@ -13,7 +13,7 @@ from pathlib import Path
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.evaluation.table import Row, markdown_table
-from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.weights.checkpoints import Checkpoints
 from fastmask_jax.weights.native import restore_model
 
@@ -36,9 +36,8 @@ def main() -> None:
     for step in map(str, steps):
         if step not in curve:
             model, variables, _ = restore_model(config, options.workdir, int(step))
-            proposer = Proposer(model, variables, config.evaluation.proposals)
-            results = options.workdir / "curve_proposals.json"
-            curve[step] = evaluate(proposer, config.evaluation.to_dict(), results, print)
+            generator = ProposalGenerator(model, variables, config)
+            curve[step] = evaluate(generator, options.workdir / "curve_proposals.json", print)
             path.write_text(json.dumps(curve, indent=1, sort_keys=True) + "\n")
     batch = config.train.batch_size
     print(markdown_table([Row(f"{int(step) * batch:,} images", curve[str(step)]) for step in steps]))

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.batches import InferenceBatch, TrainBatch
 from fastmask_jax.geometry import FINE_MASK, WINDOW
-from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.inference.device_model import DeviceModel
 from fastmask_jax.models.build import build_model
 from fastmask_jax.training.devices import AXIS, map_over_devices, replicate, split
 from fastmask_jax.training.losses import LossSpec
@@ -92,9 +93,9 @@ def main() -> None:
 
         row("training step", images, devices, *measure(train, options.runs))
         for count in options.proposals:
-            proposer = Proposer(build_model(config.model), state.variables, count)
-            used = InferenceBatch(batch.image.astype(np.float32), batch.size, batch.size, batch.image_id)
-            use = measure(lambda proposer=proposer, used=used: proposer(used), options.runs)
+            propose = DeviceModel(build_model(config.model), state.variables, print)
+            used = InferenceBatch(batch.image.astype(np.float32), batch.size)
+            use = measure(partial(propose, used, count), options.runs)
             row(f"{count} proposals, decoded", images, devices, *use)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from timing import device_name, table
 
 from fastmask_jax.geometry import MASK, all_windows, resized_size, window_boxes
-from fastmask_jax.masks.rle import Proposals, masks_to_results
+from fastmask_jax.masks.rle import ScoredMasks, masks_to_results
 from fastmask_jax.masks.suppression import suppress
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
@@ -49,7 +49,7 @@ def logits_of(center: np.ndarray, radius: float, waves: np.ndarray, boxes: np.nd
     return 12 * (outline - np.hypot(x, y) / radius)
 
 
-def proposals_of(count: int, objects: int, largest: float, roughness: float) -> Proposals:
+def proposals_of(count: int, objects: int, largest: float, roughness: float) -> ScoredMasks:
     """The best `count` windows of so many objects, of radius up to `largest`, as masks in the original image."""
     rng = np.random.default_rng(0)
     windows = all_windows(*RESIZED, STRIDES)

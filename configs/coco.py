@@ -112,14 +112,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.annotations = "datasets/coco/annotations/instances_val2014.json"
     config.evaluation.images = "datasets/coco/val2014"
-    config.evaluation.long_edge = 870
-    config.evaluation.buckets = config.data.buckets
+    config.evaluation.long_edges = (870,)  # test scales; proposals of several are merged
+    config.evaluation.buckets = config.data.buckets  # for the largest scale; others have the same, scaled
     config.evaluation.batch_size = 1  # of each device
     config.evaluation.proposals = 1_000
     config.evaluation.mask_threshold = 0.2
     config.evaluation.rerank_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
     config.evaluation.limit = 0  # images by sorted id; 0: all
-    config.evaluation.workers = 1
 
     for name in filter(None, variant.split(",")):
         if name not in _VARIANTS:
@@ -130,7 +129,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def _zoom(config: ConfigDict) -> None:
     config.model.strides = (*config.model.strides, 192)
-    config.evaluation.long_edge = 1300
+    config.evaluation.long_edges = (1300,)
     config.evaluation.buckets = ((872, 1300), (976, 1300), (1300, 872), (1300, 976), (1300, 1300))
 
 

@@ -58,7 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.checkpoint_every = 500
     config.train.picture_every = 0
 
-    config.evaluation.long_edge = 1184
+    config.evaluation.long_edges = (1184,)
     config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.4
     config.evaluation.rerank_iou = 0.7

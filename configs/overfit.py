@@ -38,6 +38,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.keep_checkpoints = 1
     config.train.picture_every = 500
 
-    config.evaluation.long_edge = 512
+    config.evaluation.long_edges = (512,)
     config.evaluation.buckets = config.data.buckets
     return config

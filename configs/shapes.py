@@ -51,7 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.evaluation.annotations = "datasets/shapes/annotations/instances_val.json"
     config.evaluation.images = "datasets/shapes/images"
-    config.evaluation.long_edge = 448
+    config.evaluation.long_edges = (448,)
     config.evaluation.buckets = config.data.buckets
     config.evaluation.batch_size = 8
     config.evaluation.proposals = 1_000

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fastmask_jax.inference.generator import ProposalGenerator
     from fastmask_jax.inference.load import load
     from fastmask_jax.inference.options import ProposeOptions
-    from fastmask_jax.inference.proposals import ObjectProposals
+    from fastmask_jax.inference.proposals import Proposals
 
 __version__ = "0.1.0"
-__all__ = ["ObjectProposals", "ProposalGenerator", "ProposeOptions", "load"]
+__all__ = ["ProposalGenerator", "Proposals", "ProposeOptions", "load"]
 
 _HOMES = {
-    "ObjectProposals": "fastmask_jax.inference.proposals",
+    "Proposals": "fastmask_jax.inference.proposals",
     "ProposalGenerator": "fastmask_jax.inference.generator",
     "ProposeOptions": "fastmask_jax.inference.options",
     "load": "fastmask_jax.inference.load",

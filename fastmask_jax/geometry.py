@@ -103,6 +103,12 @@ def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
     return (np.minimum(cells, r + HALF_WINDOW) - np.maximum(0, r - HALF_WINDOW + 1) + 1).astype(np.float32)
 
 
+def smallest_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> int | None:
+    """Returns the number of the smallest bucket that holds height x width pixels; None if none does."""
+    fitting = [(b[0] * b[1], n) for n, b in enumerate(buckets) if b[0] >= height and b[1] >= width]
+    return min(fitting)[1] if fitting else None
+
+
 def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tuple[int, int]]) -> int:
     """Number of the smallest bucket (padded height, width) that holds an original image resized to `long_edge`.
 
@@ -110,13 +116,13 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
       ValueError: no bucket is large enough.
     """
     need = resized_size(height, width, long_edge)
-    fitting = [(b[0] * b[1], n) for n, b in enumerate(buckets) if b[0] >= need[0] and b[1] >= need[1]]
-    if not fitting:
+    number = smallest_bucket(*need, buckets)
+    if number is None:
         raise InvalidInput(
             f"an image of {height}x{width} pixels is {need[0]}x{need[1]} at long edge {long_edge}, larger than every "
             f"bucket of {[tuple(b) for b in buckets]}: add one of {long_edge}x{long_edge} to the config"
         )
-    return min(fitting)[1]
+    return number
 
 
 @cache

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.image_input import read_image
 from fastmask_jax.inference.options import ProposeOptions
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.proposals import Proposals
 
 COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
@@ -35,7 +35,7 @@ class BrightGenerator(ProposalGenerator):
         *,
         on_problem: Callable[[str], None] | None = None,
         **changes: Any,
-    ) -> Iterator[ObjectProposals | None]:
+    ) -> Iterator[Proposals | None]:
         for number, image in enumerate(images):
             self._before(number)
             try:
@@ -45,17 +45,18 @@ class BrightGenerator(ProposalGenerator):
                 yield None
 
 
-def _bright(image: np.ndarray) -> ObjectProposals:
+def _bright(image: np.ndarray) -> Proposals:
     distance = [np.abs(image.astype(int) - color).max(-1) for color in COLORS.values()]
     masks = sorted((d < 60 for d in distance if (d < 60).any()), key=np.sum, reverse=True)
     rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
     boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
     n = len(masks)
-    return ObjectProposals(
+    return Proposals(
         scores=np.linspace(0.9, 0.5, n, dtype=np.float32),
         boxes=boxes,
         rles=[{"size": list(image.shape[:2]), "counts": rle["counts"].decode()} for rle in rles],
         windows=np.zeros((n, 3), np.int32),
+        long_edges=np.full(n, 96, np.int32),
         mirrored=np.zeros(n, bool),
         window_boxes=np.concatenate([boxes[:, :2] - 10, boxes[:, :2] + 50], 1).astype(np.int64),
         attention=np.full((n, 10, 10), 0.5, np.float32),

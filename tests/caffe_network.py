@@ -20,7 +20,7 @@ OVERRIDES = {
     "model.neck_hidden": NECK_HIDDEN,
     "model.mask_width": MASK_WIDTH,
     "model.objectness_widths": OBJECTNESS,
-    "evaluation.long_edge": 128,
+    "evaluation.long_edges": (128,),
     "evaluation.buckets": ((96, 128), (128, 96)),
 }
 

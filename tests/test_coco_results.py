@@ -7,7 +7,7 @@ import pytest
 
 from fastmask_jax.masks import coco_results
 from fastmask_jax.masks.coco_results import ResultsWriter, read_results
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 
 ENTRY = {"image_id": 7, "category_id": 1, "score": 0.5, "segmentation": {"size": [2, 2], "counts": "04"}}
 
@@ -15,7 +15,7 @@ ENTRY = {"image_id": 7, "category_id": 1, "score": 0.5, "segmentation": {"size":
 def proposals(count, seed=0):
     rng = np.random.default_rng(seed)
     texts = ["".join(chr(c) for c in rng.integers(48, 112, rng.integers(1, 30))) for _ in range(count)]  # backslash too
-    return Proposals(
+    return ScoredMasks(
         rng.random(count, np.float32),
         rng.integers(0, 50, (count, 4)).astype(np.float32),
         [{"size": [50, 60], "counts": text} for text in texts],

@@ -20,7 +20,7 @@ from fastmask_jax.apps.command_line.main import COMMANDS
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.inference.options import ProposeOptions
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.proposals import Proposals
 from tests import tiny
 from tests.docs_commands import Block, blocks_of, commands
 
@@ -187,9 +187,9 @@ def test_every_option_and_attribute_is_explained():
     ]
     assert sorted(options) == sorted((field.name, field.default) for field in dataclasses.fields(ProposeOptions))
     attributes = [cells[0].strip("`") for cells in table("python.md", 3)[len(options) :]]
-    assert attributes == [field.name for field in dataclasses.fields(ObjectProposals)]
+    assert attributes == [field.name for field in dataclasses.fields(Proposals)]
     for name in re.findall(r"`(\w+)(?:\(|`)", " ".join(cells[0] for cells in table("python.md", 2))):
-        assert hasattr(ObjectProposals, name) or name == "len", name
+        assert hasattr(Proposals, name) or name == "len", name
 
 
 def test_every_check_of_the_data_is_explained():

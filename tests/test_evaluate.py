@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from fastmask_jax.apps.command_line import evaluate
+from fastmask_jax.apps.command_line import evaluate, predict
 from fastmask_jax.configuration import run_command
-from fastmask_jax.data.batches import InferenceBatch
-from fastmask_jax.evaluation.evaluate import _Clock
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import reranked_scores
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.training.step import TrainState
-from fastmask_jax.weights.checkpoints import Checkpoints
+from fastmask_jax.weights.checkpoints import Checkpoints, save_config
 from tests import tiny
 
 METRICS = {
@@ -115,6 +113,21 @@ def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys)
     assert (workdir / "metrics.json").read_text() == before
 
 
+def test_predict_writes_what_evaluate_does(data, workdir, tmp_path, monkeypatch):
+    """The same entries, with several scales and re-ranking: `--results` gives the table of either."""
+    changed = ["--config.evaluation.long_edges=72,96", "--config.evaluation.rerank_iou=0.5"]
+    assert command(monkeypatch, *arguments(data, workdir, *changed)) == 0
+    (tmp_path / "images").mkdir()
+    for image in json.loads((data / "annotations" / "instances_val.json").read_text())["images"]:
+        named = tmp_path / "images" / f"{image['id']:06}.jpg"
+        named.write_bytes((data / "images" / image["file_name"]).read_bytes())
+    save_config(workdir, tiny.config(data))
+    words = ["predict.py", str(tmp_path / "images"), "--weights", str(workdir), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*words, "--count", "20", *changed])
+    assert run_command(predict.main) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == proposals(workdir)
+
+
 def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
     """Whatever their order in the file is."""
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
@@ -130,10 +143,14 @@ def test_demotion_changes_scores_alone(data, workdir, monkeypatch):
     assert command(monkeypatch, *arguments(data, workdir, "--limit", "1")) == 0
     plain = proposals(workdir)
     assert command(monkeypatch, *arguments(data, workdir, "--limit", "1", "--config.evaluation.rerank_iou=0.3")) == 0
-    demoted = proposals(workdir)
+    reranked = proposals(workdir)
+    assert reranked == sorted(reranked, key=lambda p: -p["score"]) != plain
+    place = {p["segmentation"]["counts"]: n for n, p in enumerate(plain)}
+    assert len(place) == len(plain)
+    demoted = sorted(reranked, key=lambda p: place[p["segmentation"]["counts"]])
     assert [{**p, "score": 0} for p in demoted] == [{**p, "score": 0} for p in plain]
     columns = [np.array([p[key] for p in plain], np.float32) for key in ("score", "bbox")]
-    whole = Proposals(*columns, [p["segmentation"] for p in plain], np.arange(len(plain)), 0)
+    whole = ScoredMasks(*columns, [p["segmentation"] for p in plain], np.arange(len(plain)), 0)
     want = reranked_scores(whole, 0.3)
     np.testing.assert_allclose([p["score"] for p in demoted], want, rtol=1e-6)
     assert (want < columns[0]).any()
@@ -162,7 +179,6 @@ def test_broken_images_are_named_and_the_rest_is_kept(data, workdir, monkeypatch
         (["--images", "nowhere"], "nowhere"),
         (["--annotations", "nowhere.json"], "nowhere.json"),
         (["--config.model.channels=6"], "does not fit the config: params/"),
-        (["--config.evaluation.buckets=((48, 48),)"], "larger than every bucket"),
         (["--workdir", "nowhere"], "no checkpoints in nowhere"),
         (["--results", "nowhere.json"], "--results needs --annotations"),
         (["--results", "nowhere.json", "--annotations", tiny.CONFIG], "shapes.py"),
@@ -176,20 +192,3 @@ def test_mistakes_get_a_line(data, workdir, monkeypatch, capsys, more, says):
     assert code == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     assert not (workdir / "metrics.json").exists()
-
-
-def test_clock_counts_all_but_the_first_batch_of_each_bucket():
-    now = 0.0
-
-    def batches():
-        nonlocal now
-        for reading, side, ids in ((5, 8, (1, 2)), (1, 8, (3, 4)), (7, 16, (5, 6)), (2, 8, (7, -1))):
-            now += reading
-            image = np.zeros((2, side, side, 3), np.float32)
-            yield InferenceBatch(image, np.ones((2, 2), np.int32), np.ones((2, 2), np.int32), np.array(ids, np.int64))
-
-    clock = _Clock(lambda: now)
-    assert np.isnan(clock.seconds_per_image)
-    for _ in clock.watched(batches()):
-        now += 10  # the network, and pasting
-    assert clock.seconds_per_image == (11 + 12) / 3

@@ -35,7 +35,7 @@ NETWORK = [
     "--config.model.neck_hidden=4",
     "--config.model.mask_width=8",
     "--config.model.objectness_widths=(8, 8)",
-    "--config.evaluation.long_edge=96",
+    "--config.evaluation.long_edges=96",
     "--config.evaluation.buckets=((64, 96), (96, 96))",
 ]
 
@@ -156,7 +156,7 @@ def test_the_command_and_the_example(flatbuffers, own_weights, network, photo, t
     [
         (["--size", "64by96"], "HEIGHTxWIDTH"),
         (["--size", "64x98"], "multiples of 4"),
-        (["--size", "64x80"], "--config.evaluation.long_edge=80"),
+        (["--size", "64x80"], "--config.evaluation.long_edges=80"),
         (["--batch", "some"], "neither a number nor any"),
         (["--batch", "0"], "at least 1, or any"),
         (["--proposals", "0"], "at least 1"),

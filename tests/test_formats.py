@@ -18,7 +18,7 @@ from fastmask_jax.apps.predict.formats.table import FORMATS, open_formats
 from fastmask_jax.apps.predict.formats.voc import voc_colors
 from fastmask_jax.data.coco.image_check import check
 from fastmask_jax.data.coco.instances import read_instances
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.proposals import Proposals
 from tests.test_label_map import encoded
 
 SIZES = {"a": (40, 60), "below/b & c": (33, 31), "empty": (20, 20)}
@@ -37,11 +37,11 @@ def bitmaps_of(name: str) -> np.ndarray:
     return bitmaps
 
 
-def proposals_of(name: str) -> ObjectProposals:
+def proposals_of(name: str) -> Proposals:
     bitmaps = bitmaps_of(name)
     count, (H, W) = len(bitmaps), SIZES[name]
     rles = encoded(bitmaps)
-    return ObjectProposals(
+    return Proposals(
         scores=np.array([0.9, 0.75, 0.1], np.float32)[:count],
         boxes=np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4),
         rles=rles,

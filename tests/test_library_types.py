@@ -28,7 +28,7 @@ CASES = [
     ("ProposeOptions, candidates=3.0", "candidates=3.0: a whole number is wanted"),
     ("ProposeOptions, nms_iou='0.5'", "nms_iou='0.5': a number is wanted"),
     ("ProposeOptions, flip='no'", "flip='no': True or False is wanted"),
-    ("ProposeOptions, long_edge=None, candidates=None, mask_threshold=None", "nothing"),
+    ("ProposeOptions, long_edges=None, candidates=None, mask_threshold=None", "nothing"),
     ("ProposeOptions, np.int64(7), np.float32(0.5), min_area=np.int32(3), flip=np.bool_(True)", "nothing"),
     ("generator.propose, ['a.jpg'], 5", "options=5: ProposeOptions are wanted; options by name"),
     ("generator.propose, 'a.jpg', 'b.jpg'", "options='b.jpg': ProposeOptions are wanted; options by name"),

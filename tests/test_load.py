@@ -29,7 +29,7 @@ def test_the_name_of_a_config_is_known_everywhere(weights, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     generator = fastmask_jax.load(weights, config="coco:bfloat16", overrides=OVERRIDES, compilation_cache=False)
     assert generator.config.model.dtype == "bfloat16"
-    assert generator.config.evaluation.long_edge == 128
+    assert generator.config.evaluation.long_edges == (128,)
     assert generator.strides == caffe_network.STRIDES
     assert not generator.loaded.initial and not generator.loaded.unused
 
@@ -67,7 +67,7 @@ def test_files_of_others_are_taken_for_the_published_network(weights):
     [
         ({"config": "cocoa"}, "config cocoa: no such file, and none of the bundled configs coco, .*shapes"),
         ({"config": "coco:loud"}, "no variant 'loud'"),
-        ({"config": "coco", "overrides": ["evaluation.longedge=3"]}, "did you mean --config.evaluation.long_edge"),
+        ({"config": "coco", "overrides": ["evaluation.longedge=3"]}, "did you mean --config.evaluation.long_edges"),
         ({"config": "coco", "overrides": "evaluation.long_edge=3"}, r"a list of texts is wanted, \['evaluation.long"),
         ({"config": "coco", "compilation_cache": __file__}, "compilation_cache=.*: not a folder that can be written"),
         ({"weights": "nowhere.caffemodel"}, "nowhere.caffemodel: no file or folder"),
@@ -82,7 +82,7 @@ def test_mistakes_are_named_in_a_line(weights, changed, line):
 def test_the_package_is_light_until_it_is_used(tmp_path):
     code = (
         "import sys, fastmask_jax, fastmask_jax.geometry; assert 'jax' not in sys.modules; "
-        "assert {'load', 'ProposalGenerator', 'ObjectProposals', 'ProposeOptions'} <= set(dir(fastmask_jax)); "
+        "assert {'load', 'ProposalGenerator', 'Proposals', 'ProposeOptions'} <= set(dir(fastmask_jax)); "
         "fastmask_jax.ProposeOptions(count=3); assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

@@ -188,7 +188,7 @@ def test_the_best_evaluated_checkpoint_stays(data, tmp_path, monkeypatch):
 
 
 def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path, monkeypatch):
-    def endless(proposer, settings, results, report, watch):
+    def endless(generator, results, report, watch):
         def proposals():
             os.kill(os.getpid(), signal.SIGTERM)
             while True:

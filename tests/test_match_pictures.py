@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.evaluation.match_pictures import three_panels, write_pictures
 from fastmask_jax.masks.drawing import distinct_colors
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 
 
 def square(x: int, y: int, side: int, size: tuple[int, int] = (60, 80)) -> dict:
@@ -19,10 +19,10 @@ def square(x: int, y: int, side: int, size: tuple[int, int] = (60, 80)) -> dict:
     return {"size": list(size), "counts": rle["counts"].decode()}
 
 
-def proposals(*masks: dict) -> Proposals:
+def proposals(*masks: dict) -> ScoredMasks:
     scores = np.linspace(0.9, 0.1, len(masks)).astype(np.float32)
     boxes = np.array([coco_mask.toBbox(mask) for mask in masks], np.float32).reshape(-1, 4)
-    return Proposals(scores, boxes, list(masks), np.arange(len(masks)), 0)
+    return ScoredMasks(scores, boxes, list(masks), np.arange(len(masks)), 0)
 
 
 @pytest.fixture

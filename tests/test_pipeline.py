@@ -10,10 +10,10 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.data.augment import mirror, random_flip
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.labels import LabelSpec, label_windows
-from fastmask_jax.data.pipeline import TrainSpec, inference_batches, load_sample, train_batches
+from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
-from fastmask_jax.geometry import choose_bucket, resized_size
+from fastmask_jax.geometry import resized_size
 
 BUCKETS = ((96, 128), (128, 96), (128, 128))
 SPEC = TrainSpec(strides=(8, 12, 16), long_edges=(100, 112, 128), labels=LabelSpec(mask_positives=8))
@@ -195,42 +195,6 @@ def test_impossible_shares_and_scales_are_refused():
     plan = make_plan(RECORDS)
     with pytest.raises(ValueError, match="long edge 130 is more"):
         train_batches(RECORDS, TrainSpec(strides=(8,), long_edges=(130,)), plan, 0, workers=0, seed=0)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_use_batches(tmp_path, workers):
-    images = []
-    for record in RECORDS:
-        (tmp_path / record.file_name).write_bytes(record.image_bytes)
-        images.append((record.image_id, tmp_path / record.file_name))
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    images[3:3] = [(77, tmp_path / "bad.jpg"), (78, tmp_path / "missing.jpg")]
-    problems = []
-    batches = list(inference_batches(images, BUCKETS, 128, 2, workers, problems.append))
-    assert [line.split(" left out")[0] for line in problems] == [
-        f"image 77 ({tmp_path}/bad.jpg)",
-        f"image 78 ({tmp_path}/missing.jpg)",
-    ]
-    ids = np.concatenate([batch.image_id for batch in batches])
-    assert sorted(ids[ids >= 0]) == [record.image_id for record in RECORDS]
-    fills = [(batch.image_id < 0).sum() for batch in batches]
-    assert sum(fills) <= len(BUCKETS)
-    for batch in batches:
-        for row, image_id in enumerate(batch.image_id):
-            h, w = batch.size[row]
-            pixels = batch.image[row].copy()
-            if image_id < 0:
-                assert not pixels.any()
-                continue
-            record = RECORDS[image_id - 1000]
-            assert tuple(batch.original_size[row]) == (record.height, record.width)
-            assert (h, w) == resized_size(record.height, record.width, 128)
-            assert batch.image.shape[1:3] == BUCKETS[choose_bucket(record.height, record.width, 128, BUCKETS)]
-            bgr = cv2.imdecode(np.frombuffer(record.image_bytes, np.uint8), cv2.IMREAD_COLOR)
-            expected = cv2.resize(bgr[:, :, ::-1].astype(np.float32), (int(w), int(h)))
-            np.testing.assert_array_equal(pixels[:h, :w], expected)
-            pixels[:h, :w] = 0
-            assert not pixels.any()
 
 
 def test_labels_do_not_depend_on_the_padding():

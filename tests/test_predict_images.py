@@ -15,11 +15,12 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.apps.command_line import predict
 from fastmask_jax.apps.predict.image_results import predict_images
-from fastmask_jax.apps.predict.in_order import in_order, undivided
 from fastmask_jax.apps.predict.input_files import find_files
 from fastmask_jax.apps.predict.picture_files import PictureWriter, attention_sheet
+from fastmask_jax.apps.predict.uninterrupted import uninterrupted
 from fastmask_jax.configuration import run_command
 from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.ordered_map import ordered_map
 from tests.bright_generator import COLORS, BrightGenerator, picture
 from tests.tiny import ROOT
 
@@ -129,10 +130,10 @@ def test_ctrl_c_leaves_whole_files(folder, tmp_path):
     assert len(set(ids)) == done.images
 
 
-def test_what_is_undivided_is_finished_before_ctrl_c_counts():
+def test_what_is_uninterrupted_is_finished_before_ctrl_c_counts():
     steps = []
     with pytest.raises(KeyboardInterrupt):
-        with undivided():
+        with uninterrupted():
             signal.raise_signal(signal.SIGINT)
             steps.append("inside")
         steps.append("behind")
@@ -149,7 +150,7 @@ def test_work_in_threads_comes_in_order_and_not_too_far_ahead():
             taken.append(n)
             yield n
 
-    for n, square in enumerate(in_order(lambda n: n * n, numbers(), threads=3)):
+    for n, square in enumerate(ordered_map(lambda n: n * n, numbers(), threads=3)):
         assert square == n * n and len(taken) <= n + 8
     assert taken == list(range(100))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.image_input import read_image
-from fastmask_jax.inference.proposals import ObjectProposals, merged, mirrored_boxes
+from fastmask_jax.inference.proposals import Proposals, merged, mirrored_boxes
 from fastmask_jax.masks.paste import Runs
 from fastmask_jax.masks.rle import encode, mirrored, tight_boxes
 
@@ -29,11 +29,12 @@ def make(count=7, seed=0):
         bitmap[y : y + height, x : x + width] = True
     rles = [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
     left, top, side = rng.integers(-8, 20, count), rng.integers(-8, 20, count), rng.integers(10, 40, count)
-    proposals = ObjectProposals(
+    proposals = Proposals(
         scores=np.sort(rng.uniform(0, 1, count).astype(np.float32))[::-1],
         boxes=np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4),
         rles=[{"size": [H, W], "counts": rle["counts"].decode()} for rle in rles],
         windows=rng.integers(0, 9, (count, 3), np.int32),
+        long_edges=rng.integers(90, 99, count, np.int32),
         mirrored=rng.random(count) < 0.5,
         window_boxes=np.stack([left, top, left + side, top + side], 1),
         attention=rng.uniform(0, 1, (count, 10, 10)).astype(np.float32),
@@ -179,7 +180,7 @@ def test_npz(tmp_path, count):
     found, bitmaps = make(count)
     with np.load(found.save_npz(tmp_path / "found"), allow_pickle=False) as saved:
         assert (tmp_path / "found").is_file()
-        for name in ("scores", "boxes", "windows", "mirrored", "window_boxes", "attention"):
+        for name in ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes", "attention"):
             np.testing.assert_array_equal(saved[name], getattr(found, name))
         for counts, bitmap in zip(saved["counts"].tolist(), bitmaps, strict=True):
             rle = {"size": saved["image_size"].tolist(), "counts": counts}

@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import reranked_scores, show_selection, suppress
 
 
-def proposals_of(bitmaps: np.ndarray, scores: np.ndarray) -> Proposals:
+def proposals_of(bitmaps: np.ndarray, scores: np.ndarray) -> ScoredMasks:
     rles = [coco_mask.encode(np.asfortranarray(bitmap.astype(np.uint8))) for bitmap in bitmaps]
     boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
     segmentations = [{"size": list(bitmaps.shape[1:]), "counts": rle["counts"].decode()} for rle in rles]
-    return Proposals(scores.astype(np.float32), boxes, segmentations, np.arange(len(scores)), 0)
+    return ScoredMasks(scores.astype(np.float32), boxes, segmentations, np.arange(len(scores)), 0)
 
 
 def plain_loop(bitmaps: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:

@@ -9,7 +9,7 @@ import fastmask_jax
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.shapes.dataset import ShapesSpec, draw
 from fastmask_jax.evaluation.evaluate import evaluate
-from fastmask_jax.inference.proposer import Proposer
+from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.weights.fetching import BUNDLED
 from fastmask_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from fastmask_jax.weights.sources import config_of, load_trained, parse_spec
@@ -71,17 +71,15 @@ def test_coco_few_finds_objects_of_photographs_it_never_saw(tmp_path):
     config = load_config(str(ROOT / "configs" / "coco_few.py"))
     network = load_trained("coco_few", config.model.to_dict())
     split = {
-        **config.evaluation.to_dict(),
-        "annotations": str(COCO_MINI / "annotations" / "instances_val.json"),
-        "images": str(COCO_MINI / "images"),
-        "limit": 8,
-        "workers": 0,
-        "long_edge": 864,
-        "buckets": ((864, 864),),
-        "batch_size": 1,
+        "evaluation.annotations": str(COCO_MINI / "annotations" / "instances_val.json"),
+        "evaluation.images": str(COCO_MINI / "images"),
+        "evaluation.limit": 8,
+        "evaluation.long_edges": (864,),
+        "evaluation.buckets": ((864, 864),),
     }
-    proposer = Proposer(network.model, network.variables, split["proposals"])
-    metrics = evaluate(proposer, split, tmp_path / "proposals.json", print)
+    config.unlock().update_from_flattened_dict(split)
+    generator = ProposalGenerator(network.model, network.variables, config)
+    metrics = evaluate(generator, tmp_path / "proposals.json", print)
     assert metrics["segm/AR@100"] > 0.1
 
 

@@ -40,11 +40,10 @@ _NETWORK = {
     "train.log_every": 2,
     "train.checkpoint_every": 0,
     "train.picture_every": 0,
-    "evaluation.long_edge": 96,
+    "evaluation.long_edges": (96,),
     "evaluation.buckets": ((96, 96),),
     "evaluation.batch_size": 1,
     "evaluation.proposals": 20,
-    "evaluation.workers": 0,
 }
 
 

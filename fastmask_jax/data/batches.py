@@ -1,4 +1,4 @@
-"""What the data folder hands on: padded batches for training and for use (docs/design.md, letters and contracts)."""
+"""Padded batches for training and for inference (docs/design.md, letters and contracts)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,32 +26,18 @@ class TrainBatch(NamedTuple):
 
 
 class InferenceBatch(NamedTuple):
-    """Images in use. All share a bucket; rows with image_id −1 only fill the batch (4×4 black pixels)."""
+    """Images for inference. All share a bucket; rows without an image hold 4×4 black pixels."""
 
     image: Float32[np.ndarray, "B H W 3"]  # resized RGB, INTER_LINEAR on float32; zero beyond `size`
     size: Int32[np.ndarray, "B 2"]  # resized (height, width)
-    original_size: Int32[np.ndarray, "B 2"]  # (height, width) of the file
-    image_id: Int64[np.ndarray, "B"]
 
 
-class InferenceImage(NamedTuple):
-    """One image in use."""
-
-    image: Float32[np.ndarray, "h w 3"]  # resized RGB
-    original_size: tuple[int, int]  # (height, width)
-    image_id: int
-
-
-def pack_inference_batch(images: Sequence[InferenceImage], bucket: tuple[int, int], batch_size: int) -> InferenceBatch:
-    """A batch of `batch_size` rows padded to a bucket (height, width), of at most so many images that all fit it."""
-    batch = InferenceBatch(
-        image=np.zeros((batch_size, *bucket, 3), np.float32),
-        size=np.full((batch_size, 2), MULTIPLE, np.int32),
-        original_size=np.full((batch_size, 2), MULTIPLE, np.int32),
-        image_id=np.full(batch_size, -1, np.int64),
-    )
-    for row, (image, original_size, image_id) in enumerate(images):
-        h, w = image.shape[:2]
-        batch.image[row, :h, :w] = image
-        batch.size[row], batch.original_size[row], batch.image_id[row] = (h, w), original_size, image_id
+def pack_inference_batch(
+    images: Sequence[Float32[np.ndarray, "_h _w 3"]], bucket: tuple[int, int], rows: int
+) -> InferenceBatch:
+    """Pads at most `rows` resized RGB images to a bucket (height, width) that holds each of them."""
+    batch = InferenceBatch(np.zeros((rows, *bucket, 3), np.float32), np.full((rows, 2), MULTIPLE, np.int32))
+    for row, image in enumerate(images):
+        height, width = batch.size[row] = image.shape[:2]
+        batch.image[row, :height, :width] = image
     return batch

@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
@@ -28,17 +27,16 @@ from fastmask_jax.data.augment import (
     crowd_region,
     random_crop,
     random_flip,
-    resize_for_inference,
     resize_into,
 )
-from fastmask_jax.data.batches import InferenceBatch, InferenceImage, TrainBatch, pack_inference_batch
+from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
 from fastmask_jax.errors import InvalidInput, WorkerDied
-from fastmask_jax.geometry import FINE_MASK, WINDOW, choose_bucket, resized_size
+from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size
 
 SCALE_TRIES = 4  # long edges drawn for an image until one gives a positive window
 IMAGE_TRIES = 8  # images drawn for a place of the batch until one has a positive window
@@ -272,56 +270,3 @@ def _leave_with_parent() -> None:
     """Ends this worker when its parent is gone without a word, which grain's workers would not notice."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-@dataclass(frozen=True)
-class ImageLoader:
-    """(image id, path) → image in use, or the line that says why there is none: what the worker processes run."""
-
-    long_edge: int
-
-    def __call__(self, image: tuple[int, str]) -> InferenceImage | str:
-        image_id, path = image
-        try:
-            pixels = decode_image(Path(path).read_bytes())
-        except (OSError, ValueError) as error:
-            return f"image {image_id} ({path}) left out: {error}"
-        size = pixels.shape[:2]
-        return InferenceImage(resize_for_inference(pixels, resized_size(*size, self.long_edge)), size, image_id)
-
-
-def inference_batches(
-    images: Sequence[tuple[int, str | Path]],
-    buckets: Sequence[tuple[int, int]],
-    long_edge: int,
-    batch_size: int,
-    workers: int,
-    on_problem: Callable[[str], None],
-) -> Iterator[InferenceBatch]:
-    """Batches of image files, each of one bucket; the order is fixed by the list, but is not the list's.
-
-    A file that cannot be read is passed to `on_problem` as one line naming it, and left out. The last batch of a
-    bucket is filled with rows of image_id −1.
-
-    Args:
-      images: (image id, path) pairs.
-      buckets: padded (height, width) pairs; see `geometry.choose_bucket`.
-      workers: processes that read, decode and resize; 0: a thread of this process.
-
-    Errors:
-      ValueError: an image is larger than every bucket.
-    """
-    dataset = grain.MapDataset.source([(int(i), str(path)) for i, path in images]).map(ImageLoader(long_edge))
-    waiting: list[list[InferenceImage]] = [[] for _ in buckets]
-    for loaded in _load(dataset, workers):
-        if isinstance(loaded, str):
-            on_problem(loaded)
-            continue
-        bucket = choose_bucket(*loaded.original_size, long_edge, buckets)
-        waiting[bucket].append(loaded)
-        if len(waiting[bucket]) == batch_size:
-            yield pack_inference_batch(waiting[bucket], buckets[bucket], batch_size)
-            waiting[bucket] = []
-    for left_over, bucket in zip(waiting, buckets, strict=True):
-        if left_over:
-            yield pack_inference_batch(left_over, bucket, batch_size)

@@ -18,7 +18,7 @@ from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
 from fastmask_jax.geometry import MASK, all_windows, resized_size
 from fastmask_jax.masks.coco_results import ResultsWriter
 from fastmask_jax.masks.paste import THRESHOLD
-from fastmask_jax.masks.rle import Proposals, masks_to_results
+from fastmask_jax.masks.rle import ScoredMasks, masks_to_results
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 LONG_EDGE = 870
@@ -47,8 +47,8 @@ def ellipse_proposals(
     strides: Sequence[int] = STRIDES,
     long_edge: int = LONG_EDGE,
     max_proposals: int = 1000,
-) -> Proposals:
-    """Proposals for an image of which nothing but its (height, width) is known; scores fall from 1 with the rank."""
+) -> ScoredMasks:
+    """ScoredMasks for an image of which nothing but its (height, width) is known; scores fall from 1 with the rank."""
     resized = resized_size(*original, long_edge)
     windows = ranked_windows(resized, strides, max_proposals)
     scores = (1 - np.arange(len(windows)) / max(len(windows), 1)).astype(np.float32)

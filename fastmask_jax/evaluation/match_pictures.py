@@ -14,7 +14,7 @@ from fastmask_jax.data.coco.objects import objects_of
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.masks.coco_results import read_results
 from fastmask_jax.masks.drawing import distinct_colors, grid, overlay
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
 SEARCHED = 100  # best proposals among which an object is looked for
@@ -46,7 +46,7 @@ def write_pictures(annotations: Path, images: Path, results: Path, folder: Path,
 
 
 def three_panels(
-    image: UInt8[np.ndarray, "H W 3"], objects: list[dict], proposals: Proposals
+    image: UInt8[np.ndarray, "H W 3"], objects: list[dict], proposals: ScoredMasks
 ) -> UInt8[np.ndarray, "_H _W 3"]:
     """Objects; for each object, in its color, the best proposal of the first 100 with its IoU; and the best proposals.
 
@@ -72,7 +72,7 @@ def three_panels(
     return grid(panels, captions, columns=3)
 
 
-def _best_matches(objects: list[dict], proposals: Proposals) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+def _best_matches(objects: list[dict], proposals: ScoredMasks) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """For each object the number of its best proposal, and their IoU; 0 where there is none."""
     masks = proposals.segmentations[:SEARCHED]
     if not objects or not masks:
@@ -81,12 +81,12 @@ def _best_matches(objects: list[dict], proposals: Proposals) -> tuple[Int[np.nda
     return iou.argmax(0), iou.max(0)
 
 
-def _by_image(results: Path) -> Iterator[tuple[int, Proposals]]:
+def _by_image(results: Path) -> Iterator[tuple[int, ScoredMasks]]:
     for image_id, group in itertools.groupby(read_results(results), key=lambda entry: entry["image_id"]):
         entries = sorted(group, key=lambda entry: -entry["score"])
         yield (
             image_id,
-            Proposals(
+            ScoredMasks(
                 scores=np.array([entry["score"] for entry in entries], np.float32),
                 boxes=np.array([entry["bbox"] for entry in entries], np.float32),
                 segmentations=[entry["segmentation"] for entry in entries],

@@ -61,7 +61,7 @@ class ExportSpec:
         if self.long_edge // MULTIPLE * MULTIPLE > longest:
             raise InvalidInput(
                 f"--size {self.height}x{self.width}: smaller than images of long edge {self.long_edge}; give a larger "
-                f"one, or --config.evaluation.long_edge={longest}"
+                f"one, or --config.evaluation.long_edges={longest}"
             )
 
     def description(self, strides: Sequence[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.geometry import MULTIPLE
 
 _FLAG = bool | np.bool_
 _WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")  # NumPy's count as well
@@ -18,8 +20,9 @@ _WANTED = {
     "nms_iou": _NUMBER,
     "min_area": _NUMBER,
     "mask_threshold": _NUMBER,
+    "rerank_iou": _NUMBER,
     "candidates": _WHOLE,
-    "long_edge": _WHOLE,
+    "long_edges": (tuple, "a whole number or several"),
     "flip": (_FLAG, "True or False"),
     "batch_size": _WHOLE,
 }
@@ -30,22 +33,25 @@ class ProposeOptions:
     """How the proposals of an image are found and which of them are returned.
 
     `count`, `score_threshold`, `nms_iou` and `min_area` choose among masks that are already made: they can be changed
-    afterwards, without the network, by `ObjectProposals.filtered`.
+    afterwards, without the network, by `Proposals.filtered`.
 
     Attributes:
       count: at most this many proposals are returned, those of highest objectness.
       score_threshold: proposals of a lower objectness, 0 to 1, are left out.
-      nms_iou: 0 to 1. A proposal is left out where its mask has a greater IoU with that of a better one that stays;
-        exact, on the masks. 1: none is.
-      min_area: proposals whose mask has fewer pixels of the original image are left out.
-      mask_threshold: probability, above 0 and below 1, from which on a pixel belongs to a mask; lower gives larger
-        masks. None: the config's `evaluation.mask_threshold`.
-      candidates: how many windows of highest objectness become masks before any of them is left out. None: `count`;
-        or at least the config's `evaluation.proposals` where `nms_iou` or `min_area` may leave some out.
-      long_edge: the test scale: pixels of the resized image's longer side. Larger finds smaller objects, at a cost
-        that grows with its square. None: the config's `evaluation.long_edge`.
-      flip: propose in the mirror image, too, and merge: twice the time for somewhat better proposals. An object is
-        then often found twice, so `nms_iou` is worth setting.
+      nms_iou: 0 to 1. A proposal is removed if its mask has a greater IoU with that of a better one that is kept;
+        exact, on the masks. 1: none is removed.
+      min_area: proposals whose mask has fewer pixels of the original image are removed.
+      mask_threshold: minimum probability of a mask's pixels, between 0 and 1; lower values give larger masks. None: the
+        config's `evaluation.mask_threshold`.
+      rerank_iou: 0 to 1. A proposal whose mask has a greater IoU with that of a better one gets a lower score and is
+        ranked after all that have not; nothing is removed. 1: none is. None: the config's `evaluation.rerank_iou`.
+      candidates: how many windows of highest objectness become masks before any is removed or re-ranked. None: `count`;
+        or at least the config's `evaluation.proposals` with `nms_iou`, `min_area` or `rerank_iou`.
+      long_edges: the test scales, one or several: pixels of the resized image's longer side. A larger one finds smaller
+        objects, at a cost that grows with its square. The proposals of several scales are merged; objects are then
+        often found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
+      flip: propose in the mirror image as well, and merge: twice the time for somewhat better proposals, many of them
+        duplicates.
       batch_size: images that each device works on at a time. Results do not depend on which images share a batch; from
         one batch size to another they may differ by rounding.
     """
@@ -55,12 +61,16 @@ class ProposeOptions:
     nms_iou: float = 1.0
     min_area: float | int = 0
     mask_threshold: float | None = None
+    rerank_iou: float | None = None
     candidates: int | None = None
-    long_edge: int | None = None
+    long_edges: int | Sequence[int] | None = None
     flip: bool = False
     batch_size: int = 1
 
     def __post_init__(self) -> None:
+        if self.long_edges is not None:
+            several = np.ndim(self.long_edges) == 1 and not isinstance(self.long_edges, str)
+            object.__setattr__(self, "long_edges", tuple(self.long_edges) if several else (self.long_edges,))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])
         self._check("count", self.count >= 1, "at least 1")
@@ -70,7 +80,13 @@ class ProposeOptions:
         threshold = self.mask_threshold
         self._check("mask_threshold", threshold is None or 0 < threshold < 1, "a probability between 0 and 1, or None")
         self._check("candidates", self.candidates is None or self.candidates >= 1, "at least 1, or None")
-        self._check("long_edge", self.long_edge is None or self.long_edge >= 4, "at least 4 pixels, or None")
+        self._check(
+            "rerank_iou", self.rerank_iou is None or 0 <= self.rerank_iou <= 1, "an IoU between 0 and 1, or None"
+        )
+        edges = self.long_edges or (MULTIPLE,)
+        whole = all(isinstance(edge, Integral) and not isinstance(edge, _FLAG) for edge in edges)
+        self._check("long_edges", whole and self.long_edges != (), "one whole number or several, or None")
+        self._check("long_edges", min(edges) >= MULTIPLE, f"at least {MULTIPLE} pixels, or None")
         self._check("batch_size", self.batch_size >= 1, "at least 1")
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
@@ -94,3 +110,17 @@ class ProposeOptions:
                 (near,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
                 raise InvalidInput(f"{name}: no such option of propose; did you mean {near}?")
         return dataclasses.replace(self, **changes)
+
+    def with_defaults(self, evaluation: Mapping[str, Any]) -> "ProposeOptions":
+        """Returns these options with the values of a config's `evaluation` section in place of None."""
+        taken = {
+            name: evaluation[name]
+            for name in ("mask_threshold", "rerank_iou", "long_edges")
+            if getattr(self, name) is None
+        }
+        options = dataclasses.replace(self, **taken)
+        if options.candidates is None:
+            chosen_among = options.nms_iou < 1 or options.min_area > 0 or options.rerank_iou < 1
+            wanted = max(options.count, evaluation["proposals"]) if chosen_among else options.count
+            options = dataclasses.replace(options, candidates=wanted)
+        return options

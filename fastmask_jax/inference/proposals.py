@@ -17,14 +17,14 @@ from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks import drawing, hierarchy, label_map, polygons
 from fastmask_jax.masks.cleaning import clean
 from fastmask_jax.masks.coco_results import result_entries
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
 LABELED = 20  # more scores than this in a picture hide what they speak of
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectProposals:
+class Proposals:
     """The n proposals of one image, best first. All in pixels of the original image, H × W.
 
     `found[k]`, `found[:10]`, `found[found.scores > 0.5]` are such proposals again; a number gives one alone, so that
@@ -35,6 +35,7 @@ class ObjectProposals:
       boxes: (x, y, width, height) around the masks.
       rles: the masks, {"size": [H, W], "counts": str}, COCO's compressed RLE; `masks` and `mask` make bitmaps of them.
       windows: (level, i, j) of the window that each one was seen in (docs/design.md), in the resized image.
+      long_edges: of that resized image, in pixels (option `long_edges`).
       mirrored: whether that window is one of the mirror image (option `flip`).
       window_boxes: (x1, y1, x2, y2) edges of that window in the image, and beyond it where the window is.
       attention: the window's attention, 0 to 1, ten by ten cells over its window box.
@@ -46,6 +47,7 @@ class ObjectProposals:
     boxes: Float32[np.ndarray, "n 4"]
     rles: list[dict[str, Any]]
     windows: Int32[np.ndarray, "n 3"]
+    long_edges: Int32[np.ndarray, "n"]
     mirrored: Bool[np.ndarray, "n"]
     window_boxes: Int64[np.ndarray, "n 4"]
     attention: Float32[np.ndarray, "n 10 10"]
@@ -59,7 +61,7 @@ class ObjectProposals:
         scores = f", scores {self.scores[0]:.3f} to {self.scores[-1]:.3f}" if len(self) else ""
         return f"<{len(self)} proposals of a {self.image_size[0]} x {self.image_size[1]} image{scores}>"
 
-    def __getitem__(self, which: Any) -> "ObjectProposals":
+    def __getitem__(self, which: Any) -> "Proposals":
         """Some of the proposals: by number, slice, numbers or flags; order and ties are the caller's."""
         if not isinstance(which, slice):
             which = np.asarray(which, None if np.size(which) else np.int64)
@@ -104,7 +106,7 @@ class ObjectProposals:
 
     def filtered(
         self, *, count: int | None = None, score_threshold: float = 0.0, nms_iou: float = 1.0, min_area: float | int = 0
-    ) -> "ObjectProposals":
+    ) -> "Proposals":
         """Those that the options of these names leave (see `ProposeOptions`); `count` None: however many.
 
         Errors:
@@ -116,10 +118,10 @@ class ObjectProposals:
             kept = kept[self.areas[kept] >= min_area]
         found = self[kept]
         if nms_iou < 1:
-            found = found[suppress(found._as_proposals(), nms_iou)]
+            found = found[suppress(found.scored_masks, nms_iou)]
         return found[:count]
 
-    def cleaned(self, *, min_part: float | int = 0, fill_holes: float | int = 0) -> "ObjectProposals":
+    def cleaned(self, *, min_part: float | int = 0, fill_holes: float | int = 0) -> "Proposals":
         """Returns the proposals with small parts of their masks removed and small holes filled.
 
         Args:
@@ -201,7 +203,7 @@ class ObjectProposals:
 
     def to_results(self, image_id: int) -> list[dict[str, Any]]:
         """Entries of a COCO results file, ready for json.dump."""
-        return result_entries(image_id, self._as_proposals())
+        return result_entries(image_id, self.scored_masks)
 
     def to_supervision(self) -> Any:
         """Returns the proposals as `supervision.Detections`, all of class 0.
@@ -220,8 +222,8 @@ class ObjectProposals:
     def save_npz(self, path: str | os.PathLike) -> Path:
         """Writes all but the image to a NumPy file, `path` itself, to be read by np.load without pickles.
 
-        Its arrays: scores, boxes, windows, mirrored, window_boxes, attention, and of the masks image_size and counts,
-        of which pycocotools takes {"size": image_size, "counts": bytes(counts[k])}.
+        Its arrays: scores, boxes, windows, long_edges, mirrored, window_boxes, attention, and of the masks image_size
+        and counts, of which pycocotools takes {"size": image_size, "counts": bytes(counts[k])}.
         """
         path = Path(path)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -230,14 +232,16 @@ class ObjectProposals:
             np.savez_compressed(file, image_size=np.array(self.image_size), counts=counts, **arrays)
         return path
 
-    def _as_proposals(self) -> Proposals:
-        return Proposals(self.scores, self.boxes, self.rles, np.arange(len(self)), self.empty)
+    @property
+    def scored_masks(self) -> ScoredMasks:
+        """Scores, boxes and masks alone, as `fastmask_jax.masks` takes them."""
+        return ScoredMasks(self.scores, self.boxes, self.rles, np.arange(len(self)), self.empty)
 
 
-_ARRAYS = ("scores", "boxes", "windows", "mirrored", "window_boxes", "attention")
+_ARRAYS = ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes", "attention")
 
 
-def merged(parts: Sequence[ObjectProposals]) -> ObjectProposals:
+def merged(parts: Sequence[Proposals]) -> Proposals:
     """The proposals of one image from several runs, best first; of equal scores those of the earlier part first."""
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     rles = [rle for part in parts for rle in part.rles]

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 
 CATEGORY = 1  # proposals have no class; the format wants one
 CHUNK = 1 << 22  # characters read at a time
@@ -20,7 +20,7 @@ _SEPARATOR = re.compile(r"[\s,]*")
 _Writer = TypeVar("_Writer", bound="JsonListWriter")
 
 
-def result_entries(image_id: int, proposals: Proposals) -> list[dict]:
+def result_entries(image_id: int, proposals: ScoredMasks) -> list[dict]:
     """The proposals of one image as entries of a COCO results file."""
     scores = [float(text) for text in proposals.scores.astype(str)]  # the shortest text that gives the float32
     return [
@@ -65,7 +65,7 @@ class JsonListWriter:
 class ResultsWriter(JsonListWriter):
     """Writes a COCO results file."""
 
-    def write(self, image_id: int, proposals: Proposals) -> None:
+    def write(self, image_id: int, proposals: ScoredMasks) -> None:
         """Appends the proposals of one image."""
         for entry in result_entries(image_id, proposals):
             self.append(entry)

@@ -67,7 +67,7 @@ def overlay(
     """Masks on the image: filled, with a contour, and a label each; the first mask lies on top.
 
     Args:
-      masks: bitmaps, or RLE of the image's size as `Proposals.segmentations` has it, best first.
+      masks: bitmaps, or RLE of the image's size as `ScoredMasks.segmentations` has it, best first.
       labels: a text for each mask, or none. One for which the image has no room is left out: of two that cover each
         other neither is read.
       colors: of the masks; else the first of `distinct_colors`.

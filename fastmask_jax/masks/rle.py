@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from fastmask_jax.masks.paste import THRESHOLD, Runs, paste
 
 
-class Proposals(NamedTuple):
+class ScoredMasks(NamedTuple):
     """Masks of one image, ready for a COCO results file. The order is that of the windows they came from.
 
     Attributes:
@@ -209,7 +209,7 @@ def masks_to_results(
     original: tuple[int, int],
     threshold: float = THRESHOLD,
     from_mirror: bool = False,
-) -> Proposals:
+) -> ScoredMasks:
     """Decoded windows of one image as scored masks and boxes in the original image (docs/network.md §3). Thread-safe.
 
     Args:
@@ -233,6 +233,6 @@ def masks_to_results(
     runs, kept = _select(runs, seen), real[seen]
     size = [int(side) for side in original]
     segmentations = [{"size": list(size), "counts": text} for text in _strings(*_counts(runs))]
-    return Proposals(
+    return ScoredMasks(
         np.asarray(scores, np.float32)[kept], _tight_boxes(runs), segmentations, kept, int(len(real) - len(kept))
     )

@@ -5,14 +5,14 @@ from jaxtyping import Bool, Float, Float32, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 
 SHOWN_SCORE = 0.9
 SHOWN_IOU = 0.5
 BLOCK = 64  # masks that are compared with all later ones at once, by their boxes
 
 
-def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k"]:
+def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, "k"]:
     """Numbers of the proposals that stay, best first: those whose mask has IoU ≤ `iou_threshold` with every better one
     that stays. Of equal scores the first is the better one.
 
@@ -41,14 +41,14 @@ def suppress(proposals: Proposals, iou_threshold: float) -> Int64[np.ndarray, "k
 
 
 def show_selection(
-    proposals: Proposals, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
+    proposals: ScoredMasks, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
 ) -> Int64[np.ndarray, "k"]:
     """Numbers of the proposals worth showing, best first: of score ≥ `least_score`, after `suppress`."""
     kept = suppress(proposals, iou_threshold)  # a worse proposal never suppresses a better one: the order is free
     return kept[proposals.scores[kept] >= least_score]
 
 
-def reranked_scores(proposals: Proposals, iou_threshold: float) -> Float32[np.ndarray, "m"]:
+def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.ndarray, "m"]:
     """Scores that put the proposals that `suppress` keeps before all others: theirs as they are, the others' lowered.
 
     Both keep their order among themselves, so that a list cut at any length shows what differs first and loses nothing.

@@ -1,63 +1,58 @@
-"""The evaluation of a network while it is trained."""
+"""Average recall while a network is trained."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from fastmask_jax.errors import MissingFile
-from fastmask_jax.evaluation.evaluate import evaluate
-from fastmask_jax.inference.proposer import Proposer
-from fastmask_jax.inference.proposing import ImageProposals
+from fastmask_jax.evaluation.evaluate import Found, evaluate
+from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.reporting import Reporter
-from fastmask_jax.training.step import TrainState
 
 
 class _Stopped(Exception):
-    """A signal came during an evaluation."""
+    """A signal came during the evaluation."""
+
+
+class Evaluation:
+    """Evaluates weights of one network again and again; its programs are compiled once."""
+
+    def __init__(self, model: FastMask, config: ConfigDict, workdir: Path, report: Callable[[str], None]) -> None:
+        self._model, self._config, self._report = model, config, report
+        self._results = workdir / "evaluation" / "proposals.json"
+        self._generator: ProposalGenerator | None = None
+
+    def __call__(self, variables: Any, stop: Sequence[Any]) -> dict[str, float] | None:
+        """Returns the metrics of the config's split; None if `stop` gets an entry meanwhile: whoever sends a signal
+        will not wait for long.
+        """
+        if self._generator is None:
+            self._generator = ProposalGenerator(self._model, variables, self._config, report=self._report)
+        generator = self._generator.with_variables(variables)
+
+        def watch(found: Found, _: int) -> Found:
+            for one in found:
+                if stop:
+                    raise _Stopped
+                yield one
+
+        try:
+            return evaluate(generator, self._results, self._report, watch)
+        except _Stopped:
+            return None
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Looks for the files of an evaluation: that they are missing should be known before hours of training.
+    """Checks that the files of the evaluation exist, before hours of training.
 
     Errors:
-      FileNotFoundError: annotations or images are not there; one line.
+      FileNotFoundError: they do not; one line.
     """
     if config.train.evaluate_every > 0:
         for key, exists in (("annotations", Path.is_file), ("images", Path.is_dir)):
             if not exists(Path(config.evaluation[key])):
                 raise MissingFile(
-                    f"evaluation.{key}={config.evaluation[key]} is not there; train.evaluate_every=0 trains without"
+                    f"evaluation.{key}={config.evaluation[key]} does not exist; set train.evaluate_every=0"
                 )
-
-
-def evaluate_state(
-    config: ConfigDict, model: FastMask, state: TrainState, workdir: Path, reporter: Reporter, stop: Sequence[object]
-) -> dict[str, float] | None:
-    """Evaluates a state on the config's split.
-
-    Args:
-      config: the whole config.
-      model: the network.
-      state: of training; its averaged weights are evaluated where it keeps them.
-      workdir: of the run; the proposals are written into it.
-      reporter: gets a line for each image that cannot be read.
-      stop: as soon as it is not empty the evaluation ends: whoever sent a signal will not wait for long.
-
-    Returns:
-      The metrics, or None if it was stopped.
-    """
-
-    def watch(proposals: Iterable[ImageProposals], _: int) -> Iterator[ImageProposals]:
-        for one in proposals:
-            if stop:
-                raise _Stopped
-            yield one
-
-    proposer = Proposer(model, state.averaged_variables, config.evaluation.proposals)
-    results = workdir / "evaluation" / "proposals.json"
-    try:
-        return evaluate(proposer, config.evaluation.to_dict(), results, reporter.say, watch)
-    except _Stopped:
-        return None

@@ -22,7 +22,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
-from fastmask_jax.training.evaluation import check_evaluation, evaluate_state
+from fastmask_jax.training.evaluation import Evaluation, check_evaluation
 from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.progress_pictures import training_pictures
@@ -143,6 +143,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
             fixed = _first(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
         reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
 
+        evaluation = Evaluation(model, config, workdir, reporter.say)
         batches = _batches(config, source, spec, plan, start, workers=config.data.workers)
         pending: deque[_Pending] = deque()
         seen: list[dict[str, float]] = []
@@ -173,7 +174,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
                     if due["picture_every"]:
                         reporter.pictures(step, training_pictures(model, state.averaged_variables, fixed))
                     if due["evaluate_every"]:
-                        evaluated = evaluate_state(config, model, state, workdir, reporter, stop)
+                        evaluated = evaluation(state.averaged_variables, stop)
                     if evaluated:
                         reporter.evaluation(step, evaluated)
                     if due["checkpoint_every"] or evaluated:

@@ -15,6 +15,7 @@ CONFIG_KEYS = {
     "optimizer.rule": "optimizer.name",
     "train.measure_norms": "train.norm_calibration_images",
     "evaluation.demote_iou": "evaluation.rerank_iou",
+    "evaluation.long_edge": "evaluation.long_edges",
 }
 ADDED = {
     "evaluation": {"rerank_iou": 1.0},
@@ -33,6 +34,11 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in ADDED.items():
         if isinstance(new.get(section), dict):
             new[section] |= {key: value for key, value in keys.items() if key not in new[section]}
+    evaluation = new.get("evaluation")
+    if isinstance(evaluation, dict):
+        evaluation.pop("workers", None)  # images are read in threads
+        if isinstance(evaluation.get("long_edges"), int):
+            evaluation["long_edges"] = (evaluation["long_edges"],)
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and "momentum" in optimizer:
         optimizer.setdefault("b1", optimizer["momentum"])  # which adam took from there

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="fastmask demo",
         description="Serves a page, to this machine alone: drop an image, see its object proposals, choose among them, "
         "click one to see what the network attended to, and download them. Works offline.",
-        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=1300",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=1300",
     )
     parser.add_argument(
         "--weights",

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="fastmask evaluate",
         description="Proposes on a COCO-format split and prints average recall, or scores a results file",
-        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.workers=4",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=592,1184",
     )
     parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
     parser.add_argument("--workdir", type=Path, help="the training run; metrics.json and proposals.json go there, too")
@@ -101,7 +102,7 @@ def _draw_sheet(annotations: Path, images: Path, results: Path, path: Path, limi
 
 def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:
     from fastmask_jax.evaluation.evaluate import evaluate  # JAX starts here: mistakes above are answered at once
-    from fastmask_jax.inference.proposer import Proposer
+    from fastmask_jax.inference.generator import ProposalGenerator
     from fastmask_jax.weights.native import restore_model
     from fastmask_jax.weights.sources import load_trained
 
@@ -111,10 +112,9 @@ def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None)
     else:
         model, variables, step = restore_model(config, workdir, step)
         print(f"step {step} of {workdir}", file=sys.stderr)
-    print("compiling for each bucket that comes up", file=sys.stderr)
-    proposer = Proposer(model, variables, config.evaluation.proposals)
+    generator = ProposalGenerator(model, variables, config, report=partial(tqdm.write, file=sys.stderr))
 
-    def watch(proposals: Any, total: int) -> Any:
-        return tqdm(proposals, total=total, unit="image", disable=None)
+    def watch(found: Any, total: int) -> Any:
+        return tqdm(found, total=total, unit="image", disable=None)
 
-    return evaluate(proposer, config.evaluation.to_dict(), workdir / "proposals.json", tqdm.write, watch)
+    return evaluate(generator, workdir / "proposals.json", tqdm.write, watch)

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes a network to one file. safetensors: its weights and config, which --weights takes anywhere "
         "(docs/weights.md). jax, onnx: the proposal function, images -> (scores, windows, masks), which runs without "
         "this project, with JAX alone or with ONNX Runtime (docs/export.md).",
-        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=448",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=448",
     )
     parser.add_argument(
         "--weights", required=True, metavar="SPEC", help="trained network, such as a training run: see docs/weights.md"
@@ -81,7 +81,7 @@ def _write_function(options: argparse.Namespace, config: ConfigDict, trained: An
     height, width = options.size or max(settings.buckets, key=lambda bucket: bucket[0] * bucket[1])
     batch = {None: 1, _ANY: None}.get(options.batch, options.batch)
     proposals = 100 if options.proposals is None else options.proposals
-    spec = ExportSpec(height, width, batch, proposals, settings.long_edge, settings.mask_threshold)
+    spec = ExportSpec(height, width, batch, proposals, max(settings.long_edges), settings.mask_threshold)
     write = {"jax": write_jax, "onnx": write_onnx}[options.format]
     write(options.out, trained.model, trained.variables, spec)
     return (

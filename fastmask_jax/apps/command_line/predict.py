@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where something was unreadable, 130 after Ctrl-C, else 0."""
     parser = _parser()
     words, overrides = parse_command_line(parser, arguments)
-    names = "count", "score_threshold", "nms_iou", "min_area", "mask_threshold", "long_edge", "flip"
+    names = "count", "score_threshold", "nms_iou", "min_area", "mask_threshold", "rerank_iou", "long_edges", "flip"
     options = ProposeOptions(**{name: getattr(words, name) for name in names})
     for name in ("shown", "batch_size"):
         if getattr(words, name) is not None and getattr(words, name) < 1:
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "number that a file's name ends with or, where the names have no distinct ones, the file's place (from 1), and "
         "DIR/images.json says which is which. Of videos, DIR/videos/NAME.mp4 shows the best proposals, NAME.json holds "
         "them.",
-        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edge=1300",
+        epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=1300",
     )
     parser.add_argument(
         "inputs",
@@ -99,10 +99,17 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="of the mask, in the image")
     chosen.add_argument("--mask_threshold", type=float, metavar="P", help="of a mask's pixels (default: the config's)")
     chosen.add_argument(
-        "--long_edge",
-        type=int,
-        metavar="PIXELS",
-        help="the image is resized to this (default: the config's); larger finds smaller objects",
+        "--rerank_iou",
+        type=float,
+        metavar="IOU",
+        help="rank proposals of greater mask IoU with a better one after all others (default: the config's; 1: none)",
+    )
+    chosen.add_argument(
+        "--long_edges",
+        type=_whole_numbers,
+        metavar="PIXELS[,PIXELS]",
+        help="the image is resized to this (default: the config's); larger finds smaller objects; proposals of several "
+        "scales are merged",
     )
     chosen.add_argument("--flip", action="store_true", help="propose in the mirror image, too: twice the time")
     chosen.add_argument(
@@ -120,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         help="proposals in pictures and videos, no two of mask IoU above 0.5 (default: 10)",
     )
     return parser
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _predict_images(generator: Any, files: list[FoundFile], options: ProposeOptions, words: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from fastmask_jax.inference.proposals import LABELED, ObjectProposals
+from fastmask_jax.inference.proposals import LABELED, Proposals
 from fastmask_jax.masks.drawing import contour, crop, crop_mask, distinct_colors, frame, heat, overlay
 
 LONGEST = 1120  # pixels of the longer side of the picture on the page, whatever the image has
@@ -28,8 +28,8 @@ class View:
 
     name: str
     results: Path
-    found: ObjectProposals
-    shown: ObjectProposals
+    found: Proposals
+    shown: Proposals
     chosen: int | None = None
 
     def with_sliders(self, score_threshold: float, nms_iou: float, count: int) -> "View":
@@ -102,7 +102,7 @@ def _shown_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return max(width * LONGEST // longest, 1), max(height * LONGEST // longest, 1)
 
 
-def _covers(proposals: ObjectProposals, k: int, row: int, column: int) -> bool:
+def _covers(proposals: Proposals, k: int, row: int, column: int) -> bool:
     x, y, width, height = proposals.boxes[k]
     inside = x <= column < x + width and y <= row < y + height
     return bool(inside and proposals.mask(k)[row, column])  # a mask is decoded only where its box asks for it

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmask_jax.apps.predict.in_order import in_order, undivided
 from fastmask_jax.apps.predict.input_files import FoundFile, image_ids
+from fastmask_jax.apps.predict.uninterrupted import uninterrupted
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.ordered_map import ordered_map
+from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.masks.coco_results import JsonListWriter
 
 RESULTS, LISTED = "results.json", "images.json"
+PICTURE_THREADS = 4
 
 
 class Predicted(NamedTuple):
@@ -29,7 +31,7 @@ def predict_images(
     files: Sequence[FoundFile],
     options: ProposeOptions,
     folder: Path,
-    write_pictures: Callable[[str, ObjectProposals], None],
+    write_pictures: Callable[[str, Proposals], None],
     report: Callable[[str], None],
     progress: Callable[[], object] = lambda: None,
 ) -> Predicted:
@@ -50,13 +52,13 @@ def predict_images(
     unreadable = images = 0
     interrupted = False
 
-    def pictured(one: tuple[FoundFile, ObjectProposals | None]) -> ObjectProposals | None:
+    def pictured(one: tuple[FoundFile, Proposals | None]) -> Proposals | None:
         file, proposals = one
         if proposals is not None:
             write_pictures(file.name, proposals)
         return proposals
 
-    def proposed() -> Iterator[tuple[FoundFile, ObjectProposals | None]]:
+    def proposed() -> Iterator[tuple[FoundFile, Proposals | None]]:
         paths = (file.path for file in files)
         found = generator.propose_iter(paths, options, on_problem=lambda line: report(f"left out: {line}"))
         yield from zip(files, found, strict=True)
@@ -64,12 +66,13 @@ def predict_images(
     ids = image_ids([file.path for file in files])
     with JsonListWriter(folder / RESULTS) as results, JsonListWriter(folder / LISTED) as listed:
         try:
-            for image_id, file, proposals in zip(ids, files, in_order(pictured, proposed()), strict=True):
+            written = ordered_map(pictured, proposed(), PICTURE_THREADS)
+            for image_id, file, proposals in zip(ids, files, written, strict=True):
                 if proposals is None:
                     unreadable += 1
                 else:
                     height, width = proposals.image_size
-                    with undivided():
+                    with uninterrupted():
                         listed.append({"id": image_id, "file_name": str(file.path), "height": height, "width": width})
                         for entry in proposals.to_results(image_id):
                             results.append(entry)

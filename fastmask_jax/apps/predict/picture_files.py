@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.masks.drawing import DARK, contour, crop, crop_mask, distinct_colors, grid, heat
 from fastmask_jax.masks.suppression import SHOWN_IOU
 
@@ -35,7 +35,7 @@ class PictureWriter:
     cutouts: bool = False
     npz: bool = False
 
-    def write(self, name: str, proposals: ObjectProposals) -> None:
+    def write(self, name: str, proposals: Proposals) -> None:
         """Args: name, a path below each kind's folder, without suffix; proposals, of one image."""
         if self.npz:
             proposals.save_npz(self._path("npz", f"{name}.npz"))
@@ -56,12 +56,12 @@ class PictureWriter:
         return path
 
 
-def worth_showing(proposals: ObjectProposals, count: int) -> ObjectProposals:
+def worth_showing(proposals: Proposals, count: int) -> Proposals:
     """The best `count` proposals of which no two have a mask IoU above `SHOWN_IOU`."""
     return proposals.filtered(count=count, nms_iou=SHOWN_IOU)
 
 
-def attention_sheet(proposals: ObjectProposals) -> UInt8[np.ndarray, "_H _W 3"]:
+def attention_sheet(proposals: Proposals) -> UInt8[np.ndarray, "_H _W 3"]:
     """Of every proposal its window with the mask's outline, beside it the attention there, dark (0) to yellow (1)."""
     if not len(proposals):
         return grid([proposals.image], ["nothing proposed"])

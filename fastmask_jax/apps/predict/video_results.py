@@ -8,14 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from fastmask_jax.apps.predict.in_order import in_order, undivided
 from fastmask_jax.apps.predict.input_files import FoundFile
 from fastmask_jax.apps.predict.picture_files import worth_showing
+from fastmask_jax.apps.predict.uninterrupted import uninterrupted
 from fastmask_jax.apps.video.frames import Frame, VideoReader, VideoWriter
 from fastmask_jax.apps.video.tracks import Followed, Tracker
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.ordered_map import ordered_map
+from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.masks.coco_results import JsonListWriter
 from fastmask_jax.masks.drawing import PALETTE, distinct_colors, overlay
 
@@ -32,7 +33,7 @@ class PredictedVideo(NamedTuple):
 
 class _Shown(NamedTuple):
     time: int
-    proposals: ObjectProposals
+    proposals: Proposals
     followed: Followed
 
 
@@ -84,8 +85,8 @@ def predict_video(
             VideoWriter(folder / f"{file.name}.mp4", video.rate, video.time_base) as writer,
         ):
             try:
-                for drawn, one in in_order(_drawn, followed(video)):
-                    with undivided():
+                for drawn, one in ordered_map(_drawn, followed(video), DRAWING_THREADS):
+                    with uninterrupted():
                         writer.write(drawn)
                         for result, track in zip(one.proposals.to_results(frames), one.followed.tracks, strict=True):
                             results.append(result | {"track_id": int(track)})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmask_jax.inference.proposals import ObjectProposals
+from fastmask_jax.inference.proposals import Proposals
 
 LABEL = "object"  # proposals have no class; the formats want one
 
@@ -22,7 +22,7 @@ class AnnotatedImage(NamedTuple):
     image_id: int
     path: Path
     name: str
-    proposals: ObjectProposals
+    proposals: Proposals
 
     @property
     def file_name(self) -> str:

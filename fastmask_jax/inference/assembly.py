@@ -1,0 +1,82 @@
+"""Proposals of one image from the decoded windows of its views: pasted, merged, ranked, filtered. NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fastmask_jax.geometry import original_window_boxes
+from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.proposals import Proposals, merged, mirrored_boxes
+from fastmask_jax.inference.views import View
+from fastmask_jax.masks.rle import masks_to_results
+from fastmask_jax.masks.suppression import reranked_scores
+from fastmask_jax.models.fastmask import Decoded
+
+
+@dataclass(frozen=True)
+class Assembler:
+    """Turns decoded windows into proposals. Thread-safe.
+
+    Attributes:
+      options: with no option None.
+      strides: of the network's levels, in resized pixels.
+    """
+
+    options: ProposeOptions
+    strides: Sequence[int]
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "H W 3"], views: Sequence[View], decoded: Sequence[Decoded]
+    ) -> Proposals:
+        """Returns the proposals of an image, best first.
+
+        Args:
+          pixels: the original image.
+          views: what the network saw of it.
+          decoded: the windows of each view, best first.
+        """
+        options = self.options
+        parts = [self._pasted(pixels, *each) for each in zip(views, decoded, strict=True)]
+        found = merged(parts) if len(parts) > 1 else parts[0]
+        if options.rerank_iou < 1:
+            scores = reranked_scores(found.scored_masks, options.rerank_iou)
+            found = replace(found, scores=scores)[np.argsort(-scores, kind="stable")]
+        return found[: options.candidates].filtered(
+            count=options.count,
+            score_threshold=options.score_threshold,
+            nms_iou=options.nms_iou,
+            min_area=options.min_area,
+        )
+
+    def _pasted(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, decoded: Decoded) -> Proposals:
+        options, original, resized = self.options, pixels.shape[:2], view.image.shape[:2]
+        # A score that re-ranking lowers depends on all others, so that nothing can be left out before it.
+        least = 0.0 if options.rerank_iou < 1 else options.score_threshold
+        good = decoded.scores[: options.candidates] >= least
+        scores, windows, logits, attention = (part[: len(good)][good] for part in decoded)
+        masks = masks_to_results(
+            scores,
+            windows,
+            logits,
+            strides=self.strides,
+            resized=resized,
+            original=original,
+            threshold=options.mask_threshold,
+            from_mirror=view.mirrored,
+        )
+        windows = windows[masks.kept]
+        boxes = original_window_boxes(windows, self.strides, resized, original)
+        return Proposals(
+            scores=masks.scores,
+            boxes=masks.boxes,
+            rles=masks.segmentations,
+            windows=windows,
+            long_edges=np.full(len(windows), view.long_edge, np.int32),
+            mirrored=np.full(len(windows), view.mirrored),
+            window_boxes=mirrored_boxes(boxes, original[1]) if view.mirrored else boxes,
+            attention=attention[masks.kept][:, :, :: -1 if view.mirrored else 1],
+            image=pixels,
+            empty=masks.empty,
+        )

@@ -1,0 +1,96 @@
+"""The network on all local devices: padded images → decoded windows.
+
+Letters: B images of a batch, H, W padded sides, K windows of an image.
+"""
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fastmask_jax.data.batches import InferenceBatch
+from fastmask_jax.models.fastmask import Decoded, FastMask
+
+QUIET_SECONDS = 2.0  # a longer pause for compiling is explained
+
+Report = Callable[[str], None]
+
+
+class DeviceModel:
+    """A model with its weights on every local device. Thread-safe.
+
+    One program is compiled for each padded shape, batch size and count, when it is first needed.
+
+    Attributes:
+      compile_seconds: time spent on the first call of each program, which compiles it.
+    """
+
+    def __init__(self, model: FastMask, variables: Any, report: Report) -> None:
+        """
+        Args:
+          model: the network.
+          variables: its collections (`params`, `frozen_stats`, `batch_stats`).
+          report: gets a line that explains a long pause for compiling, from another thread.
+        """
+        mesh = Mesh(np.array(jax.local_devices()), ("devices",))
+        self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._variables = jax.device_put(variables, self._everywhere)
+        self._report = report
+        self._compiled: set[tuple[int, ...]] = set()
+        self._compiling = threading.Lock()
+        self.compile_seconds = 0.0
+
+        # The weights are an argument of the compiled function: as constants they would be folded for minutes.
+        def propose(variables: Any, image: jax.Array, size: jax.Array, count: int) -> Decoded:
+            return model.apply(variables, image, size, count, method="propose")
+
+        self._propose = jax.jit(propose, static_argnums=3, out_shardings=self._by_image)
+
+    def with_variables(self, variables: Any) -> "DeviceModel":
+        """Returns the same model with other weights; compiled programs are shared."""
+        other = copy.copy(self)
+        other._variables = jax.device_put(variables, self._everywhere)
+        return other
+
+    @property
+    def devices(self) -> int:
+        """Number of local devices; the rows of a batch must be a multiple of it."""
+        return self._by_image.mesh.size
+
+    def __call__(self, batch: InferenceBatch, count: int) -> Decoded:
+        """Starts the `count` best windows of each image and returns at once; results stay on the devices until read.
+
+        The first call of a program compiles it while other threads that need a new program wait.
+        """
+        image, size = jax.device_put((batch.image, batch.size), self._by_image)
+        program = (*batch.image.shape[:3], count)
+        if program in self._compiled:
+            return self._propose(self._variables, image, size, count)
+        with self._compiling, _explained(self._report, *batch.image.shape[1:3]):
+            begin = time.perf_counter()
+            decoded = self._propose(self._variables, image, size, count)
+            if program not in self._compiled:
+                self._compiled.add(program)
+                self.compile_seconds += time.perf_counter() - begin
+        return decoded
+
+
+@contextmanager
+def _explained(report: Report, height: int, width: int) -> Iterator[None]:
+    """Explains the pause inside the block if it is long."""
+    cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    where = f"cached in {cache}" if cache else "kept by this process"
+    timer = threading.Timer(QUIET_SECONDS, report, [f"compiling for {height} x {width} images ... once; {where}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
