@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Creates directories atomically."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from fastmask_jax.errors import ExistingFile
 
 
 def refuse_existing(directory: Path, marker: str, overwrite: bool) -> None:
-    """Makes sure that `directory` may be written.
+    """Checks that `directory` may be written.
 
     Args:
-      directory: to be written.
-      marker: a file that a finished one holds.
-      overwrite: a finished one may be replaced.
+      directory: directory to write.
+      marker: a file that a finished directory contains.
+      overwrite: a finished directory may be replaced.
 
-    Errors:
-      FileExistsError: a finished one is there without `overwrite`, or something that is none.
+    Raises:
+      FileExistsError: a finished directory exists and `overwrite` is not set, or something else exists.
     """
     if (directory / marker).exists():
         if not overwrite:
-            raise ExistingFile(f"{directory}: is finished already; give --overwrite to build it again")
+            raise ExistingFile(f"{directory}: already exists; use --overwrite to build it again")
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ExistingFile(f"{directory}: is there, but is nothing that prepare.py made; remove it or choose another")
+        raise ExistingFile(f"{directory}: exists, but was not written by prepare.py; remove it or choose another")
 
 
 @contextmanager
 def appearing_whole(directory: Path) -> Iterator[Path]:
-    """Gives a path, in an empty folder on the same disk, for a directory that becomes `directory` when all went well.
+    """Yields a temporary path on the same disk that becomes `directory` if the block succeeds.
 
-    After an error or Ctrl-C nothing of it is left and what was at `directory` is still there. A killed process leaves
-    the hidden folder .<name>.partial, which the next one clears away.
+    After an error or Ctrl-C the temporary files are removed and an existing `directory` is unchanged. A killed process
+    leaves the hidden folder .<name>.partial, which the next one removes.
     """
     directory = directory.absolute()
     folder = directory.with_name(f".{directory.name}.partial")

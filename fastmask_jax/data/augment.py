@@ -1,7 +1,7 @@
-"""From a record to what the network sees: pure functions of samples and a random generator, and resizing.
+"""Augments and resizes samples: pure functions of samples and a random generator.
 
-Boxes and masks of a `Sample` are in the pixels of its image; only resizing changes the image's scale, at the end of
-the way (docs/network.md §1, §3). Of all that changes a sample the paper has `random_flip` alone.
+Boxes and masks of a `Sample` are in pixels of its image; only resizing, the last operation, changes the scale of the
+image (docs/network.md §1, §3). The paper uses only `random_flip`.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ COPY_SCALES = (0.5, 1.5)
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its objects, all in the pixels of this image."""
+    """An image with its objects, in pixels of this image."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     boxes: Int64[np.ndarray, "n 4"]  # (x, y, width, height)
@@ -36,7 +36,7 @@ class Sample:
 
 
 def mirror(sample: Sample) -> Sample:
-    """The sample flipped left to right, exactly: doing it twice gives the sample back."""
+    """Flips a sample left to right, exactly: flipping twice restores it."""
     boxes = sample.boxes.copy()
     boxes[:, 0] = sample.size[1] - boxes[:, 0] - boxes[:, 2]
     return replace(
@@ -45,14 +45,14 @@ def mirror(sample: Sample) -> Sample:
 
 
 def random_flip(sample: Sample, rng: np.random.Generator) -> Sample:
-    """The sample, or with probability ½ its mirror image."""
+    """Flips a sample left to right with probability ½."""
     return mirror(sample) if rng.random() < FLIP_PROBABILITY else sample
 
 
 def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
-    """A part of the image, with the objects of which at least 0.3 are in it; their boxes are those of what is left.
+    """Crops a sample, with the objects whose visible fraction is at least 0.3; their boxes are cropped, too.
 
-    Crowds stay as long as their box has pixels in the part.
+    Crowds are kept if their box overlaps the crop.
     """
     left, top = sample.boxes[:, 0] - x, sample.boxes[:, 1] - y
     right, bottom = left + sample.boxes[:, 2], top + sample.boxes[:, 3]
@@ -81,8 +81,9 @@ def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
 def random_crop(
     sample: Sample, long_edge: int, room: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Sample, tuple[int, int]]:
-    """(what is shown of the sample at this long edge, its resized (height, width)): all of it where it fits into
-    `room`, (height, width) in resized pixels; otherwise a part as large as fits, from anywhere.
+    """Returns (the sample or a crop of it, its resized (height, width)) for a long edge.
+
+    The whole sample if it fits into `room`, (height, width) in resized pixels; otherwise a random crop that fills it.
     """
     longest = max(sample.size)
     height, width = (
@@ -96,9 +97,7 @@ def random_crop(
 
 
 def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
-    """The sample with other brightness, contrast, saturation and color balance: factors within 1 ± `strength`, the
-    balance within half of that.
-    """
+    """Changes brightness, contrast and saturation by factors within 1 ± `strength`, color balance by half."""
     if strength == 0:
         return sample
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
@@ -112,9 +111,9 @@ def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> S
 
 
 def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generator) -> Sample:
-    """The sample with up to `count` objects of another one laid over it, at other sizes and anywhere.
+    """Pastes up to `count` objects of another sample at random positions and sizes.
 
-    What an object loses of its mask is lost; where less than 0.3 is left of it, so is the object. Source: Ghiasi et
+    Masks lose their occluded pixels; objects whose visible fraction is below 0.3 are dropped. Source: Ghiasi et
     al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
     """
     candidates = np.flatnonzero(~giver.crowd & (giver.boxes[:, 2:] > 0).all(axis=1))
@@ -162,7 +161,7 @@ def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generat
 
 
 def crowd_region(sample: Sample) -> Bool[np.ndarray, "H W"] | None:
-    """Pixels of the sample's crowds, whose objects are not labeled one by one; None where there is no crowd."""
+    """Returns the pixels of crowds, whose objects are not labeled individually; None if there are no crowds."""
     if not sample.crowd.any():
         return None
     region = np.zeros(sample.size, bool)
@@ -173,10 +172,10 @@ def crowd_region(sample: Sample) -> Bool[np.ndarray, "H W"] | None:
 
 
 def resize_into(image: UInt8[np.ndarray, "H W 3"], place: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write the image, at the size of `place`, into it: bilinear, on bytes, as in training."""
+    """Resizes the image into `place`: bilinear, on bytes, as in training."""
     cv2.resize(image, place.shape[1::-1], dst=place, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_for_inference(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
-    """The image at (height, width) in use: bilinear, on float32, not rounded (docs/network.md §3)."""
+    """Resizes an image to (height, width) for inference: bilinear, in float32, not rounded (docs/network.md §3)."""
     return cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)

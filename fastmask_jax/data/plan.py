@@ -1,4 +1,4 @@
-"""Which images make up which training step: a pure function of (seed, step), without end and without state."""
+"""Plans the images of each training step: an infinite, stateless, pure function of (seed, step)."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ class BatchPlan:
     """`plan[step]` → (number of the bucket, record numbers int64[batch_size]) for every step ≥ 0.
 
     All images of a batch share a bucket, chosen by their size at the largest long edge. An epoch shows each usable
-    image once (a set of n images of weight w: w * n of them in turn), in an order drawn from (seed, epoch). Images that
-    do not fill a batch of their bucket join the next larger bucket that contains it; where there is none, images that
-    fit the bucket are shown again to fill the batch.
+    image once (for a set of n images of weight w: w * n of them in turn), in an order drawn from (seed, epoch). Images
+    that do not fill a batch of their bucket join the next larger bucket that contains it. If there is none, images that
+    fit the bucket are repeated to fill the batch.
 
     Attributes:
-      batch_size: images of a batch, over all processes.
+      batch_size: images per batch, over all processes.
       buckets: padded (height, width) of each bucket.
       long_edge_max: the largest long edge that the buckets hold.
       images: number of usable images.
@@ -40,7 +40,7 @@ class BatchPlan:
     ):
         """Sizes in original pixels, usability and weights (None: all 1) of all records.
 
-        Errors:
+        Raises:
           ValueError: no image is usable, an image fits no bucket, or batch_size < 1.
         """
         if batch_size < 1:
@@ -77,26 +77,26 @@ class BatchPlan:
         return int(buckets[place]), self._records[batches[place]]
 
     def fitting(self, bucket: int) -> Int64[np.ndarray, "m"]:
-        """Numbers of all usable records whose image fits a bucket at the largest long edge."""
+        """Returns the numbers of all usable records whose image fits a bucket at the largest long edge."""
         return self._records[self._fits(bucket)]
 
     def _fits(self, bucket: int) -> Bool[np.ndarray, "m"]:
         return (self._largest_size <= self.buckets[bucket]).all(axis=1)
 
     def _next_larger(self, bucket: int) -> int | None:
-        """The smallest of the larger buckets that contain this one."""
+        """Returns the smallest larger bucket that contains this one."""
         larger = self._by_area[self._by_area.index(bucket) + 1 :]
         return next((b for b in larger if np.all(np.array(self.buckets[b]) >= self.buckets[bucket])), None)
 
     def _epoch(self, epoch: int) -> tuple[Int64[np.ndarray, "steps"], Int64[np.ndarray, "steps batch_size"]]:
-        """Buckets and images of an epoch's steps; the last two epochs asked for are kept."""
+        """Returns buckets and images of the steps of an epoch; caches the last two epochs."""
         if epoch not in self._epochs:
             kept = dict(list(self._epochs.items())[-1:])
             self._epochs = {**kept, epoch: self._draw_epoch(epoch)}
         return self._epochs[epoch]
 
     def _shown(self, epoch: int) -> Int64[np.ndarray, "m"]:
-        """Images of an epoch, sorted. Those of one bucket and weight take turns, each once before any again."""
+        """Returns the images of an epoch, sorted. Those of one bucket and weight take turns, each once per round."""
         parts = []
         for group, (numbers, count) in enumerate(self._groups):
             first, last = epoch * count, (epoch + 1) * count

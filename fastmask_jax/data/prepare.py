@@ -1,4 +1,4 @@
-"""Datasets → records: COCO, anyone's data of that format, or the drawn shapes."""
+"""Converts datasets to records: COCO, other data in COCO format, or drawn shapes."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ def prepare_coco(
 ) -> str:
     """Writes one annotation file and its images as records to `out`/`split_name`.
 
-    Returns what was written and what was left out, for people to read.
+    Returns a readable summary of what was written and what was skipped.
 
-    Errors:
+    Raises:
       ValueError, OSError: one line; see `read_instances` and `builder.build`.
     """
     check_array_record()
@@ -36,15 +36,15 @@ def prepare_coco(
     if not built.objects:
         lines.append(f"nothing to train on: {split_name} has no object ({built.crowds} crowds are not trained on)")
     if split.report:
-        lines += [f"left out (also in {split_name}/{PROBLEMS}):", split.report.summary()]
+        lines += [f"problems (also in {split_name}/{PROBLEMS}):", split.report.summary()]
     return "\n".join(lines)
 
 
 def prepare_coco_year(year: int, root: Path, out: Path, *, workers: int, overwrite: bool = False) -> str:
-    """Both splits of COCO 2014 or 2017 from the official folders: `root`/train2017, `root`/annotations, and so on.
+    """Converts both splits of COCO 2014 or 2017 from the official folders: `root`/train2017, `root`/annotations, …
 
-    Errors:
-      FileNotFoundError: something is not there; the line says what to download.
+    Raises:
+      FileNotFoundError: a file is missing; the message says what to download.
     """
     sources = {
         name: (root / "annotations" / f"instances_{name}{year}.json", root / f"{name}{year}") for name in COCO_SPLITS
@@ -72,15 +72,15 @@ def prepare_shapes(
     """Draws the shapes dataset: `out`/images and `out`/annotations in COCO format, `out`/records/train and …/val.
 
     Args:
-      out: appears when all is done, or not at all.
+      out: output folder, written atomically.
       train, val: numbers of images.
       seed: the same seed (and version of OpenCV) gives the same files.
-      workers: processes; 0: none besides this one.
-      overwrite: replaces a finished dataset at `out`.
-      spec: what is drawn; the default where None.
+      workers: worker processes; 0: none.
+      overwrite: replace a finished dataset at `out`.
+      spec: what is drawn; None: the default.
 
-    Errors:
-      FileExistsError: `out` is there already (and no shapes dataset, or `overwrite` not given).
+    Raises:
+      FileExistsError: `out` exists and is not a shapes dataset, or `overwrite` is not set.
     """
     check_array_record()
     refuse_existing(out, f"records/{COCO_SPLITS[-1]}/{INDEX}", overwrite)

@@ -1,4 +1,4 @@
-"""A function over many items in worker processes, results in the items' order, little in memory at a time."""
+"""Maps a function over many items in worker processes, in order and with bounded memory."""
 
 import multiprocessing
 import signal
@@ -21,12 +21,12 @@ def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: 
     """Yields function(item) for every item in order, under a progress bar named `title`.
 
     Args:
-      function: at the top level of a module (or a partial of such), so that it reaches the workers.
-      items: a sequence that slices, such as a list or a range.
-      workers: processes; 0: none besides this one.
+      function: a function at module level (or a partial of one), so that it can be pickled.
+      items: a sequence that supports slices, such as a list or a range.
+      workers: worker processes; 0: none.
 
-    Errors:
-      WorkerDied: a worker was killed. What `function` raises is raised here.
+    Raises:
+      WorkerDied: a worker was killed. Exceptions of `function` are raised here.
     """
     chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
     call = partial(_call, function)
@@ -52,7 +52,7 @@ def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int)
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise WorkerDied("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
+        raise WorkerDied("a worker process was killed, possibly out of memory; try fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Records on disk, by number: what `builder` wrote, read by any number of processes."""
+"""Reads records by number, from any number of processes."""
 
 import importlib.util
 import operator
@@ -17,7 +17,7 @@ INDEX = "index.npz"
 
 
 def check_array_record() -> None:
-    """ValueError where array_record, the format of the records, is not installed: one line that says what to do."""
+    """Raises ValueError if array_record, the format of the records, is not installed; one line with the remedy."""
     if importlib.util.find_spec("array_record") is None:
         raise InvalidInput(
             "records need array_record, which is not installed: pip install array_record; it has no release for "
@@ -26,7 +26,7 @@ def check_array_record() -> None:
 
 
 class Record(NamedTuple):
-    """An image of n objects, crowds among them; all in pixels of the image file."""
+    """An image with n objects, including crowds; in pixels of the image file."""
 
     image_id: int
     file_name: str
@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
 
 class RecordIndex(NamedTuple):
-    """Of every record, in their order, without reading them; N records."""
+    """Properties of all N records, in order, without reading them."""
 
     image_id: Int64[np.ndarray, "N"]
     height: Int32[np.ndarray, "N"]
@@ -51,27 +51,27 @@ class RecordIndex(NamedTuple):
 
 
 class RecordSource:
-    """Random access to the records of a directory; picklable, and opened anew in every process that reads."""
+    """Random access to the records of a directory; picklable, and opened separately in every process."""
 
     def __init__(self, directory: Path | str) -> None:
-        """Reads the index; the records are opened with the first one read.
+        """Reads the index; the records are opened on first access.
 
-        Errors:
-          FileNotFoundError: the directory holds no (finished) records.
-          ValueError: its index is broken, or array_record is not installed.
+        Raises:
+          FileNotFoundError: the directory contains no (finished) records.
+          ValueError: its index is damaged, or array_record is not installed.
         """
         check_array_record()
         self.directory = Path(directory)
         path = self.directory / INDEX
         if not path.exists():
             raise MissingFile(
-                f"{self.directory}: no records here; make them with prepare.py (see python prepare.py -h)"
+                f"{self.directory}: no records here; create them with prepare.py (see python prepare.py -h)"
             )
         try:
             with np.load(path) as arrays:
                 self.index = RecordIndex(**{name: arrays[name] for name in RecordIndex._fields})
         except (ValueError, KeyError, OSError, EOFError) as error:
-            raise InvalidInput(f"{path}: broken index ({error}); build the records again with --overwrite") from None
+            raise InvalidInput(f"{path}: damaged index ({error}); build the records again with --overwrite") from None
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.directory)!r})"
@@ -82,7 +82,7 @@ class RecordSource:
     def __getitem__(self, number: SupportsIndex) -> Record:
         """Record `number`, 0 … len − 1.
 
-        Errors:
+        Raises:
           IndexError: there is no such record.
           FileNotFoundError: a file of the records is missing.
         """
@@ -119,7 +119,7 @@ class RecordSource:
 
 
 class RecordSet(NamedTuple):
-    """One of several sets of records that are trained on together."""
+    """One of several sets of records for training."""
 
     source: RecordSource
     weight: float  # how often each image is shown in an epoch; 0.25: every fourth epoch
@@ -127,11 +127,11 @@ class RecordSet(NamedTuple):
 
 
 class MixedRecords:
-    """Several sets of records as one: random access, picklable.
+    """Concatenates several sets of records: random access, picklable.
 
     Attributes:
       index: of all records, set after set.
-      weights: float64[N], how often each record is shown in an epoch.
+      weights: float64[N], how often each record is shown per epoch.
     """
 
     def __init__(self, sets: Sequence[RecordSet]) -> None:

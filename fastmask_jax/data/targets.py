@@ -1,4 +1,4 @@
-"""What a positive window should say: the object's mask and its box, seen in the window (docs/network.md §2)."""
+"""Draws the targets of positive windows: the object's mask and its box in the window (docs/network.md §2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,24 +16,24 @@ CELLS_PER_STRIDE = FINE_MASK // WINDOW  # mask cells in a window's step: windows
 
 @dataclass(frozen=True)
 class InstanceMask:
-    """An object's mask in the pixels of a sample's image, kept as RLE until it is needed."""
+    """An object's mask in pixels of a sample's image, stored as RLE."""
 
     rle: dict[str, Any]  # COCO's compressed form: {size: [height, width], counts: bytes}
     mirrored: bool = False
     part: tuple[int, int, int, int] | None = None  # (x, y, width, height) that the sample shows, after mirroring
 
     def mirror(self) -> "InstanceMask":
-        """The mask in the image flipped left to right."""
+        """Returns the mask in the image flipped left to right."""
         part = self.part and (self.rle["size"][1] - self.part[0] - self.part[2], *self.part[1:])
         return replace(self, mirrored=not self.mirrored, part=part)
 
     def cut(self, x: int, y: int, width: int, height: int) -> "InstanceMask":
-        """The mask in a part of the image."""
+        """Returns the mask in a crop of the image."""
         left, top = self.part[:2] if self.part else (0, 0)
         return replace(self, part=(left + x, top + y, width, height))
 
     def crop(self) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
-        """(x, y, pixels): the smallest rectangle that holds the mask, its corner in the image, 0 or 1 in it."""
+        """Returns (x, y, pixels): the corner of the bounding rectangle of the mask, and its pixels, 0 or 1."""
         x, y, w, h = (int(side) for side in coco_mask.toBbox(self.rle))
         pixels = coco_mask.decode(self.rle)[y : y + h, x : x + w]
         if self.mirrored:
@@ -44,7 +44,7 @@ class InstanceMask:
 def _within(
     x: int, y: int, pixels: UInt8[np.ndarray, "_h _w"], left: int, top: int, width: int, height: int
 ) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
-    """What a part of the image shows of a mask, again in the smallest rectangle, its corner seen from the part's."""
+    """Crops a mask; returns its bounding rectangle, with the corner relative to the crop."""
     x, y = x - left, y - top
     pixels = pixels[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
     x, y = max(x, 0), max(y, 0)
@@ -63,15 +63,15 @@ def draw_masks(
     resized: tuple[int, int],
     strides: Sequence[int],
 ) -> None:
-    """Write each window's object as 160×160 cells of 0 and 1 into `targets`, which is all 0; nothing where no object.
+    """Writes the object of each window as 160×160 cells of 0 and 1 into `targets`, which is initially 0.
 
-    A cell is 1 where the mask's mean over a square about the cell's center is at least ½. The square is the cell,
-    or one original pixel where that is more: area averaging where the window reduces the mask and bilinear
-    interpolation where it enlarges it are both this mean. Beyond the image the mask is 0.
+    A cell is 1 if the mean of the mask over a square around the center of the cell is at least ½. The square is the
+    cell, or one original pixel if that is larger. This equals area averaging where the window downsamples the mask, and
+    bilinear interpolation where it upsamples it. Outside the image the mask is 0.
 
     Args:
-      targets: the place to write to, so that a batch's targets are not copied.
-      windows, objects: (level, i, j) triples with the numbers of their objects, −1: none.
+      targets: output array, so that the targets of a batch are not copied.
+      windows, objects: (level, i, j) triples and the numbers of their objects; −1: none.
       masks: of all objects, in original pixels.
       original, resized: (height, width) of the image file, and of the image that the network sees.
       strides: strides of the levels in resized pixels.
@@ -93,16 +93,16 @@ def draw_masks(
 
 
 def _cell_range(start: int, length: int, cell: float) -> tuple[int, int]:
-    """First and last + 1 of the cells, `cell` pixels wide, whose center may lie in `length` pixels from `start`."""
+    """Returns the range of cells, `cell` pixels wide, whose center may lie in the `length` pixels from `start`."""
     return int(np.floor(start / cell)), int(np.ceil((start + length) / cell))
 
 
 def _strip_means(
     summed: Num[np.ndarray, "edges m"], cells: Int[np.ndarray, "r"], cell: float, start: int
 ) -> Float[np.ndarray, "r m"]:
-    """Means over strips of max(cell, 1) pixels about the centers of cells, from sums over all pixels before each edge.
+    """Computes means over strips of max(cell, 1) pixels around the centers of cells, from cumulative sums.
 
-    The first of the h pixels is pixel `start`; there is nothing before it, nor beyond the last.
+    The first of the h pixels is pixel `start`; all others are 0.
     """
     pixels, width = len(summed) - 1, max(cell, 1.0)
     first = (cells + 0.5) * cell - width / 2 - start
@@ -114,7 +114,7 @@ def _strip_means(
 
 
 def _paste(cells: Bool[np.ndarray, "r c"], target: UInt8[np.ndarray, "160 160"], top: int, left: int) -> None:
-    """Write cells into a window's target, their corner at (top, left), cut at the target's border."""
+    """Writes cells into the target of a window, with their corner at (top, left), cropped at its border."""
     rows = slice(max(top, 0), min(top + cells.shape[0], FINE_MASK))
     columns = slice(max(left, 0), min(left + cells.shape[1], FINE_MASK))
     if rows.start < rows.stop and columns.start < columns.stop:
@@ -130,10 +130,10 @@ def draw_attention(
     resized: tuple[int, int],
     strides: Sequence[int],
 ) -> None:
-    """Write each window's object's box as 10×10 cells of 0 and 1 into `targets`; nothing where there is no object.
+    """Writes the box of each window's object as 10×10 cells of 0 and 1 into `targets`.
 
-    The box's edges go to the nearest borders of cells (halves to even, which is the same in a mirror); it has at
-    least one cell on each axis, the one of its middle, and is cut to the window.
+    The edges of the box are rounded to cell borders (half to even, which is symmetric under flips). It has at least one
+    cell on each axis, the one of its center, and is cropped to the window.
 
     Args:
       boxes: whole original pixels, (x, y, width, height); the others as in `draw_masks`.

@@ -1,4 +1,4 @@
-"""Every image file of a split decoded once, every mask made once: what is broken is named and left out."""
+"""Checks a split: decodes every image and every mask once; reports and skips invalid data."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from fastmask_jax.data.process_map import map_in_order
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """An image that decodes, with its usable objects."""
+    """A decodable image with its usable objects."""
 
     image: CocoImage  # without its annotation entries
     size: tuple[int, int]  # (height, width) of the file
@@ -20,13 +20,13 @@ class CheckedImage:
 
 
 def check(split: CocoSplit, workers: int) -> list[CheckedImage]:
-    """The usable images of a split, in its order; problems are added to `split.report`. Shows a progress bar.
+    """Yields the usable images of a split in order; adds problems to `split.report` and shows a progress bar.
 
     Args:
       split: images with `path`s.
       workers: processes; 0: none besides this one.
 
-    Errors:
+    Raises:
       WorkerDied: a worker was killed.
     """
     checked: list[CheckedImage] = []
@@ -38,7 +38,7 @@ def check(split: CocoSplit, workers: int) -> list[CheckedImage]:
 
 
 def check_image(image: CocoImage) -> tuple[CheckedImage | None, Found]:
-    """Decodes an image's file and makes its objects; (None, problems) where the image cannot be used."""
+    """Decodes an image file and creates its objects; returns (None, problems) if the image cannot be used."""
     lost = [(Problem.OBJECT_OF_LOST_IMAGE, f"{a['id']} (image {image.image_id})") for a in image.annotations]
     try:
         data = image.path.read_bytes()

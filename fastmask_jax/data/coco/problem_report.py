@@ -1,4 +1,4 @@
-"""What is wrong with a dataset: counted by kind, the first few of each named."""
+"""Reports problems of a dataset: counts by kind and the first few cases of each."""
 
 import json
 from collections import Counter
@@ -10,31 +10,31 @@ EXAMPLES = 5  # named of each kind
 
 
 class Problem(StrEnum):
-    """Kinds of problems; the image or the object (or what the text says) is left out, the rest is used."""
+    """Kinds of problems. The image or object is skipped, unless the text says otherwise; the rest is used."""
 
-    IMAGE_ENTRY = "image entry without a whole-number id or a file name"
+    IMAGE_ENTRY = "image entry without an integer id or a file name"
     IMAGE_ID_TWICE = "image id used twice"
-    IMAGE_OUTSIDE_FOLDER = "file name leads out of the image folder"
+    IMAGE_OUTSIDE_FOLDER = "file name outside the image folder"
     IMAGE_MISSING = "image file missing"
     IMAGE_BROKEN = "image file truncated or not decodable"
-    IMAGE_NO_SIZE = "image entry with an impossible height or width (the file's were taken)"
-    IMAGE_SIZE = "image of another size than its entry says"
-    OBJECT_ENTRY = "annotation without a whole-number id or image_id"
+    IMAGE_NO_SIZE = "image entry with an invalid height or width (the file's are used)"
+    IMAGE_SIZE = "image size differs from its entry"
+    OBJECT_ENTRY = "annotation without an integer id or image_id"
     OBJECT_ID_TWICE = "annotation id used twice in an image"
     OBJECT_OF_UNKNOWN_IMAGE = "annotation of an image that is not listed"
-    OBJECT_OF_LOST_IMAGE = "annotation of an image that was left out"
+    OBJECT_OF_LOST_IMAGE = "annotation of a skipped image"
     NO_SEGMENTATION = "annotation without a segmentation"
     POLYGON = "degenerate polygon (under 3 points, odd or non-finite numbers, no area)"
     POLYGON_RELATIVE = "polygon in coordinates from 0 to 1, not in pixels"
-    POLYGON_FAR = "polygon leading absurdly far out of its image"
-    RLE = "broken run-length encoding"
-    RLE_SIZE = "run-length encoding of another size than its image"
-    OUTSIDE = "object wholly outside its image"
-    EMPTY_MASK = "mask without a pixel"
-    CROWD = "iscrowd neither 0 nor 1 (0 was taken)"
-    AREA = "area that does not fit its mask (the mask's was taken)"
-    BOX_ELSEWHERE = "box that does not fit its mask (the mask's box was taken)"
-    BOX = "box broken or not touching the image (the mask's box was taken)"
+    POLYGON_FAR = "polygon far outside its image"
+    RLE = "invalid run-length encoding"
+    RLE_SIZE = "run-length encoding of another image size"
+    OUTSIDE = "object entirely outside its image"
+    EMPTY_MASK = "empty mask"
+    CROWD = "iscrowd neither 0 nor 1 (0 is used)"
+    AREA = "area that does not match its mask (the mask's is used)"
+    BOX_ELSEWHERE = "box that does not match its mask (the mask's box is used)"
+    BOX = "box invalid or outside the image (the mask's box is used)"
 
 
 class ProblemReport:
@@ -60,7 +60,7 @@ class ProblemReport:
         return bool(self.counts)
 
     def summary(self) -> str:
-        """A line for each kind: how many, what, the first few by name. Empty where nothing is wrong."""
+        """Returns one line per kind: count, text and the first few cases; empty if there are no problems."""
         lines = []
         for problem, count in self.counts.most_common():
             named = self.examples[problem]
@@ -69,6 +69,6 @@ class ProblemReport:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Writes {kind: {"text", "count", "examples"}} as JSON; `{}` where nothing is wrong."""
+        """Writes {kind: {"text", "count", "examples"}} as JSON; `{}` if there are no problems."""
         kinds = {p.name.lower(): {"text": p, "count": n, "examples": self.examples[p]} for p, n in self.counts.items()}
         path.write_text(json.dumps(kinds, indent=2) + "\n", encoding="utf-8")

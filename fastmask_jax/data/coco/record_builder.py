@@ -1,12 +1,12 @@
-"""COCO instances → a directory of array_record shards, by a tensorflow-datasets builder, without TensorFlow.
+"""Writes COCO instances as array_record shards with a tensorflow-datasets builder, without TensorFlow.
 
     coco_instances-<split>.array_record-…    the records, with tfds' own dataset_info.json and features.json:
                                              `tfds.builder_from_directory(directory)` reads them too
     index.npz                                of every record: image_id, height, width, objects (crowds not counted)
-    problems.json                            what was left out and why
+    problems.json                            what was skipped and why
 
-Records stand in the order of their image ids. The builder is shard-based because tfds' GeneratorBasedBuilder gathers
-examples in memory and beyond 1 GB spills them through TensorFlow's file system, which is not installed here.
+Records are sorted by image id. The builder is shard-based because tfds' GeneratorBasedBuilder collects examples in
+memory and, beyond 1 GB, spills them through TensorFlow's file system, which is not installed.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it
 
 
 class CocoInstances(tfds.core.ShardBasedBuilder):
-    """COCO instances: image files as they are, boxes, areas, crowd flags, masks as compressed RLE."""
+    """COCO instances: unchanged image files, boxes, areas, crowd flags, masks as compressed RLE."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Masks as compressed COCO run lengths at the image's size."}  # noqa: RUF012
@@ -42,7 +42,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     code_path = Path(__file__)
 
     def __init__(self, *, data_dir: Path, split_name: str, images: Sequence[CheckedImage], bar: tqdm) -> None:
-        """`images` become the records of `split_name` below `data_dir`; `bar` is moved by one for each."""
+        """Creates a builder of the records of `split_name` below `data_dir`; `bar` advances by one per image."""
         self._split_name = split_name
         self._images = images
         self._bar = bar
@@ -103,7 +103,7 @@ def _example(checked: CheckedImage) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build wrote."""
+    """Summary of the written records."""
 
     images: int
     without_objects: int  # of the images: those with crowds only or nothing
@@ -112,23 +112,23 @@ class Built:
 
 
 def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, overwrite: bool = False) -> Built:
-    """Checks a split's images and writes them as records; `directory` appears when all is done, or not at all.
+    """Checks the images of a split and writes them as records, atomically.
 
     Args:
-      split: from `read_instances`, with an image folder; problems met on the way are added to its report.
-      directory: to make; its parent is made too.
-      split_name: the tfds split's name, such as "train".
-      workers: processes that check images; 0: none besides this one.
-      overwrite: replaces records that are there.
+      split: from `read_instances`, with an image folder; problems are added to its report.
+      directory: output directory; its parent is created, too.
+      split_name: name of the tfds split, such as "train".
+      workers: processes that check images; 0: none.
+      overwrite: replace existing records.
 
-    Errors:
-      FileExistsError: `directory` is there already (and not records, or `overwrite` not given).
+    Raises:
+      FileExistsError: `directory` exists and does not contain records, or `overwrite` is not set.
       ValueError: no image is usable, or a worker died.
     """
     refuse_existing(directory, INDEX, overwrite)
     images = check(split, workers)
     if not images:
-        raise InvalidInput(f"{directory}: not one usable image; nothing was written\n{split.report.summary()}".rstrip())
+        raise InvalidInput(f"{directory}: no usable image; nothing was written\n{split.report.summary()}".rstrip())
     with appearing_whole(directory) as new:
         _write_records(images, new.parent, split_name).rename(new)
         np.savez(new / INDEX, **_index(images)._asdict())

@@ -1,7 +1,7 @@
-"""The embedded dataset: drawn pictures of textured, overlapping shapes in COCO format; the same seed, the same files.
+"""Draws the shapes dataset: textured, overlapping shapes in COCO format; the same seed gives the same files.
 
-An object's mask is its outline as pycocotools rasterizes it, less what is drawn over it. Masks are settled before
-anything is drawn, from the nearest object to the farthest, so that what is too hidden is never drawn at all.
+An object's mask is its outline as rasterized by pycocotools, minus what is drawn over it. Masks are computed before
+drawing, from the nearest object to the farthest, so that objects with too few visible pixels are not drawn.
 """
 
 import json
@@ -25,7 +25,7 @@ _LEAST_PIXELS = 25  # of a visible mask
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What is drawn. Lengths are in pixels; levels are of 255."""
+    """Parameters of the drawings. Lengths are in pixels; levels are out of 255."""
 
     image_sizes: tuple[tuple[int, int], ...] = ((240, 320), (240, 320), (320, 240), (256, 320), (224, 304))  # (h, w)
     objects: tuple[int, int] = (1, 6)  # tried for an image; hidden ones are then left out
@@ -47,7 +47,7 @@ class ShapesSpec:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawn picture: pixels, and of every object its shape, visible mask and COCO segmentation, farthest first."""
+    """A drawing: pixels, and the shape, visible mask and COCO segmentation of every object, farthest first."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     masks: Bool[np.ndarray, "n H W"]
@@ -66,7 +66,7 @@ class _Object:
 
 
 def draw(spec: ShapesSpec, seed: tuple[int, ...]) -> Drawn:
-    """Draws the picture number `seed`: any tuple of whole numbers."""
+    """Draws the picture of a `seed`, any tuple of integers."""
     rng = np.random.default_rng(seed)
     height, width = spec.image_sizes[rng.integers(len(spec.image_sizes))]
     objects = _arrange(spec, rng, height, width)
@@ -80,7 +80,7 @@ def draw(spec: ShapesSpec, seed: tuple[int, ...]) -> Drawn:
 
 
 def _arrange(spec: ShapesSpec, rng: np.random.Generator, height: int, width: int) -> list[_Object]:
-    """Objects with enough of them visible, farthest first; larger ones tend to be farther."""
+    """Places objects that are sufficiently visible, farthest first; larger ones tend to be farther."""
     number = int(rng.integers(spec.objects[0], spec.objects[1] + 1))
     small = rng.random(number) < spec.small_share
     low, high = np.where(small[:, None], spec.small_side, spec.side).T
@@ -111,13 +111,13 @@ def _arrange(spec: ShapesSpec, rng: np.random.Generator, height: int, width: int
 
 
 def _rasterized(curves: list[Float[np.ndarray, "points 2"]], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Pixels that an odd number of the curves surrounds, as pycocotools sees each."""
+    """Returns the pixels inside an odd number of the curves, each rasterized by pycocotools."""
     rles = coco_mask.frPyObjects([curve.ravel().tolist() for curve in curves], height, width)
     return np.bitwise_xor.reduce(coco_mask.decode(rles), axis=2).astype(bool)
 
 
 def _segmentation(shape: _Object) -> list[list[float]] | dict[str, Any]:
-    """COCO segmentation that decodes to exactly the visible mask."""
+    """Returns a COCO segmentation that decodes to exactly the visible mask."""
     if shape.whole:
         return [shape.curves[0].ravel().tolist()]
     rle = coco_mask.encode(np.asfortranarray(shape.mask, np.uint8))
@@ -127,7 +127,7 @@ def _segmentation(shape: _Object) -> list[list[float]] | dict[str, Any]:
 def _paint(
     spec: ShapesSpec, rng: np.random.Generator, objects: list[_Object], height: int, width: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB pixels: ground, objects from the farthest on with smooth edges, light and noise over all."""
+    """Paints RGB pixels: background, objects from the farthest with smooth edges, light and noise."""
     colors = random_colors(rng, 1, spec.ground_saturation)
     image = _textured(rng, height, width, colors[0], spec.ground_contrast)
     for item in objects:
@@ -155,7 +155,7 @@ def _textured(
 
 
 def _coverage(curves: list[Float[np.ndarray, "points 2"]], height: int, width: int) -> Float32[np.ndarray, "h w"]:
-    """Share of each pixel that lies within the outline."""
+    """Returns the fraction of each pixel inside the outline."""
     fine = np.zeros((height * _SUPERSAMPLE, width * _SUPERSAMPLE), np.uint8)
     # A fine pixel's center is at whole numbers for OpenCV.
     corners = [np.round(curve * _SUPERSAMPLE - 0.5).astype(np.int32) for curve in curves]
@@ -169,13 +169,13 @@ def write_split(
     """Draws a split: JPEG files in `root`/images and `root`/annotations/instances_<split_name>.json, which it returns.
 
     Args:
-      spec: what is drawn.
-      root: made where it is missing.
-      split_name: part of the files' names.
-      number: of images.
-      seed: of the split; image k is drawn from (*seed, k).
-      first_image_id: ids of images are `first_image_id` + k; ids of annotations start there too.
-      workers: processes; 0: none besides this one.
+      spec: parameters of the drawings.
+      root: output folder; created if missing.
+      split_name: part of the file names.
+      number: number of images.
+      seed: seed of the split; image k is drawn from (*seed, k).
+      first_image_id: image ids are `first_image_id` + k; annotation ids start there, too.
+      workers: worker processes; 0: none.
     """
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)

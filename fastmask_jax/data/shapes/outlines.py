@@ -11,14 +11,14 @@ Curve = Float[np.ndarray, "points 2"]
 
 
 def outline(rng: np.random.Generator, shape: str, longest_side: float) -> list[Curve]:
-    """Curves (x, y) in pixels of a shape of random proportions and direction, its box centered at the origin.
+    """Returns curves (x, y) in pixels of a shape with random proportions and direction, its box centered at the origin.
 
-    The first curve is the outside; what an odd number of curves surrounds belongs to the shape (a ring has two).
+    The first curve is the outside. A point inside an odd number of curves belongs to the shape (a ring has two).
 
     Args:
-      rng: draws proportions and direction.
+      rng: generator of proportions and direction.
       shape: one of SHAPES.
-      longest_side: of the shape's box, in pixels.
+      longest_side: longest side of the shape's box, in pixels.
     """
     curves = _unit(rng, shape)
     angle = rng.uniform(0, 2 * np.pi)
@@ -30,7 +30,7 @@ def outline(rng: np.random.Generator, shape: str, longest_side: float) -> list[C
 
 
 def _unit(rng: np.random.Generator, shape: str) -> list[Curve]:
-    """Curves of a shape about as wide as high."""
+    """Returns curves of a shape with similar width and height."""
     if shape == "ellipse":
         return [_circle()]
     if shape == "rectangle":
@@ -68,7 +68,7 @@ def _circle() -> Curve:
 
 
 def _crescent(bite: float) -> Curve:
-    """The left part of a circle, and back along an arc through the same two points, 1 − `bite` as deep."""
+    """Returns the left part of a circle, closed by an arc through the same two points, 1 − `bite` as deep."""
     angles = np.linspace(0.3 * np.pi, 1.7 * np.pi, _CIRCLE // 2)
     outer = _polar(angles, np.ones(len(angles)))
     inner = outer[::-1].copy()

@@ -1,4 +1,4 @@
-"""Patterns and colors for drawn pictures; random numbers come from the generator given."""
+"""Draws random patterns and colors with a given generator."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def random_colors(
     rng: np.random.Generator, number: int, saturation: tuple[float, float]
 ) -> Float32[np.ndarray, "number 3"]:
-    """RGB colors 0 … 255, even in hue, in saturation within the range given, and in brightness."""
+    """Draws RGB colors 0 … 255, uniform in hue, in saturation within the given range, and in brightness."""
     hsv = np.stack(
         [rng.uniform(0, 360, number), rng.uniform(*saturation, number), rng.uniform(0.2, 1, number)],
         axis=1,
@@ -24,7 +24,7 @@ def random_colors(
 def distinct_color(
     rng: np.random.Generator, others: Float32[np.ndarray, "m 3"], candidates: int, saturation: tuple[float, float]
 ) -> Float32[np.ndarray, "3"]:
-    """Of some random RGB colors the one whose nearest among `others` is farthest, brightness counted twice."""
+    """Draws random RGB colors and returns the one farthest from all `others`; brightness counts twice."""
     colors = random_colors(rng, candidates, saturation)
 
     def place(rgb: Float32[np.ndarray, "k 3"]) -> Float32[np.ndarray, "k 4"]:
@@ -37,14 +37,14 @@ def distinct_color(
 def texture(
     rng: np.random.Generator, kind: str, height: int, width: int, color: Float32[np.ndarray, "3"], contrast: float
 ) -> Float32[np.ndarray, "height width 3"]:
-    """RGB pixels of a pattern around `color`; may leave 0 … 255.
+    """Draws RGB pixels of a pattern around `color`; may exceed 0 … 255.
 
     Args:
-      rng: gives the pattern's place, direction and scale.
+      rng: generator of the pattern's position, direction and scale.
       kind: one of TEXTURES.
       height, width: pixels.
-      color: RGB, the middle of the pattern.
-      contrast: how far the pattern goes from the color, in levels of 255.
+      color: RGB, mean of the pattern.
+      contrast: amplitude of the pattern, in levels out of 255.
     """
     pattern = _pattern(rng, kind, height, width)
     tint = rng.uniform(0.6, 1.0, 3).astype(np.float32) * np.float32(contrast)
@@ -52,7 +52,7 @@ def texture(
 
 
 def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> Float32[np.ndarray, "height width"]:
-    """Values of about −1 … 1."""
+    """Returns values of about −1 … 1."""
     if kind == "plain":
         return np.zeros((height, width), np.float32)
     if kind == "noise":
@@ -74,7 +74,7 @@ def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> Fl
 
 
 def _turned(rng: np.random.Generator, height: int, width: int) -> tuple[Float32[np.ndarray, "h w"], ...]:
-    """Coordinates of the pixels along and across a random direction, from a random point on."""
+    """Returns pixel coordinates along and across a random direction, relative to a random point."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x = np.arange(width, dtype=np.float32)[None] - np.float32(rng.uniform(0, width))
