@@ -1,4 +1,4 @@
-"""The floor under all figures: proposals that saw no pixel. A centered ellipse in every window, large windows first.
+"""Image-independent baseline: a centered ellipse in every window, large windows first.
 
 python -m fastmask_jax.evaluation.ellipse_baseline --annotations instances_val2014.json --out floor.json
 """
@@ -27,14 +27,14 @@ STEEPNESS = 20.0  # of the logit, per radius: sharp, yet straight enough across 
 
 
 def ellipse_logits() -> Float32[np.ndarray, "40 40"]:
-    """Mask logits of a centered ellipse: at its rim they are the logit of the threshold."""
+    """Returns mask logits of a centered ellipse whose rim has the logit of the threshold."""
     across = (np.arange(MASK) + 0.5) / MASK * 2 - 1
     radius = np.hypot(across[:, None], across) / ELLIPSE
     return (np.log(THRESHOLD / (1 - THRESHOLD)) + STEEPNESS * (1 - radius)).astype(np.float32)
 
 
 def ranked_windows(resized: tuple[int, int], strides: Sequence[int], most: int) -> Int32[np.ndarray, "K 3"]:
-    """The first `most` windows of a resized image: larger ones first, of one size those nearer its center first."""
+    """Returns the first `most` windows of a resized image: large ones first, then those near its center."""
     windows = all_windows(*resized, strides)
     stride = np.asarray(strides)[windows[:, 0]]
     distance = (2 * windows[:, 1] * stride - resized[0]) ** 2 + (2 * windows[:, 2] * stride - resized[1]) ** 2
@@ -48,7 +48,7 @@ def ellipse_proposals(
     long_edge: int = LONG_EDGE,
     max_proposals: int = 1000,
 ) -> ScoredMasks:
-    """ScoredMasks for an image of which nothing but its (height, width) is known; scores fall from 1 with the rank."""
+    """Returns proposals for an image of which only (height, width) is known; scores decrease from 1 with the rank."""
     resized = resized_size(*original, long_edge)
     windows = ranked_windows(resized, strides, max_proposals)
     scores = (1 - np.arange(len(windows)) / max(len(windows), 1)).astype(np.float32)
@@ -57,7 +57,7 @@ def ellipse_proposals(
 
 
 def write_ellipse_baseline(annotations: Path, out: Path, *, max_proposals: int = 1000, limit: int | None = None) -> int:
-    """Writes the floor's proposals for (the first `limit` by id of) a COCO file's images; returns how many."""
+    """Writes the baseline's proposals for (the first `limit` by id of) a COCO file's images; returns their number."""
     with ResultsWriter(out) as writer:
         for image in read_instances(annotations, None).images[:limit]:
             if image.size is None:
@@ -67,14 +67,14 @@ def write_ellipse_baseline(annotations: Path, out: Path, *, max_proposals: int =
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m fastmask_jax.evaluation.ellipse_baseline", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     parser.add_argument("--out", type=Path, required=True, help="results file to write")
-    parser.add_argument("--max_proposals", type=int, default=1000, help="proposals an image")
-    parser.add_argument("--limit", type=int, help="take the first LIMIT images by sorted id")
+    parser.add_argument("--max_proposals", type=int, default=1000, help="proposals per image (default: 1000)")
+    parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT images by sorted id")
     options = parser.parse_args(arguments)
     try:
         entries = write_ellipse_baseline(

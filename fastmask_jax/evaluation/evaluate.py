@@ -1,4 +1,4 @@
-"""From a network and a COCO split to proposals on disk and average recall."""
+"""Evaluates a network on a COCO split: proposals on disk, and average recall."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -23,16 +23,16 @@ def evaluate(
     """Writes the proposals of a split to `results` (COCO results JSON) and scores them.
 
     Args:
-      generator: its config's `evaluation` section names the split and the options.
-      report: gets a line for each image that cannot be read.
+      generator: network; the `evaluation` section of its config names the split and the options.
+      report: called with a line for each unreadable image.
       watch: wraps the iteration over (proposals, number of images), for a progress bar.
 
     Returns:
-      The metrics of `average_recall`; `images`, how many were read; `unreadable`, how many were not, each of which
-      counts as an image without proposals; and `seconds_per_image`: wall time of reading, network and masks together,
-      without that spent compiling.
+      The metrics of `average_recall`; `images`, the number of images read; `unreadable`, the number of unreadable
+      images, which count as images without proposals; `seconds_per_image`, wall time of reading, network and mask
+      pasting, without compilation.
 
-    Errors:
+    Raises:
       FileNotFoundError, ValueError: annotations are missing or broken, or no image can be read; one line.
     """
     settings = generator.config.evaluation

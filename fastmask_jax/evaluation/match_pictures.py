@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: objects, the proposals that find them, and what a user would be shown."""
+"""Draws pictures of an evaluation: objects, the proposals that match them, and the top proposals."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def write_pictures(annotations: Path, images: Path, results: Path, folder: Path,
     Args:
       annotations: COCO instances JSON.
       images: folder of its images.
-      results: COCO results JSON whose entries stand together by image, as evaluate.py writes it.
+      results: COCO results JSON in which the entries of each image are contiguous, as evaluate.py writes it.
     """
     listed = {image.image_id: image for image in read_instances(annotations, None).images}
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,12 +48,12 @@ def write_pictures(annotations: Path, images: Path, results: Path, folder: Path,
 def three_panels(
     image: UInt8[np.ndarray, "H W 3"], objects: list[dict], proposals: ScoredMasks
 ) -> UInt8[np.ndarray, "_H _W 3"]:
-    """Objects; for each object, in its color, the best proposal of the first 100 with its IoU; and the best proposals.
+    """Draws the objects; the best of 100 proposals for each object, in its color and with its IoU; the top proposals.
 
     Args:
       image: original RGB.
-      objects: RLE masks to find.
-      proposals: of this image, best first.
+      objects: RLE masks of the objects.
+      proposals: proposals of this image, highest score first.
     """
     matches, iou = _best_matches(objects, proposals)
     shown = suppress(proposals, SHOWN_IOU)[:SHOWN]
@@ -73,7 +73,7 @@ def three_panels(
 
 
 def _best_matches(objects: list[dict], proposals: ScoredMasks) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """For each object the number of its best proposal, and their IoU; 0 where there is none."""
+    """Returns the index and IoU of the best proposal of each object; IoU 0 if there is none."""
     masks = proposals.segmentations[:SEARCHED]
     if not objects or not masks:
         return np.zeros(len(objects), np.int64), np.zeros(len(objects))

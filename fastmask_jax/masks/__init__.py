@@ -1,1 +1,1 @@
-"""Masks in NumPy: window logits pasted into the image, run-length encoding, suppression, results files, drawing."""
+"""Masks in NumPy: pasting window logits, run-length encoding, suppression, results files, drawing."""

@@ -25,7 +25,7 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     Returns:
       Compressed RLE of the same size, with "counts" as text.
 
-    Errors:
+    Raises:
       ValueError: a number below 0.
     """
     for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):

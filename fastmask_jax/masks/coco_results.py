@@ -1,4 +1,4 @@
-"""COCO results files, written and read entry by entry: 5000 images of 1000 proposals need not fit into memory."""
+"""Reads and writes COCO results files entry by entry: 5000 images of 1000 proposals need not fit into memory."""
 
 import json
 import math
@@ -21,7 +21,7 @@ _Writer = TypeVar("_Writer", bound="JsonListWriter")
 
 
 def result_entries(image_id: int, proposals: ScoredMasks) -> list[dict]:
-    """The proposals of one image as entries of a COCO results file."""
+    """Returns the proposals of one image as entries of a COCO results file."""
     scores = [float(text) for text in proposals.scores.astype(str)]  # the shortest text that gives the float32
     return [
         {"image_id": int(image_id), "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
@@ -30,10 +30,10 @@ def result_entries(image_id: int, proposals: ScoredMasks) -> list[dict]:
 
 
 class JsonListWriter:
-    """Writes a JSON list, one entry a line, of which no more than one is held in memory.
+    """Writes a JSON list, one entry per line, with at most one entry in memory.
 
-    The entries go to `<path>.part`, which takes the name `path` when the `with` block ends without an error: a file of
-    that name is always whole. After an error the part stays, to be looked at, until the next writer replaces it.
+    Entries go to `<path>.part`, which is renamed to `path` when the `with` block ends without an error, so that `path`
+    is always complete. After an error the part remains until the next writer replaces it.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -72,12 +72,12 @@ class ResultsWriter(JsonListWriter):
 
 
 def read_results(path: str | os.PathLike) -> Iterator[dict]:
-    """The entries of a COCO results file of any system, in their order, checked.
+    """Yields the validated entries of a COCO results file of any system, in order.
 
     Every entry has an integer "image_id", a finite "score", and a "segmentation" (compressed or uncompressed RLE, or
     polygons) or a "bbox" (x, y, width, height), or both.
 
-    Errors:
+    Raises:
       FileNotFoundError: no such file.
       ValueError: not a list of such entries; names the file and the number of the entry, counted from 0.
     """
@@ -87,7 +87,7 @@ def read_results(path: str | os.PathLike) -> Iterator[dict]:
 
 
 def check_entry(entry: object, where: str) -> None:
-    """Raises a ValueError that begins with `where` if `entry` is no result (see `read_results`)."""
+    """Raises a ValueError that starts with `where` if `entry` is not a valid result (see `read_results`)."""
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
     missing = [key for key in ("image_id", "score") if key not in entry]
@@ -96,13 +96,13 @@ def check_entry(entry: object, where: str) -> None:
     if missing:
         raise InvalidInput(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
     if not isinstance(entry["image_id"], Integral):
-        raise InvalidInput(f"{where}: image_id {entry['image_id']!r} is not a whole number")
+        raise InvalidInput(f"{where}: image_id {entry['image_id']!r} is not an integer")
     if not isinstance(entry["score"], Real) or not math.isfinite(entry["score"]):
         raise InvalidInput(f"{where}: score {entry['score']!r} is not a finite number")
 
 
 def is_given(value: object) -> bool:
-    """Says whether a value of an entry is there, and not empty; NumPy arrays have no truth of their own."""
+    """Returns whether a value is present and not empty; NumPy arrays have no truth value."""
     return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
@@ -115,7 +115,7 @@ def _entries(path: Path) -> Iterator[object]:
     with file:
         text = file.read(CHUNK).lstrip()
         if not text.startswith("["):
-            raise InvalidInput(f"{path}: not a COCO results file: a JSON list of entries is wanted")
+            raise InvalidInput(f"{path}: not a COCO results file: expected a JSON list of entries")
         at, number = 1, 0
         while True:
             at = _SEPARATOR.match(text, at).end()
@@ -128,7 +128,7 @@ def _entries(path: Path) -> Iterator[object]:
                     raise InvalidInput(f"{path}: entry {number} is not valid JSON ({error.msg})") from None
                 more = file.read(CHUNK)
                 if not more:
-                    what = "is cut off or not valid JSON" if at < len(text) else "is missing: the list is not closed"
+                    what = "is truncated or not valid JSON" if at < len(text) else "is missing: the list is not closed"
                     raise InvalidInput(f"{path}: entry {number} {what}; write the file again") from None
                 text, at = text[at:] + more, 0
                 continue

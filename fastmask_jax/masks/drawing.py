@@ -1,7 +1,7 @@
-"""Pictures of proposals: masks, windows, attention, sheets. Pure functions: uint8 RGB in, uint8 RGB out, new arrays.
+"""Draws pictures of proposals: masks, windows, attention, grids. Pure functions: uint8 RGB in, new uint8 RGB out.
 
-Coordinates are pixels of the picture that is drawn on; boxes are edges (x1, y1, x2, y2) as in `geometry`, pixel k
-covering [k, k + 1), and may lie beyond the picture. Letters: H, W sides of a picture; m masks.
+Coordinates are pixels of the picture; boxes are edges (x1, y1, x2, y2) as in `geometry`, where pixel k covers
+[k, k + 1), and may extend beyond the picture. Letters: H, W sides of a picture; m masks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ _REACH = 12  # label heights, and a third as many widths, that a label may be mo
 
 @cache
 def _palette() -> Colors:
-    """Colors in an order in which each is as far as can be, in CIE Lab, from all before it.
+    """Returns colors ordered such that each is as far as possible, in CIE Lab, from all before it.
 
-    Neither too dark nor too pale, and none near gray: they stand out from the ground and carry black or white text.
+    Dark, pale and grayish colors are excluded: all stand out from the background and can carry black or white text.
     """
     steps = np.linspace(0, 255, 16).round().astype(np.uint8)
     rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 1, 3)
@@ -50,9 +50,9 @@ def _palette() -> Colors:
 
 
 def distinct_colors(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """The first `count` RGB colors of a fixed row in which neighbors and beginnings are easily told apart.
+    """Returns the first `count` RGB colors of a fixed sequence; neighbors and first colors are easy to distinguish.
 
-    Color k is always the same one; after 240 they begin again.
+    Color k is always the same; the sequence repeats after 240 colors.
     """
     return _palette()[np.arange(count) % PALETTE]
 
@@ -64,20 +64,20 @@ def overlay(
     colors: Colors | None = None,
     opacity: float = 0.45,
 ) -> Image:
-    """Masks on the image: filled, with a contour, and a label each; the first mask lies on top.
+    """Draws filled masks with contours and labels on the image; the first mask is on top.
 
     Args:
       masks: bitmaps, or RLE of the image's size as `ScoredMasks.segmentations` has it, best first.
-      labels: a text for each mask, or none. One for which the image has no room is left out: of two that cover each
-        other neither is read.
-      colors: of the masks; else the first of `distinct_colors`.
-      opacity: of the filling, 0 to 1.
+      labels: a text for each mask, or none. A label without room is omitted, because overlapping labels are
+        unreadable.
+      colors: colors of the masks; None: the first of `distinct_colors`.
+      opacity: opacity of the fill, 0 to 1.
 
-    Errors:
-      ValueError: numbers or sizes do not fit.
+    Raises:
+      ValueError: numbers or sizes do not match.
     """
     if not 0 <= opacity <= 1:
-        raise InvalidInput(f"opacity={opacity}: between 0 (contours alone) and 1 is wanted")
+        raise InvalidInput(f"opacity={opacity}: expected a value between 0 (contours only) and 1")
     bitmaps = [_bitmap(mask) for mask in masks]
     colors = distinct_colors(len(bitmaps)) if colors is None else colors
     if len(colors) != len(bitmaps) or (labels and len(labels) != len(bitmaps)):
@@ -103,10 +103,9 @@ def overlay(
 
 
 def contour(image: Image, mask: Bool[np.ndarray, "H W"], color: Color, width: int | None = None) -> Image:
-    """The mask's border in its color, with a dark line outside of it: it shows on any ground.
+    """Draws the contour of a mask, with a dark outer line, so that it is visible on any background.
 
-    The line lies inside the mask, and where the mask ends with the image there is none. It is `width` pixels wide;
-    None: `line_width`.
+    The contour lies inside the mask and is omitted at the image border. It is `width` pixels wide; None: `line_width`.
     """
     result = image.copy()
     if not mask.any():
@@ -122,7 +121,7 @@ def contour(image: Image, mask: Bool[np.ndarray, "H W"], color: Color, width: in
 
 
 def frame(image: Image, box: Box, color: Color, dashed: bool = False) -> Image:
-    """The rectangle's border, with a dark line within; all inside the rectangle, cut at the image."""
+    """Draws the border of a rectangle and a dark inner line, inside the rectangle and clipped to the image."""
     result = image.copy()
     width = line_width(image)
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
@@ -135,7 +134,7 @@ def frame(image: Image, box: Box, color: Color, dashed: bool = False) -> Image:
 
 
 def dots(image: Image, points: Int[np.ndarray, "n 2"], color: Color, cross: bool = False) -> Image:
-    """A disc, or a cross, with a dark edge, at each (x, y)."""
+    """Draws a disc, or a cross, with a dark edge at each (x, y)."""
     result = image.copy()
     width = line_width(image)
     ink = [int(part) for part in color]
@@ -150,9 +149,9 @@ def dots(image: Image, points: Int[np.ndarray, "n 2"], color: Color, cross: bool
 
 
 def heat(image: Image, values: Float[np.ndarray, "h w"], box: Box, opacity: float = 0.6) -> Image:
-    """Values from 0 (dark) to 1 (bright yellow) as cells over the box, cut at the image; the rest is untouched.
+    """Draws values from 0 (dark) to 1 (bright yellow) as cells over the box, clipped to the image.
 
-    Under the cells the image is gray, or else its colors would be taken for values.
+    The image is gray under the cells, so that its colors are not mistaken for values.
     """
     part, rows, columns = _laid(values, box, image.shape[:2])
     result = image.copy()
@@ -164,7 +163,7 @@ def heat(image: Image, values: Float[np.ndarray, "h w"], box: Box, opacity: floa
 
 
 def spread(values: Float[np.ndarray, "h w"], box: Box, size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
-    """Values as cells over the box in an image of (H, W), cut at the image; 0 elsewhere."""
+    """Writes values as cells over the box into an array of (H, W), clipped to the image; 0 elsewhere."""
     part, rows, columns = _laid(values, box, size)
     result = np.zeros(size, np.float32)
     result[part] = values[rows[:, None], columns]
@@ -172,7 +171,7 @@ def spread(values: Float[np.ndarray, "h w"], box: Box, size: tuple[int, int]) ->
 
 
 def crop(image: Image, box: Box, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """What the box shows, gray where it goes beyond the image, resized to size × size pixels."""
+    """Crops the box, gray outside the image, and resizes it to size × size pixels."""
     x1, y1, x2, y2 = (int(edge) for edge in box)
     H, W = image.shape[:2]
     view = np.full((y2 - y1, x2 - x1, 3), BEYOND, np.uint8)
@@ -183,12 +182,12 @@ def crop(image: Image, box: Box, size: int) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def crop_mask(mask: Bool[np.ndarray, "H W"], box: Box, size: int) -> Bool[np.ndarray, "size size"]:
-    """What `crop` shows of a mask: to be drawn on a cropped image, where contours are as fine as the crop's pixels."""
+    """Crops a mask like `crop`, to draw it on a cropped image with contours at the resolution of the crop."""
     return crop(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2), box, size)[..., 0] > 127
 
 
 def captioned(image: Image, caption: str) -> UInt8[np.ndarray, "_H W 3"]:
-    """The image below a text, in as many lines as its width asks for."""
+    """Adds a caption above the image, wrapped to its width."""
     scale = 0.4
     lines = [""]
     for word in caption.split():
@@ -211,18 +210,18 @@ def grid(
     columns: int | None = None,
     gap: int = 6,
 ) -> UInt8[np.ndarray, "_H _W 3"]:
-    """A sheet of pictures, row by row, each at the top left of its cell, with captions above them.
+    """Arranges pictures in a grid, row by row, each in the top left corner of its cell, with captions above.
 
     Args:
       captions: one for each picture, or none.
-      columns: pictures of a row; by itself as many as rows, or one more.
-      gap: pixels between them and around.
+      columns: pictures per row; None: as many as rows, or one more.
+      gap: pixels between and around the pictures.
 
-    Errors:
-      ValueError: no picture, or captions that are not one for each.
+    Raises:
+      ValueError: no pictures, or another number of captions.
     """
     if not pictures:
-        raise InvalidInput("a sheet needs at least one picture")
+        raise InvalidInput("a grid needs at least one picture")
     if captions:
         pictures = [captioned(picture, text) for picture, text in zip(pictures, captions, strict=True)]
     columns = min(columns or int(np.ceil(np.sqrt(len(pictures)))), len(pictures))
@@ -238,14 +237,14 @@ def grid(
 
 
 def line_width(image: Image) -> int:
-    """Of lines that are seen when the whole image is looked at."""
+    """Returns the width of lines that are visible when the whole image is shown."""
     return max(1, round(max(image.shape[:2]) / 400))
 
 
 def _laid(
     values: Float[np.ndarray, "h w"], box: Box, size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], Int[np.ndarray, "p"], Int[np.ndarray, "q"]]:
-    """The part of an image of (H, W) that lies in the box, and the row and column of cells for its pixels."""
+    """Returns the part of an image of (H, W) inside the box, and the cell row and column of each of its pixels."""
     x1, y1, x2, y2 = (int(edge) for edge in box)
     H, W = size
     y, x = np.arange(max(y1, 0), min(y2, H)), np.arange(max(x1, 0), min(x2, W))
@@ -254,7 +253,7 @@ def _laid(
 
 
 def _cells(pixels: Int[np.ndarray, "p"], side: int, count: int) -> Int[np.ndarray, "p"]:
-    """The cell, of `count` on a side of pixels, in which the center of each pixel lies."""
+    """Returns the cell, of `count` along a side of pixels, that contains the center of each pixel."""
     return np.clip((2 * pixels + 1) * count // (2 * side), 0, count - 1)
 
 
@@ -263,13 +262,13 @@ def _bitmap(mask: Mapping[str, Any] | Bool[np.ndarray, "H W"]) -> Bool[np.ndarra
 
 
 def _bounds(mask: Bool[np.ndarray, "H W"], margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns of a mask's box, `margin` pixels wider where the image has them; the mask must have a pixel."""
+    """Returns rows and columns of a nonempty mask's box, extended by `margin` pixels within the image."""
     ends = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (1, 0))
     return tuple(slice(max(first - margin, 0), last + 1 + margin) for first, last in ends)
 
 
 def _inmost(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
-    """(x, y) of a pixel that is as far as can be from the mask's border."""
+    """Returns (x, y) of a pixel with maximum distance from the mask's border."""
     part = _bounds(mask)
     inside = np.pad(mask[part].astype(np.uint8), 1)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
@@ -278,7 +277,7 @@ def _inmost(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
 
 
 def _label(image: Image, text: str, at: tuple[int, int], color: np.ndarray, taken: Sequence[Box]) -> list[Box]:
-    """Writes a text in a box of its color, where there is room next to `at`; returns the box, or nothing."""
+    """Writes a text in a colored box where there is room near `at`; returns [the box], or [] without room."""
     H, W = image.shape[:2]
     scale = max(0.4, max(H, W) / 1600)
     thickness = max(1, round(scale))
@@ -301,14 +300,14 @@ def _label(image: Image, text: str, at: tuple[int, int], color: np.ndarray, take
 
 @cache
 def _steps() -> Int[np.ndarray, "n 2"]:
-    """Half widths and half heights of a label by which it may be moved, the nearest first."""
+    """Returns offsets of a label in half widths and half heights, the nearest first."""
     across, down = np.meshgrid(np.arange(-_REACH // 3, _REACH // 3 + 1), np.arange(-_REACH, _REACH + 1))
     steps = np.stack([across.ravel(), down.ravel()], 1)
     return steps[np.argsort(np.hypot(2.5 * steps[:, 0], steps[:, 1]), kind="stable")]  # a label is that much wider
 
 
 def _luminance(color: Color) -> float:
-    """Of sRGB, 0 to 1: the ratio of two of them says how well one is read on the other (WCAG)."""
+    """Computes the relative luminance of an sRGB color, 0 to 1, for contrast ratios (WCAG)."""
     return float((np.asarray(color, np.float64) / 255) ** 2.2 @ (0.2126, 0.7152, 0.0722))
 
 

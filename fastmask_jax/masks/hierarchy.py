@@ -44,7 +44,7 @@ def hierarchy(
       areas: their pixels.
       inside: share of the mask's pixels, above 0 to 1.
 
-    Errors:
+    Raises:
       ValueError: no such share.
     """
     if not 0 < inside <= 1:
@@ -82,7 +82,7 @@ def groups(
       scores: of the masks.
       iou_threshold: 0 to 1; the masks of a group have a greater IoU than this with its best one.
 
-    Errors:
+    Raises:
       ValueError: no such IoU.
     """
     if not 0 <= iou_threshold <= 1:

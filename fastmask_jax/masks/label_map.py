@@ -44,7 +44,7 @@ def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
     Up to 255 labels give an 8-bit palette image: label 0 is black, label k has color k − 1 of
     `drawing.distinct_colors`. More labels give a 16-bit gray image.
 
-    Errors:
+    Raises:
       ValueError: a label below 0 or above 65535.
     """
     least, most = int(labels.min(initial=0)), int(labels.max(initial=0))

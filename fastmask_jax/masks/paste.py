@@ -1,8 +1,8 @@
-"""Mask logits of windows → masks in the original image, as runs of pixels (docs/network.md §1 and §3).
+"""Pastes mask logits of windows into the original image, as runs of pixels (docs/network.md §1 and §3).
 
-A mask is its 160×160 probabilities, resized bilinearly to the window box and thresholded. No pixel of it is ever
-drawn: along a column of the image the resized probability is piecewise linear, with its knots at the fine cells, so the
-column's runs begin and end where that line crosses the threshold. These few crossings cost a fraction of the pixels.
+A mask is its 160×160 probabilities, resized bilinearly to the window box and thresholded. It is never rasterised: along
+a column of the image the resized probability is piecewise linear with knots at the fine cells, so the runs of the
+column start and end where it crosses the threshold. These few crossings are much cheaper to compute than all pixels.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ THRESHOLD = 0.2  # probability at and above which a pixel belongs to a mask (doc
 
 
 class Runs(NamedTuple):
-    """Masks of one image as runs of pixels, counted down the columns (pixel (y, x) is number x * H + y).
+    """Masks of one image as runs of pixels in column order (pixel (y, x) has index x * H + y).
 
     Attributes:
-      edges: int64[N], where the runs of all masks, one mask after the other, begin and end: begin, end, begin, ...
-        Within a mask they never fall. Equal edges cancel each other: an empty run, or two runs that touch.
+      edges: int64[N], start and end of the runs of all masks, mask after mask: start, end, start, ... They are
+        nondecreasing within a mask. Equal edges cancel each other: an empty run, or two adjacent runs.
       splits: int64[K + 1], mask k owns edges[splits[k]:splits[k + 1]].
       size: (H, W) of the image.
     """
@@ -35,17 +35,17 @@ class Runs(NamedTuple):
 
 
 def upsample(logits: Float32[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K 160 160"]:
-    """Mask logits enlarged by the fixed bilinear transposed convolution 8×8 stride 4, two cells cut at each border."""
+    """Upsamples mask logits by the fixed bilinear transposed convolution, 8×8 stride 4, cropped by two cells."""
     matrix = upscale_matrix()
     return matrix @ (logits @ matrix.T)
 
 
 @cache
 def _least_logits(threshold: float) -> Float32[np.ndarray, "40 40"]:
-    """Logits below which no cell can lift a fine cell to `threshold`.
+    """Returns logits below which no cell can raise a fine cell to `threshold`.
 
-    At the border the weights of the transposed convolution sum to as little as 5/8 along an axis, which draws
-    negative logits towards 0: there a cell counts that is a little below the threshold's own logit.
+    At the border the weights of the transposed convolution sum to as little as 5/8 along an axis, which pulls negative
+    logits towards 0, so cells slightly below the logit of the threshold count there.
     """
     logit = np.log(threshold / (1 - threshold))
     weight = np.ones(MASK)
@@ -54,7 +54,7 @@ def _least_logits(threshold: float) -> Float32[np.ndarray, "40 40"]:
 
 
 def _spans(hit: np.ndarray, axis: int) -> tuple[Int64[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
-    """First and last + 1 fine cell, along the other axis than `axis`, which can be at the threshold, and one around."""
+    """Returns the range of fine cells along the other axis that can reach the threshold, with a margin of one."""
     line = hit.any(axis)
     first, last = line.argmax(1), MASK - 1 - line[:, ::-1].argmax(1)
     reach = UPSCALE // 2 + 1  # a cell's kernel goes two fine cells beyond its own four; one more is below the threshold
@@ -62,15 +62,15 @@ def _spans(hit: np.ndarray, axis: int) -> tuple[Int64[np.ndarray, "K"], Int64[np
 
 
 def _axis(low: int, high: int, side: int, first: int, last: int) -> tuple[int, int, int, int, float]:
-    """Pixels and fine cells of a window's axis that need work.
+    """Returns the range of pixels and fine cells along an axis of a window that can belong to the mask.
 
     Args:
       low, high: edges of the window in pixels of the original image.
       side: side of the image.
-      first, last: range of the fine cells which can be at the threshold.
+      first, last: range of the fine cells that can reach the threshold.
 
     Returns:
-      (p, q, f, end, scale): pixels p ... q − 1 of the window, fine cells f ... end − 1, fine cells a pixel.
+      (p, q, f, end, scale): pixels p ... q − 1 of the window, fine cells f ... end − 1, fine cells per pixel.
     """
     scale = FINE_MASK / (high - low)
     p, q = max(low, 0) - low, min(high, side) - low
@@ -89,14 +89,14 @@ def _crossings(
     rows: tuple[int, int, int, int, float],
     threshold: np.float32,
 ) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
-    """Where the columns of one mask cross the threshold, down one column after the other.
+    """Finds where the columns of one mask cross the threshold, column after column.
 
     Args:
-      columns, rows: as `_axis` gives them.
+      columns, rows: as returned by `_axis`.
 
     Returns:
       (steps, before, after): step c * (rows + 2) + r leads, in column c, from the fine row before r of the range to r,
-      from probability `before` to `after`; the rows before the first and behind the last are of probability 0.
+      from probability `before` to `after`; rows outside the range have probability 0.
     """
     p, q, f, end, scale = columns
     matrix = upscale_matrix()
@@ -128,10 +128,10 @@ def paste(
     original: tuple[int, int],
     threshold: float = THRESHOLD,
 ) -> Runs:
-    """Masks of windows in the original image (docs/network.md §3).
+    """Pastes masks of windows into the original image (docs/network.md §3). Thread-safe.
 
-    Equal to cv2.resize (INTER_LINEAR) of the 160×160 probabilities to the window box in the original image, cut at
-    the border, >= threshold; but for pixels that rounding (some 1e-6) puts on either side of it. Thread-safe.
+    Equal to cv2.resize (INTER_LINEAR) of the 160×160 probabilities to the window box in the original image, cropped at
+    the border, >= threshold, except for pixels within rounding (about 1e-6) of the threshold.
 
     Args:
       windows: (level, i, j) triples.
@@ -141,10 +141,10 @@ def paste(
       threshold: probability between 0 and 1.
 
     Returns:
-      One mask a window, in their order; a mask without a pixel has no run.
+      One mask per window, in order; an empty mask has no runs.
     """
     if not 0 < threshold < 1:
-        raise InvalidInput(f"threshold={threshold}: a mask's threshold is a probability between 0 and 1, such as 0.2")
+        raise InvalidInput(f"threshold={threshold}: expected a probability between 0 and 1, such as 0.2")
     height, width = original
     logits = np.asarray(mask_logits, np.float32)
     boxes = original_window_boxes(windows, strides, resized, original)
@@ -180,11 +180,11 @@ def _edges(
     height: int,
     threshold: np.float32,
 ) -> Int64[np.ndarray, "N"]:
-    """Pixels at which runs begin and end (see `Runs`), from the crossings of all masks.
+    """Computes the pixels at which runs start and end (see `Runs`), from the crossings of all masks.
 
     Args:
-      steps, before, after: as `_crossings` gives them, mask after mask.
-      shapes: of each one's mask, the first column of pixels in the image, y1 of the window, and rows as of `_axis`.
+      steps, before, after: as returned by `_crossings`, mask after mask.
+      shapes: for the mask of each crossing, its first column in the image, y1 of the window, and rows of `_axis`.
     """
     left, y1, top, bottom, first, end = shapes[:, :6].T.astype(np.int64)
     column, row = np.divmod(steps, end - first + 2)

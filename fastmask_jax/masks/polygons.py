@@ -38,7 +38,7 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
       tolerance: pixels that the outline may lie beside the true one, by Douglas and Peucker's rule. 0: none; about 1
         draws the steps of slanted lines straight.
 
-    Errors:
+    Raises:
       ValueError: a tolerance below 0.
     """
     if not 0 <= tolerance < np.inf:

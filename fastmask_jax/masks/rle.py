@@ -1,4 +1,4 @@
-"""Runs of pixels → COCO's run-length strings and boxes, all masks of an image at once."""
+"""Encodes runs of pixels as COCO's RLE strings and boxes, all masks of an image at once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,9 +16,9 @@ class ScoredMasks(NamedTuple):
     Attributes:
       scores: float32[m] objectness probabilities.
       boxes: float32[m, 4] (x, y, width, height) around the masks, in original pixels.
-      segmentations: m times {"size": [H, W], "counts": str}, compressed RLE.
-      kept: int64[m], numbers of the windows they came from.
-      empty: how many windows were left out since their mask has no pixel in the image.
+      segmentations: m dicts {"size": [H, W], "counts": str}, compressed RLE.
+      kept: int64[m], indices of their windows.
+      empty: number of windows dropped because their mask has no pixel in the image.
     """
 
     scores: Float32[np.ndarray, "m"]
@@ -29,7 +29,7 @@ class ScoredMasks(NamedTuple):
 
 
 def _settled(runs: Runs) -> Runs:
-    """The same masks with equal edges cancelled: every run has a pixel, and a gap before the next."""
+    """Cancels equal edges: every run then has a pixel, and a gap before the next."""
     masks = len(runs.splits) - 1
     owner = np.repeat(np.arange(masks), np.diff(runs.splits))
     new = np.ones(len(runs.edges), bool)
@@ -41,7 +41,7 @@ def _settled(runs: Runs) -> Runs:
 
 
 def _counts(runs: Runs) -> tuple[Int64[np.ndarray, "M"], Int64[np.ndarray, "K1"]]:
-    """Lengths of gap, run, gap, run ... of settled masks, mask after mask, and where each mask's begin."""
+    """Returns lengths of gap, run, gap, run ... of settled masks, mask after mask, and the start of each mask."""
     pixels = runs.size[0] * runs.size[1]
     edges, splits = runs.edges, runs.splits
     some = np.diff(splits) > 0
@@ -60,7 +60,7 @@ def _place_in_mask(splits: Int64[np.ndarray, "K1"]) -> Int64[np.ndarray, "M"]:
 
 
 def _strings(counts: Int64[np.ndarray, "M"], splits: Int64[np.ndarray, "K1"]) -> list[str]:
-    """COCO's compressed strings: 5 bits a character; from the fourth on, a count less the one before the last."""
+    """Encodes COCO's compressed strings: 5 bits per character; from the fourth count on, differences to two before."""
     values = counts.copy()
     later = np.flatnonzero(_place_in_mask(splits) > 2)
     values[later] -= counts[later - 2]
@@ -85,8 +85,8 @@ class DecodedCounts(NamedTuple):
     """Lengths of gap, run, gap, run ... of K strings.
 
     Attributes:
-      counts: lengths, string after string; 0 in broken strings.
-      owner: number of the string that each belongs to.
+      counts: lengths, string after string; 0 in invalid strings.
+      owner: index of the string of each count.
       sound: which strings are well formed.
     """
 
@@ -98,8 +98,9 @@ class DecodedCounts(NamedTuple):
 def decode_counts(texts: Sequence[bytes]) -> DecodedCounts:
     """Decodes COCO's compressed strings.
 
-    A length is written in groups of five bits, low ones first, each a character from 48 on with 32 for "goes on" and
-    the last group's 16 for the sign; from the fourth length on it is the difference to the one before the last.
+    A length is encoded in groups of five bits, low bits first, one character per group with offset 48; bit 32 means
+    "continues", bit 16 of the last group is the sign. From the fourth length on, the difference to the length two
+    before is encoded.
     """
     lengths = np.array([len(text) for text in texts], np.int64)
     groups = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
@@ -137,28 +138,28 @@ def decode_counts(texts: Sequence[bytes]) -> DecodedCounts:
 
 
 def run_lengths(text: bytes) -> Int64[np.ndarray, "M"] | None:
-    """Lengths of gap, run, gap, run ... of one compressed string; None where it is broken."""
+    """Decodes one compressed string to lengths of gap, run, gap, run ...; None if it is invalid."""
     decoded = decode_counts([text])
     return decoded.counts if decoded.sound[0] else None
 
 
 def covered_pixels(texts: Sequence[bytes]) -> Int64[np.ndarray, "K"]:
-    """How many pixels compressed strings speak of, gaps and runs: H · W where one is sound; −1 where one is broken.
+    """Returns the number of pixels that each compressed string covers, gaps and runs: H · W if valid, −1 if malformed.
 
-    Worth asking before any string from outside is given to pycocotools, which loops for ever on one that is cut off.
+    Check this before passing untrusted strings to pycocotools, which loops forever on truncated ones.
     """
     counts, owner, sound = decode_counts(texts)
     return np.where(sound, np.bincount(owner, counts, minlength=len(texts)).astype(np.int64), -1)
 
 
 def encode(runs: Runs) -> list[dict]:
-    """Masks as {"size": [H, W], "counts": str}: the strings that pycocotools.mask.encode gives for the drawn masks."""
+    """Encodes masks as {"size": [H, W], "counts": str}, equal to pycocotools.mask.encode of the bitmaps."""
     size = [int(side) for side in runs.size]
     return [{"size": list(size), "counts": text} for text in _strings(*_counts(_settled(runs)))]
 
 
 def tight_boxes(runs: Runs) -> Float32[np.ndarray, "K 4"]:
-    """(x, y, width, height) in pixels around every mask; zeros for a mask without a pixel."""
+    """Returns the bounding box (x, y, width, height) of every mask in pixels; zeros for an empty mask."""
     return _tight_boxes(_settled(runs))
 
 
@@ -185,7 +186,7 @@ def _select(runs: Runs, chosen: Bool[np.ndarray, "K"]) -> Runs:
 
 
 def mirrored(runs: Runs) -> Runs:
-    """The masks of the image's mirror image, left and right exchanged; each run lies within one column."""
+    """Flips masks left to right; each run of the result lies within one column."""
     height, width = runs.size
     masks = len(runs.splits) - 1
     begin, end = runs.edges[0::2], runs.edges[1::2]
@@ -210,19 +211,19 @@ def masks_to_results(
     threshold: float = THRESHOLD,
     from_mirror: bool = False,
 ) -> ScoredMasks:
-    """Decoded windows of one image as scored masks and boxes in the original image (docs/network.md §3). Thread-safe.
+    """Pastes decoded windows as scored masks with boxes in the original image (docs/network.md §3). Thread-safe.
 
     Args:
-      scores: objectness probabilities; windows with a negative one do not exist (see `Decoded`) and are left out.
+      scores: objectness probabilities; negative ones mark windows that do not exist (see `Decoded`).
       windows: (level, i, j) triples.
       mask_logits: their logits.
       strides: strides of the levels, in resized pixels.
       resized, original: (height, width) of the image as the network saw it, and of its file.
-      threshold: probability at and above which a pixel belongs to a mask.
-      from_mirror: the network saw the mirror image; the masks are mirrored back.
+      threshold: minimum probability for a mask pixel.
+      from_mirror: the network saw the mirrored image; the masks are flipped back.
 
     Returns:
-      The proposals whose mask has a pixel; the rest is counted in `empty`.
+      The proposals with nonempty masks; `empty` counts the others.
     """
     real = np.flatnonzero(np.asarray(scores) >= 0)
     pasted = paste(

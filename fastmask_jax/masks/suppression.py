@@ -1,4 +1,4 @@
-"""Greedy suppression of proposals whose masks say the same, by exact mask IoU (docs/network.md §3: for showing)."""
+"""Greedy non-maximum suppression by exact mask IoU (docs/network.md §3: for display)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -13,15 +13,17 @@ BLOCK = 64  # masks that are compared with all later ones at once, by their boxe
 
 
 def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, "k"]:
-    """Numbers of the proposals that stay, best first: those whose mask has IoU ≤ `iou_threshold` with every better one
-    that stays. Of equal scores the first is the better one.
+    """Returns the indices of kept proposals, highest score first.
+
+    A proposal is kept if its mask has IoU ≤ `iou_threshold` with every kept proposal of a higher score. Among equal
+    scores, the first ranks higher.
 
     Args:
       proposals: of one image, in any order.
       iou_threshold: between 0 and 1.
     """
     if not 0 <= iou_threshold <= 1:
-        raise InvalidInput(f"iou_threshold={iou_threshold}: an IoU is between 0 and 1, such as {SHOWN_IOU}")
+        raise InvalidInput(f"iou_threshold={iou_threshold}: expected an IoU between 0 and 1, such as {SHOWN_IOU}")
     order = np.argsort(-proposals.scores, kind="stable")
     masks = [proposals.segmentations[n] for n in order]
     x, y, width, height = proposals.boxes[order].astype(np.float64).T
@@ -43,15 +45,16 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
 def show_selection(
     proposals: ScoredMasks, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
 ) -> Int64[np.ndarray, "k"]:
-    """Numbers of the proposals worth showing, best first: of score ≥ `least_score`, after `suppress`."""
+    """Returns the indices of proposals for display, highest score first: of score ≥ `least_score`, after `suppress`."""
     kept = suppress(proposals, iou_threshold)  # a worse proposal never suppresses a better one: the order is free
     return kept[proposals.scores[kept] >= least_score]
 
 
 def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.ndarray, "m"]:
-    """Scores that put the proposals that `suppress` keeps before all others: theirs as they are, the others' lowered.
+    """Returns scores that rank the proposals kept by `suppress` before all others, whose scores are lowered.
 
-    Both keep their order among themselves, so that a list cut at any length shows what differs first and loses nothing.
+    The order within both groups is unchanged, so a list truncated at any length starts with distinct proposals and no
+    proposal is lost.
 
     Args:
       proposals: of one image, in any order.
@@ -70,7 +73,7 @@ def _may_exceed(
     begin: int,
     iou_threshold: float,
 ) -> Bool[np.ndarray, "b later"]:
-    """Which masks from `begin` on can have a greater IoU with each of `better`: no more than boxes and areas share."""
+    """Returns which masks from `begin` on can exceed the IoU with each of `better`, bounded by boxes and areas."""
     x1, y1, x2, y2 = edges[:, begin:]
     left, top, right, bottom = edges[:, better, None]
     width = np.minimum(x2, right) - np.maximum(x1, left)

@@ -1,4 +1,4 @@
-"""What the page shows of proposals: all of them on the image, and one alone with its attention. No gradio here."""
+"""Draws what the demo page shows: all proposals on the image, and one with its attention. Without gradio."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,14 @@ CLOSEUP = 640  # pixels on a side of a window that is shown alone
 
 @dataclass(frozen=True)
 class View:
-    """An image in front of somebody.
+    """An image shown to a visitor.
 
     Attributes:
-      name: of the file, without its suffix.
-      results: file for the shown proposals, to be downloaded.
-      found: all proposals, of which the sliders choose without the network.
-      shown: those that they chose, best first.
-      chosen: number among `shown` of the one that is looked at; None where there is none, or a click met none.
+      name: file name without suffix.
+      results: file of the shown proposals, for download.
+      found: all proposals, which the sliders filter without the network.
+      shown: the filtered proposals, highest score first.
+      chosen: index in `shown` of the selected proposal; None if there is none, or a click hit none.
     """
 
     name: str
@@ -33,12 +33,12 @@ class View:
     chosen: int | None = None
 
     def with_sliders(self, score_threshold: float, nms_iou: float, count: int) -> "View":
-        """The same image under other sliders; the best proposal is chosen."""
+        """Returns the view with other slider values; selects the best proposal."""
         shown = self.found.filtered(count=count, score_threshold=score_threshold, nms_iou=nms_iou)
         return replace(self, shown=shown, chosen=0 if len(shown) else None)
 
     def clicked(self, x: int, y: int) -> "View":
-        """After a click at a pixel of `picture()`: the best proposal there is chosen, at the next click the next."""
+        """Returns the view after a click at a pixel of `picture()`: selects the best proposal there, then the next."""
         width, height = _shown_size(self.shown.image_size)
         row = y * self.shown.image_size[0] // height
         column = x * self.shown.image_size[1] // width
@@ -49,7 +49,7 @@ class View:
         return replace(self, chosen=there[place % len(there)])
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The shown masks on the image, best on top, and a dashed frame around the window of the chosen one."""
+        """Draws the shown masks on the image, best on top, and a dashed frame around the selected window."""
         size = _shown_size(self.shown.image_size)
         scale = size[0] / self.shown.image_size[1]
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -65,7 +65,7 @@ class View:
         return frame(drawn, box, self._color(), dashed=True)
 
     def closeup(self) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s 3"]] | None:
-        """The chosen proposal's window: with the mask's outline, and under the attention, dark (0) to yellow (1)."""
+        """Draws the selected window, with the outline of the mask, and under its attention, dark (0) to yellow (1)."""
         if self.chosen is None:
             return None
         image, box = self.shown.image, self.shown.window_boxes[self.chosen]
@@ -74,13 +74,13 @@ class View:
         return contour(crop(image, box, CLOSEUP), mask, self._color()), looked_at
 
     def summary(self) -> str:
-        """A line about all of it, in Markdown."""
+        """Summarizes the view in a line of Markdown."""
         height, width = self.shown.image_size
         best = f", objectness {self.shown.scores[0]:.2f} to {self.shown.scores[-1]:.2f}" if len(self.shown) else ""
         return f"**{len(self.shown)}** of {len(self.found)} proposals{best} · image of {width} × {height} pixels"
 
     def description(self) -> str | None:
-        """A line about the chosen proposal, in Markdown."""
+        """Describes the selected proposal in a line of Markdown."""
         if self.chosen is None:
             return None
         x, y, width, height = self.shown.boxes[self.chosen].astype(int).tolist()
@@ -96,7 +96,7 @@ class View:
 
 
 def _shown_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) on the page of an image of (height, width)."""
+    """Returns (width, height) on the page of an image of (height, width)."""
     height, width = image_size
     longest = max(height, width)
     return max(width * LONGEST // longest, 1), max(height * LONGEST // longest, 1)

@@ -1,1 +1,1 @@
-"""Files, folders and videos → results and pictures: what `fastmask predict` does."""
+"""Implements `fastmask predict`: from files, folders and videos to results and pictures."""

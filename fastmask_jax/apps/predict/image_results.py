@@ -1,4 +1,4 @@
-"""Proposals of image files, streamed: results, pictures and progress, image by image."""
+"""Streams proposals of image files: results, pictures and progress, image by image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,10 +35,10 @@ def predict_images(
     report: Callable[[str], None],
     progress: Callable[[], object] = lambda: None,
 ) -> Predicted:
-    """Writes `folder`/results.json, COCO results of all images, best first, and images.json, which file has which id.
+    """Writes `folder`/results.json, COCO results of all images, and images.json, the file of each image id.
 
-    Both are in the order of the files; memory does not grow with their number. Ctrl-C ends the work early: what is
-    written by then is whole.
+    Both are in the order of the files; memory does not grow with their number. After Ctrl-C the files are valid and
+    contain the work so far.
 
     Args:
       files: of the images; `image_ids` says what they are called in the results.
@@ -46,8 +46,8 @@ def predict_images(
       report: gets a line for each image that cannot be read, which is left out.
       progress: called after each image, read or not.
 
-    Errors:
-      ValueError: no image that can be read. OSError: a file that cannot be written.
+    Raises:
+      ValueError: no image is readable. OSError: a file cannot be written.
     """
     unreadable = images = 0
     interrupted = False

@@ -1,4 +1,4 @@
-"""What is left on disk of an image besides its results: overlays, attention, cut-outs, arrays."""
+"""Writes the additional outputs of an image: overlays, attention, cutouts, arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ _LINE, _GAP = 2, 3  # pixels of its contours, and between window and attention
 
 @dataclass(frozen=True)
 class PictureWriter:
-    """Writes what is asked for of an image below `folder`; PNG files are RGB, cut-outs RGBA.
+    """Writes the requested outputs of an image below `folder`; PNG files are RGB, cutouts RGBA.
 
-    Pictures show the best `shown` proposals of which no two have a mask IoU above 0.5; arrays hold all.
+    Pictures show the top `shown` proposals after suppression at a mask IoU of 0.5; arrays contain all proposals.
 
     Attributes:
-      overlays: the image under the masks: overlays/NAME.png.
-      attention: of each mask its window, beside where the network looks: attention/NAME.png.
-      cutouts: each object alone on transparent ground: cutouts/NAME/RANK.png.
+      overlays: masks on the image: overlays/NAME.png.
+      attention: window of each mask, and its attention: attention/NAME.png.
+      cutouts: each object alone on a transparent background: cutouts/NAME/RANK.png.
       npz: scores, boxes, masks, windows, attention: npz/NAME.npz.
     """
 
@@ -57,12 +57,12 @@ class PictureWriter:
 
 
 def worth_showing(proposals: Proposals, count: int) -> Proposals:
-    """The best `count` proposals of which no two have a mask IoU above `SHOWN_IOU`."""
+    """Returns the top `count` proposals after suppression at a mask IoU of `SHOWN_IOU`."""
     return proposals.filtered(count=count, nms_iou=SHOWN_IOU)
 
 
 def attention_sheet(proposals: Proposals) -> UInt8[np.ndarray, "_H _W 3"]:
-    """Of every proposal its window with the mask's outline, beside it the attention there, dark (0) to yellow (1)."""
+    """Draws the window of every proposal with the mask's outline, and its attention, from dark (0) to yellow (1)."""
     if not len(proposals):
         return grid([proposals.image], ["nothing proposed"])
     pairs, captions = [], []

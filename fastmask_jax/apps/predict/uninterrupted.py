@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Defers SIGINT until the block ends, so that what it writes is complete."""
+    """Defers SIGINT until the block ends, so that files written in it are complete."""
     if threading.current_thread() is not threading.main_thread():  # where it never arrives
         yield
         return

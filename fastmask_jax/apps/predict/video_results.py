@@ -1,4 +1,4 @@
-"""Proposals of a video: the video again with its objects drawn in steady colors, and results of every frame."""
+"""Writes the proposals of a video: a video with tracked objects in fixed colors, and results of every frame."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,17 +45,17 @@ def predict_video(
     shown: int,
     begin: Callable[[int], Callable[[], object]] = lambda frames: lambda: None,
 ) -> PredictedVideo:
-    """Writes `folder`/NAME.mp4, of the video's size and times, and `folder`/NAME.json.
+    """Writes `folder`/NAME.mp4, with size and timestamps of the video, and `folder`/NAME.json.
 
-    Each frame shows the best `shown` proposals of which no two have a mask IoU above 0.5; an object keeps its color
-    from frame to frame (`video.tracks`). NAME.json holds these proposals of all frames as COCO results: image_id is the
-    frame's place, from 0, and track_id the object's number, from 1. Ctrl-C ends both files early: they are whole.
+    Each frame shows the top `shown` proposals after suppression at a mask IoU of 0.5; each object keeps its color
+    (`video.tracks`). NAME.json holds these proposals as COCO results: image_id is the frame number, from 0, and
+    track_id the object number, from 1. After Ctrl-C both files are valid and contain the work so far.
 
     Args:
-      begin: gets how many frames are expected, 0 where the file does not say; what it returns is called after each.
+      begin: called with the expected number of frames, 0 if unknown; returns a function that is called after each.
 
-    Errors:
-      FileNotFoundError, ValueError: no video, or none that PyAV can read; one line.
+    Raises:
+      FileNotFoundError, ValueError: no video, or PyAV cannot read it; one line.
     """
     times: deque[int] = deque()
     tracker = Tracker()
