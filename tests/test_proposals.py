@@ -256,7 +256,7 @@ def test_broken_images_are_named(tmp_path):
         (tmp_path / "none.png", r"none\.png: no such image"),
         (tmp_path, "is a folder: give the images in it"),
         (Image.open(tmp_path / "cut.png"), r"cut\.png: .*truncated"),
-        (Image.fromarray(np.zeros((3, 3), np.float32)), "mode F has no set range"),
+        (Image.fromarray(np.full((3, 3), 300, np.float32)), "a PIL image: pixels are float32 from 300 to 300"),
         (np.zeros((3, 3), np.float32), r"float32\[3, 3\] is no image: uint8 is wanted, 0 to 255"),
         (np.zeros((3, 3, 2), np.uint8), r"uint8\[3, 3, 2\] is no image"),
         (np.zeros((0, 3, 3), np.uint8), r"uint8\[0, 3, 3\] is no image"),

@@ -1,30 +1,99 @@
 """Image files as bytes → RGB pixels."""
 
+import importlib
+import io
+
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
+from PIL import Image
 
+from fastmask_jax.data.exif import Exif, as_stored, check_exif, orientation_of, upright
+from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_TIFF = (b"II*\0", b"MM\0*")
+_RADIANCE = b"#?"  # files of light, which may be above 1
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes JPEG, PNG and what else OpenCV reads to RGB: gray, CMYK, palette, alpha and 16-bit files too.
+def decode_image(data: bytes, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes an image file to RGB; its content says which format it is, not its name.
 
-    Pixels are taken as stored, without the EXIF orientation: COCO's annotations are made so.
+    JPEG, PNG, TIFF, WebP, AVIF and what else OpenCV or Pillow reads, gray, CMYK, palette, alpha (dropped), 16 bits and
+    numbers with a point too (see `pixel_depth.to_uint8`); HEIC if pillow-heif is installed.
+
+    Args:
+      data: the bytes of the file.
+      exif: "ignore" takes the pixels as they are stored: COCO's annotations are made so. "apply" turns and mirrors them
+        as the file's EXIF orientation asks for.
 
     Errors:
-      ValueError: the bytes are no whole image.
+      ValueError: the bytes are no complete image, or its values have no known range.
     """
+    check_exif(exif)
     # Some versions of OpenCV fill up a truncated JPEG with gray; a whole one has its end marker after its last scan.
     truncated = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
-    image = None
+    pixels = None
     if data and not truncated:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:  # such as too many pixels
-            image = None
+        stored = as_stored(data)
+        pixels = _by_opencv(stored)
+        if pixels is None:
+            pixels = _by_pillow(stored)
+    if pixels is None:
+        needs = " (HEIC needs pip install pillow-heif)" if _is_heif(data) and not _register_heif() else ""
+        raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no supported format{needs}")
+    pixels = to_uint8(pixels)
+    return upright(pixels, orientation_of(data)) if exif == "apply" else np.ascontiguousarray(pixels)
+
+
+def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
+    """RGB pixels of any depth; None where OpenCV reads none."""
+    bytes_ = np.frombuffer(data, np.uint8)
+    image = None
+    try:
+        if data.startswith(_TIFF):  # of which OpenCV makes no color image if it is gray and has numbers with a point
+            image = cv2.imdecode(bytes_, cv2.IMREAD_UNCHANGED)
+        if image is None or image.dtype.kind != "f" or image.ndim != 2:
+            image = cv2.imdecode(bytes_, _AS_STORED)
+    except cv2.error:  # such as too many pixels
+        return None
     if image is None:
-        raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no format that OpenCV decodes")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return None
+    if data.startswith(_RADIANCE):
+        image = np.clip(image, 0, 1)
+    return np.repeat(image[:, :, None], 3, 2) if image.ndim == 2 else image[:, :, ::-1]
+
+
+def _by_pillow(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
+    """RGB pixels of any depth; None where Pillow reads none."""
+    if _is_heif(data) and not _register_heif():
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return rgb_of_pillow(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return None
+
+
+def rgb_of_pillow(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:
+    """Returns the pixels of a PIL image of any mode as RGB, of the depth that they have."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert("RGB") would clip them at 255
+        gray = np.asarray(image)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _register_heif() -> bool:
+    """Whether Pillow reads HEIC: it does if pillow-heif is installed."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True

@@ -5,6 +5,7 @@ from pathlib import Path
 from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.record_builder import PROBLEMS, build
+from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.records import INDEX, check_array_record
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
 from fastmask_jax.errors import MissingFile
@@ -15,7 +16,14 @@ _IDS_OF_A_SPLIT = 1_000_000  # drawn images' ids start from 1, and those of val 
 
 
 def prepare_coco(
-    annotations: Path, images: Path, out: Path, split_name: str, *, workers: int, overwrite: bool = False
+    annotations: Path,
+    images: Path,
+    out: Path,
+    split_name: str,
+    *,
+    workers: int,
+    overwrite: bool = False,
+    exif: Exif = "ignore",
 ) -> str:
     """Writes one annotation file and its images as records to `out`/`split_name`.
 
@@ -28,11 +36,13 @@ def prepare_coco(
     directory = out / split_name
     refuse_existing(directory, INDEX, overwrite)
     split = read_instances(annotations, images)
-    built = build(split, directory, split_name=split_name, workers=workers, overwrite=overwrite)
+    built = build(split, directory, split_name=split_name, workers=workers, overwrite=overwrite, exif=exif)
     lines = [
         f"{split_name}: {built.images} images ({built.without_objects} without objects), {built.objects} objects, "
         f"{built.crowds} crowds"
     ]
+    if built.turned:
+        lines.append(f"turned upright by their EXIF orientation: {built.turned} images")
     if not built.objects:
         lines.append(f"nothing to train on: {split_name} has no object ({built.crowds} crowds are not trained on)")
     if split.report:

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.exif import Exif, check_exif, orientation_of, upright
+from fastmask_jax.data.image_file import decode_image, rgb_of_pillow
+from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput, MissingFile
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray
-_DEEP = ("F", "I")  # PIL's modes without a range of values
 
 
 def is_image(thing: Any) -> bool:
@@ -20,20 +21,24 @@ def is_image(thing: Any) -> bool:
     return isinstance(thing, AnyImage)
 
 
-def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels of one image; never the array that was given, which may change later.
 
     Args:
       image: path of a file, a PIL image of any mode, or uint8 [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
-        Alpha is dropped and an EXIF orientation ignored, as in COCO: boxes and masks are those of the stored pixels.
+        Alpha is dropped. Files and PIL images of more than 8 bits are brought to 8 (see `pixel_depth.to_uint8`).
+      exif: "ignore": pixels as stored, as in COCO; "apply": files and PIL images are turned as their EXIF orientation
+        asks for. Boxes and masks are those of the pixels that this returns.
 
     Errors:
       FileNotFoundError, ValueError: no such file, or no such image; one line.
     """
+    check_exif(exif)
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
-        return _from_pil(image)
+        pixels = _from_pil(image)
+        return upright(pixels, orientation_of(image)) if exif == "apply" else pixels
     if not isinstance(image, str | os.PathLike):
         raise InvalidInput(
             f"{type(image).__name__} is no image: a path, a PIL image or a NumPy array is wanted (of other arrays "
@@ -45,7 +50,7 @@ def read_image(image: AnyImage) -> UInt8[np.ndarray, "H W 3"]:
             f"{path} is a folder: give the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
         )
     try:
-        return decode_image(path.read_bytes())
+        return decode_image(path.read_bytes(), exif)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such image") from None
     except ValueError as error:
@@ -67,11 +72,7 @@ def _from_array(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _from_pil(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    if image.mode in _DEEP:
-        raise InvalidInput(f"a PIL image of mode {image.mode} has no set range of values: convert it to RGB")
     try:
-        if image.mode.startswith("I;16"):  # which convert("RGB") would clip at 255
-            return _from_array((np.asarray(image) >> 8).astype(np.uint8))
-        return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # PIL reads a file's pixels only now
+        return to_uint8(rgb_of_pillow(image))
+    except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file's pixels only now
         raise InvalidInput(f"{getattr(image, 'filename', '') or 'a PIL image'}: {error}") from None

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     common = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "coco":
-        done = prepare_coco(args.annotations, args.images, args.out, args.split, **common)
+        done = prepare_coco(args.annotations, args.images, args.out, args.split, exif=args.exif, **common)
     elif args.command == "shapes":
         done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
     else:
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes records to DIR/SPLIT")
     own.add_argument(
         "--split", type=_split_name, default="train", metavar="SPLIT", help="name of the split (default: train)"
+    )
+    own.add_argument(
+        "--exif",
+        choices=("ignore", "apply"),
+        default="ignore",
+        help="ignore: masks are of the pixels as stored, as in COCO (default); apply: they are of the image turned "
+        "upright by its EXIF orientation",
     )
 
     for year in (2017, 2014):

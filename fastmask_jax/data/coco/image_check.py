@@ -1,10 +1,12 @@
 """Checks a split: decodes every image and every mask once; reports and skips invalid data."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from fastmask_jax.data.coco.instances import CocoImage, CocoSplit
 from fastmask_jax.data.coco.objects import CocoObject, Found, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.data.exif import SIDEWAYS, UPRIGHT, Exif, orientation_of
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.process_map import map_in_order
 
@@ -14,40 +16,48 @@ class CheckedImage:
     """A decodable image with its usable objects."""
 
     image: CocoImage  # without its annotation entries
-    size: tuple[int, int]  # (height, width) of the file
+    size: tuple[int, int]  # (height, width) of the file; with exif="apply", of the upright image
     file_bytes: int
     objects: list[CocoObject]
+    orientation: int  # by which the pixels are to be turned: the file's with exif="apply", else 1
 
 
-def check(split: CocoSplit, workers: int) -> list[CheckedImage]:
+def check(split: CocoSplit, workers: int, exif: Exif = "ignore") -> list[CheckedImage]:
     """Yields the usable images of a split in order; adds problems to `split.report` and shows a progress bar.
 
     Args:
       split: images with `path`s.
       workers: processes; 0: none besides this one.
+      exif: whether masks are those of the pixels as stored, or of the upright image; see `image_file.decode_image`.
 
     Raises:
       WorkerDied: a worker was killed.
     """
     checked: list[CheckedImage] = []
-    for usable, found in map_in_order(check_image, split.images, workers, "checking"):
+    for usable, found in map_in_order(partial(check_image, exif=exif), split.images, workers, "checking"):
         split.report.extend(found)
         if usable is not None:
             checked.append(usable)
     return checked
 
 
-def check_image(image: CocoImage) -> tuple[CheckedImage | None, Found]:
+def check_image(image: CocoImage, exif: Exif = "ignore") -> tuple[CheckedImage | None, Found]:
     """Decodes an image file and creates its objects; returns (None, problems) if the image cannot be used."""
     lost = [(Problem.OBJECT_OF_LOST_IMAGE, f"{a['id']} (image {image.image_id})") for a in image.annotations]
     try:
         data = image.path.read_bytes()
-        height, width = decode_image(data).shape[:2]
+        height, width = decode_image(data, exif).shape[:2]
     except (OSError, ValueError):
         return None, [(Problem.IMAGE_BROKEN, image.file_name), *lost]
+    orientation = orientation_of(data)
     if image.size not in (None, (height, width)):
-        said = f"{image.file_name} (file {height}x{width}, entry {image.size[0]}x{image.size[1]})"
-        return None, [(Problem.IMAGE_SIZE, said), *lost]
+        said = f"file {height}x{width}, entry {image.size[0]}x{image.size[1]}"
+        if orientation in SIDEWAYS and image.size == (width, height):
+            said += f", EXIF orientation {orientation}: give --exif {'ignore' if exif == 'apply' else 'apply'}"
+        return None, [(Problem.IMAGE_SIZE, f"{image.file_name} ({said})"), *lost]
     objects, found = objects_of(image.annotations, (height, width), image.file_name)
+    if exif == "ignore" and orientation != UPRIGHT:
+        found.append((Problem.IMAGE_TURNED, f"{image.file_name} ({orientation})"))
     bare = CocoImage(image.image_id, image.file_name, image.path, image.size)
-    return CheckedImage(bare, (height, width), len(data), objects), found
+    turn = orientation if exif == "apply" else UPRIGHT
+    return CheckedImage(bare, (height, width), len(data), objects, turn), found

@@ -19,6 +19,7 @@ class Problem(StrEnum):
     IMAGE_BROKEN = "image file truncated or not decodable"
     IMAGE_NO_SIZE = "image entry with an invalid height or width (the file's are used)"
     IMAGE_SIZE = "image size differs from its entry"
+    IMAGE_TURNED = "image file with an EXIF orientation, which was ignored"
     OBJECT_ENTRY = "annotation without an integer id or image_id"
     OBJECT_ID_TWICE = "annotation id used twice in an image"
     OBJECT_OF_UNKNOWN_IMAGE = "annotation of an image that is not listed"

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -25,10 +26,13 @@ from tqdm import tqdm
 from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
 from fastmask_jax.data.coco.image_check import CheckedImage, check
 from fastmask_jax.data.coco.instances import CocoSplit
+from fastmask_jax.data.exif import UPRIGHT, Exif
+from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.records import INDEX, RecordIndex
 from fastmask_jax.errors import InvalidInput
 
 PROBLEMS = "problems.json"
+QUALITY = 95  # of images that are encoded again
 SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it writes it
 
 
@@ -83,7 +87,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
 
 def _example(checked: CheckedImage) -> dict[str, Any]:
     return {
-        "image": checked.image.path.read_bytes(),
+        "image": _upright_file(checked.image.path.read_bytes(), checked.orientation),
         "image/id": checked.image.image_id,
         "image/filename": checked.image.file_name,
         "image/height": checked.size[0],
@@ -101,17 +105,35 @@ def _example(checked: CheckedImage) -> dict[str, Any]:
     }
 
 
+def _upright_file(data: bytes, orientation: int) -> bytes:
+    """The file as it is; if its pixels are to be turned, a JPEG file of quality 95 without an orientation."""
+    if orientation == UPRIGHT:
+        return data
+    image = decode_image(data, "apply")[:, :, ::-1]
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling])[1].tobytes()
+
+
 @dataclass(frozen=True)
 class Built:
     """Summary of the written records."""
 
     images: int
+    turned: int  # of the images: those that were turned upright
     without_objects: int  # of the images: those with crowds only or nothing
     objects: int
     crowds: int
 
 
-def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, overwrite: bool = False) -> Built:
+def build(
+    split: CocoSplit,
+    directory: Path,
+    *,
+    split_name: str,
+    workers: int,
+    overwrite: bool = False,
+    exif: Exif = "ignore",
+) -> Built:
     """Checks the images of a split and writes them as records, atomically.
 
     Args:
@@ -120,13 +142,15 @@ def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, o
       split_name: name of the tfds split, such as "train".
       workers: processes that check images; 0: none.
       overwrite: replace existing records.
+      exif: whether masks are those of the pixels as stored, or of the upright image. Records hold the pixels that the
+        masks are of: with "apply", images with an orientation are turned and encoded again.
 
     Raises:
       FileExistsError: `directory` exists and does not contain records, or `overwrite` is not set.
       ValueError: no image is usable, or a worker died.
     """
     refuse_existing(directory, INDEX, overwrite)
-    images = check(split, workers)
+    images = check(split, workers, exif)
     if not images:
         raise InvalidInput(f"{directory}: no usable image; nothing was written\n{split.report.summary()}".rstrip())
     with appearing_whole(directory) as new:
@@ -136,7 +160,8 @@ def build(split: CocoSplit, directory: Path, *, split_name: str, workers: int, o
     objects = [o for checked in images for o in checked.objects]
     crowds = sum(o.crowd for o in objects)
     without = sum(all(o.crowd for o in checked.objects) for checked in images)
-    return Built(len(images), without, len(objects) - crowds, crowds)
+    turned = sum(checked.orientation != UPRIGHT for checked in images)
+    return Built(len(images), turned, without, len(objects) - crowds, crowds)
 
 
 def _write_records(images: Sequence[CheckedImage], folder: Path, split_name: str) -> Path:

@@ -1,0 +1,72 @@
+"""EXIF orientation: how an image file asks to be shown, and pixels turned accordingly."""
+
+import io
+import struct
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image
+
+from fastmask_jax.errors import InvalidInput
+
+Exif = Literal["ignore", "apply"]
+_CHOICES = ("ignore", "apply")
+_ORIENTATION = 0x0112
+UPRIGHT = 1
+SIDEWAYS = (5, 6, 7, 8)  # these exchange height and width
+
+
+def check_exif(exif: object) -> None:
+    """Raises a ValueError if this is no choice of what to do with an orientation."""
+    if exif not in _CHOICES:
+        raise InvalidInput(f"exif={exif!r}: 'ignore' (pixels as stored, as in COCO) or 'apply' (upright) is wanted")
+
+
+def orientation_of(image: bytes | Path | Image.Image) -> int:
+    """Returns the EXIF orientation of an image, 1 to 8; 1, upright, if it has none or cannot be read.
+
+    Args:
+      image: bytes of a file, its path, or a PIL image. Only the header is read.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            return _stated(image)
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return _stated(opened)
+    except Exception:  # PIL raises errors of many kinds at broken headers; whoever decodes the pixels will say so
+        return UPRIGHT
+
+
+def _stated(image: Image.Image) -> int:
+    value = image.getexif().get(_ORIENTATION)
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
+
+
+def as_stored(data: bytes) -> bytes:
+    """Returns a file whose pixels every decoder leaves as they are stored.
+
+    That is the file itself, but for TIFF, which decoders turn by themselves: there the orientation becomes 1.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None or orientation_of(data) == UPRIGHT:
+        return data
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (entries,) = struct.unpack_from(f"{order}H", data, start)
+    patched = bytearray(data)
+    for entry in range(start + 2, start + 2 + 12 * entries, 12):
+        if struct.unpack_from(f"{order}H", data, entry) == (_ORIENTATION,):
+            struct.pack_into(f"{order}H", patched, entry + 8, UPRIGHT)  # behind tag, type and count
+    return bytes(patched)
+
+
+def upright(pixels: Shaped[np.ndarray, "_H _W 3"], orientation: int) -> Shaped[np.ndarray, "_h _w 3"]:
+    """Turns and mirrors stored pixels as an EXIF orientation, 1 to 8, asks for."""
+    if orientation in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

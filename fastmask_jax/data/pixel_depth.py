@@ -1,0 +1,31 @@
+"""Pixel values of any depth → 8 bits."""
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from fastmask_jax.errors import InvalidInput
+
+_DEPTH = 8
+
+
+def to_uint8(values: Shaped[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Brings pixel values to 0 … 255.
+
+    Whole numbers of more than 8 bits lose their lowest ones. Which are the highest says the largest value: cameras and
+    scanners store 10, 12 or 14 bits in files of 16. Numbers with a point are 0 to 1 or 0 to 255, as the largest says.
+
+    Errors:
+      ValueError: values below 0, above 255 with a point, or NaN.
+    """
+    if values.dtype == np.uint8:
+        return values
+    least, most = (values.min(), values.max()) if values.size else (0, 0)
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if np.issubdtype(values.dtype, np.integer) and least >= 0:
+        return (values >> max(int(most).bit_length() - _DEPTH, 0)).astype(np.uint8)
+    if np.issubdtype(values.dtype, np.floating) and least >= 0 and most <= 255:
+        return np.rint(values * (255 if most <= 1 else 1)).astype(np.uint8)
+    raise InvalidInput(
+        f"pixels are {values.dtype} from {least:g} to {most:g}: scale them to 0 ... 255 (or 0 ... 1 with a point)"
+    )
