@@ -139,7 +139,7 @@ def test_the_command_draws_any_systems_results(split, tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit):
         evaluate.main()
-    assert "--sheet of --results needs --images" in capsys.readouterr().err
+    assert "--sheet with --results needs --images" in capsys.readouterr().err
     for named, path in (([], tmp_path / "pictures" / "sheet.png"), (["x.png"], tmp_path / "x.png")):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [*words, *named, "--images", images])

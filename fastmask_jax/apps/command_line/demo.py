@@ -1,4 +1,4 @@
-"""fastmask demo: proposals in the browser."""
+"""fastmask demo: serves a page that shows proposals in the browser."""
 
 import argparse
 import importlib.util
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command until Ctrl-C; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="fastmask demo",
-        description="Serves a page, to this machine alone: drop an image, see its object proposals, choose among them, "
-        "click one to see what the network attended to, and download them. Works offline.",
+        description="Serves a page, by default to this machine only: drop an image to see its object proposals, filter "
+        "them, click one to see its attention, and download them. Works offline.",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=1300",
     )
     parser.add_argument(
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="config file, with a variant after a colon (default: that of a network of this project's own, "
         "configs/coco.py for others)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
     parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
     words, overrides = parse_command_line(parser, arguments)
     if not 1 <= words.port <= 65535:
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
         print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)
         if not _is_loopback(words.host):
-            _say(f"--host {words.host}: whoever reaches this machine there can use the page")
+            _say(f"--host {words.host}: everyone who can reach this machine can use the page")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

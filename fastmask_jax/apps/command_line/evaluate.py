@@ -1,4 +1,4 @@
-"""fastmask evaluate: average recall on COCO-format data."""
+"""fastmask evaluate: computes average recall on COCO-format data."""
 
 import argparse
 import json
@@ -24,27 +24,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="fastmask evaluate",
-        description="Proposes on a COCO-format split and prints average recall, or scores a results file",
+        description="Runs a network on a COCO-format split and prints average recall, or scores a results file.",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=592,1184",
     )
     parser.add_argument("--config", help="config file, with a variant after a colon: configs/coco.py:zoom")
-    parser.add_argument("--workdir", type=Path, help="the training run; metrics.json and proposals.json go there, too")
+    parser.add_argument("--workdir", type=Path, help="the training run; also receives metrics.json and proposals.json")
+    parser.add_argument("--weights", metavar="SPEC", help="network to use instead of --workdir's: see docs/weights.md")
     parser.add_argument(
-        "--weights", metavar="SPEC", help="a network from elsewhere, instead of --workdir's: see docs/weights.md"
+        "--step", type=int, help="checkpoint to use (default: the best, or the latest if none was evaluated)"
     )
-    parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, or else the latest)")
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
     parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
-    parser.add_argument("--limit", type=int, help="only the first LIMIT images by sorted id")
-    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="draw N images into WORKDIR/pictures")
+    parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT images by sorted id")
+    parser.add_argument(
+        "--pictures", type=int, default=0, metavar="N", help="draw the first N images to WORKDIR/pictures"
+    )
     parser.add_argument(
         "--sheet",
         nargs="?",
         const="",
         metavar="PNG",
-        help=f"draw objects found best, found worst and missed into one picture (default: {SHEET} in --workdir)",
+        help=f"draw the best matched, worst matched and missed objects as one picture (default: WORKDIR/{SHEET})",
     )
-    parser.add_argument("--results", type=Path, help="score this COCO results file, of any system, instead")
+    parser.add_argument(
+        "--results", type=Path, help="score this COCO results file of any system instead of running a network"
+    )
     options, overrides = parse_command_line(parser, arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     if options.limit is not None and options.limit < 1:
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.annotations:
             parser.error("--results needs --annotations, the instances JSON to score against")
         if options.sheet is not None and not options.images:
-            parser.error("--sheet of --results needs --images, the folder of the images to draw")
+            parser.error("--sheet with --results needs --images, the folder of the images to draw")
         metrics = average_recall(options.annotations, options.results, limit=options.limit)
         print(text_table([Row(options.results.name, metrics), PUBLISHED_FASTMASK]))
         if options.sheet is not None:
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
     if options.weights and options.step is not None:
-        parser.error("--step is of --workdir's checkpoints, which --weights replaces: give one of them")
+        parser.error("--step selects a checkpoint of --workdir, which --weights replaces: give one of them")
     config = load_config(options.config, overrides).unlock()
     for name in ("annotations", "images", "limit"):
         if getattr(options, name) is not None:
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(config: Any, workdir: Path, count: int) -> None:
-    """Writes pictures of the first `count` images of the proposals."""
+    """Draws the first `count` images with their proposals."""
     from fastmask_jax.evaluation.match_pictures import write_pictures
 
     where = Path(config.evaluation.annotations), Path(config.evaluation.images), workdir / "proposals.json"

@@ -1,4 +1,4 @@
-"""fastmask export: a network as one file, for this project or for other programs."""
+"""fastmask export: writes a network to one file, for this project or for other programs."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, overrides = parse_command_line(parser, arguments)
     if options.out.suffix != _SUFFIXES[options.format]:
-        parser.error(f"--out {options.out}: the file's name must end in {_SUFFIXES[options.format]}")
+        parser.error(f"--out {options.out}: the file name must end in {_SUFFIXES[options.format]}")
     weights_alone = options.format == "safetensors"
     for name in ("size", "batch", "proposals") if weights_alone else ("half",):
         if getattr(options, name) not in (None, False):
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     config = given or config_of(options.weights, overrides)
     if config is None:
-        parser.error(f"--config: {options.weights} does not say which config its network has")
+        parser.error(f"--config is needed: {options.weights} does not contain the config of its network")
     trained = load_trained(options.weights, config.model.to_dict())
     print("\n".join(trained.report.lines()), file=sys.stderr)
     print(_write_weights(options, config, trained) if weights_alone else _write_function(options, config, trained))
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastmask export",
-        description="Writes a network to one file. safetensors: its weights and config, which --weights takes anywhere "
+        description="Writes a network to one file. safetensors: weights and config, for --weights of every command "
         "(docs/weights.md). jax, onnx: the proposal function, images -> (scores, windows, masks), which runs without "
         "this project, with JAX alone or with ONNX Runtime (docs/export.md).",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=448",
@@ -49,19 +49,19 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", required=True, metavar="SPEC", help="trained network, such as a training run: see docs/weights.md"
     )
     parser.add_argument(
-        "--config", help="config file, with a variant after a colon (default: that of a network of this project's own)"
+        "--config", help="config file, with a variant after a colon (default: the one stored with the weights)"
     )
-    parser.add_argument("--format", required=True, choices=list(_SUFFIXES), help="onnx: requirements-export.txt")
+    parser.add_argument("--format", required=True, choices=list(_SUFFIXES), help="onnx needs requirements-export.txt")
     suffixes = ", ".join(f"NAME{suffix} ({name})" for name, suffix in _SUFFIXES.items())
-    parser.add_argument("--out", type=Path, required=True, help=f"the file to write: {suffixes}")
+    parser.add_argument("--out", type=Path, required=True, help=f"output file: {suffixes}")
     weights = parser.add_argument_group("safetensors")
-    weights.add_argument("--half", action="store_true", help="kernels as float16: about half the size, rounded")
+    weights.add_argument("--half", action="store_true", help="round kernels to float16: about half the size")
     function = parser.add_argument_group("jax and onnx")
     function.add_argument(
-        "--size", type=_size, metavar="HxW", help="of the padded images, in pixels (default: the config's largest)"
+        "--size", type=_size, metavar="HxW", help="padded size of the images (default: the config's largest bucket)"
     )
-    function.add_argument("--batch", type=_batch, metavar="N", help="images at once, or: any (default: 1)")
-    function.add_argument("--proposals", type=int, metavar="K", help="of an image (default: 100)")
+    function.add_argument("--batch", type=_batch, metavar="N", help="batch size, or 'any' (default: 1)")
+    function.add_argument("--proposals", type=int, metavar="K", help="proposals per image (default: 100)")
     return parser
 
 
@@ -102,5 +102,5 @@ def _size(text: str) -> tuple[int, int]:
 
 def _batch(text: str) -> int | str:
     if text != _ANY and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor any")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'any'")
     return _ANY if text == _ANY else int(text)

@@ -1,4 +1,4 @@
-"""fastmask predict: proposals of images and videos."""
+"""fastmask predict: proposes objects in images and videos."""
 
 import argparse
 import importlib.util
@@ -17,16 +17,16 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.options import ProposeOptions
 
 _PICTURES = {
-    "overlays": "overlays/NAME.png: the best proposals that differ, drawn on the image",
-    "attention": "attention/NAME.png: of each of these its window, beside where the network looks in it",
-    "cutouts": "cutouts/NAME/RANK.png: each of these alone on transparent ground",
+    "overlays": "overlays/NAME.png: the top proposals after suppression, drawn on the image",
+    "attention": "attention/NAME.png: the window of each of these, with its attention",
+    "cutouts": "cutouts/NAME/RANK.png: each of these alone on a transparent background",
     "npz": "npz/NAME.npz: all proposals with their attention, as NumPy arrays",
 }
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 1 where something was unreadable, 130 after Ctrl-C, else 0."""
+    """Runs the command; returns its exit status: 1 if something was unreadable, 130 after Ctrl-C, otherwise 0."""
     parser = _parser()
     words, overrides = parse_command_line(parser, arguments)
     names = "count", "score_threshold", "nms_iou", "min_area", "mask_threshold", "rerank_iou", "long_edges", "flip"
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = find_files(words.inputs)
     if found.passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common())
-        _say(f"passed over, neither images nor videos: {kinds}")
+        _say(f"skipped, neither images nor videos: {kinds}")
     if found.videos:
         _check_extras(found.videos)
     _check_out(words.out)
 
-    import fastmask_jax  # JAX starts with its first name: mistakes above are answered at once
+    import fastmask_jax  # imports JAX on first use: the errors above come without waiting for it
 
     generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
     _say("\n".join(generator.loaded.lines()))
@@ -57,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastmask predict",
-        description="Writes object proposals of images to DIR/results.json in COCO results form; image_id is the "
-        "number that a file's name ends with or, where the names have no distinct ones, the file's place (from 1), and "
-        "DIR/images.json says which is which. Of videos, DIR/videos/NAME.mp4 shows the best proposals, NAME.json holds "
-        "them.",
+        description="Writes object proposals of images to DIR/results.json in COCO results format. image_id is the "
+        "number at the end of the file name, or the position of the file, from 1, if the names have no distinct "
+        "numbers; DIR/images.json lists the ids. For videos, DIR/videos/NAME.mp4 shows the top proposals and NAME.json "
+        "holds them.",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=1300",
     )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="an image, a video, a folder (and all below it), a pattern such as 'photos/**/*.jpg', or @LIST, a file "
-        "with one of these on each line",
+        help="an image, a video, a folder (with subfolders), a pattern such as 'photos/**/*.jpg', or @LIST, a file "
+        "with one of these per line",
     )
     parser.add_argument("--weights", required=True, metavar="SPEC", help="trained network: see docs/weights.md")
     parser.add_argument(
@@ -76,9 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         help="config file, with a variant after a colon (default: that of a network of this project's own, "
         "configs/coco.py for others)",
     )
-    parser.add_argument("--out", type=Path, default=Path("proposals"), metavar="DIR", help="(default: proposals)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("proposals"), metavar="DIR", help="output folder (default: proposals)"
+    )
 
-    chosen = parser.add_argument_group("proposals")
+    chosen = parser.add_argument_group("proposals", "Defaults are the config's unless stated otherwise.")
     chosen.add_argument(
         "--max_proposals",
         "--count",
@@ -86,37 +88,37 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=100,
         metavar="N",
-        help="of an image (default: 100)",
+        help="maximum number of proposals per image (default: 100)",
     )
-    chosen.add_argument("--score_threshold", type=float, default=0.0, metavar="S", help="least objectness, 0 to 1")
+    chosen.add_argument(
+        "--score_threshold", type=float, default=0.0, metavar="S", help="minimum score, 0 to 1 (default: 0)"
+    )
     chosen.add_argument(
         "--nms_iou",
         type=float,
         default=1.0,
         metavar="IOU",
-        help="greatest mask IoU with a better one (default: 1, any)",
+        help="remove proposals of greater mask IoU with a better one (default: 1, none)",
     )
-    chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="of the mask, in the image")
-    chosen.add_argument("--mask_threshold", type=float, metavar="P", help="of a mask's pixels (default: the config's)")
+    chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="minimum mask area (default: 0)")
+    chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
     chosen.add_argument(
         "--rerank_iou",
         type=float,
         metavar="IOU",
-        help="rank proposals of greater mask IoU with a better one after all others (default: the config's; 1: none)",
+        help="rank proposals of greater mask IoU with a better one after all others (1: none)",
     )
     chosen.add_argument(
         "--long_edges",
         type=_whole_numbers,
         metavar="PIXELS[,PIXELS]",
-        help="the image is resized to this (default: the config's); larger finds smaller objects; proposals of several "
-        "scales are merged",
+        help="test scales: long edge of the resized image; larger finds smaller objects; proposals of several scales "
+        "are merged",
     )
-    chosen.add_argument("--flip", action="store_true", help="propose in the mirror image, too: twice the time")
-    chosen.add_argument(
-        "--batch_size", type=int, metavar="N", help="images of a device at a time (default: the config's)"
-    )
+    chosen.add_argument("--flip", action="store_true", help="also propose in the mirrored image: twice the time")
+    chosen.add_argument("--batch_size", type=int, metavar="N", help="images per device and batch")
 
-    pictures = parser.add_argument_group("written besides, below DIR")
+    pictures = parser.add_argument_group("additional outputs, below DIR")
     for name, text in _PICTURES.items():
         pictures.add_argument(f"--{name}", action="store_true", help=text)
     pictures.add_argument(
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=10,
         metavar="N",
-        help="proposals in pictures and videos, no two of mask IoU above 0.5 (default: 10)",
+        help="proposals in pictures and videos, after suppression at mask IoU 0.5 (default: 10)",
     )
     return parser
 
@@ -143,7 +145,7 @@ def _predict_images(generator: Any, files: list[FoundFile], options: ProposeOpti
     results = words.out / "results.json"
     print(f"{results}: {done.proposals} proposals of {done.images} images; {done.unreadable} unreadable")
     if done.interrupted:
-        _say(f"interrupted: {len(files) - done.images - done.unreadable} images are left")
+        _say(f"interrupted: {len(files) - done.images - done.unreadable} images were not processed")
         return _INTERRUPTED
     return 1 if done.unreadable else 0
 
@@ -161,7 +163,7 @@ def _predict_video(generator: Any, file: FoundFile, options: ProposeOptions, wor
         try:
             done = predict_video(generator, file, options, words.out / "videos", words.shown, begin)
         except ValueError as error:
-            _say(f"left out: {error}")
+            _say(f"skipped: {error}")
             return 1
         seconds = time.perf_counter() - start
     path = words.out / "videos" / f"{file.name}.mp4"
@@ -172,7 +174,7 @@ def _predict_video(generator: Any, file: FoundFile, options: ProposeOptions, wor
     if done.broken:
         _say(done.broken)
     if done.interrupted:
-        _say("interrupted: the rest of the video is left")
+        _say("interrupted: the rest of the video was not processed")
         return _INTERRUPTED
     return 1 if done.broken else 0
 
@@ -188,7 +190,7 @@ def _check_extras(videos: list[FoundFile]) -> None:
 def _check_out(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InvalidInput(f"--out {folder}: {there} is not a folder that can be written to; name another")
+        raise InvalidInput(f"--out {folder}: {there} is not a writable folder; choose another")
 
 
 def _say(line: str) -> None:
