@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed: a setting of the whole process, for the commands."""
+"""Configures how the C library handles freed memory, for the whole process."""
 
 import ctypes
 
@@ -7,11 +7,11 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc hand out freed memory again rather than return it to the system; False where there is no glibc.
+    """Makes glibc reuse freed memory instead of returning it to the system; returns False without glibc.
 
-    On the CPU, XLA allocates the buffers of every step anew. By default large ones are mapped and unmapped each time,
-    and the kernel zeroes each of their pages again: a third of a training step (docs/results.md). One arena, because
-    only the main one can grow beyond 64 MiB. To be called before other threads start to allocate.
+    On the CPU, XLA allocates the buffers of every step again. By default large buffers are mapped and unmapped each
+    time, and the kernel zeroes all their pages: a third of a training step (docs/results.md). One arena is used,
+    because only the main arena can grow beyond 64 MiB. Call this before other threads allocate memory.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

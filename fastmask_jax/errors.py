@@ -1,24 +1,24 @@
-"""Errors that are the user's to mend: commands print them as one line, all others with their traceback.
+"""Exceptions for user errors: commands print them as one line, all other exceptions with their traceback.
 
-Each class is also the built-in exception that a library user expects.
+Each class also derives from the built-in exception that a library user expects.
 """
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one line that names the file, setting or shape, and the remedy."""
+    """An error in the user's input; the message is one line that names the file, setting or shape, and the remedy."""
 
 
 class InvalidInput(UserError, ValueError):
-    """A value, a setting or the content of a file is wrong."""
+    """A value, a setting or the content of a file is invalid."""
 
 
 class MissingFile(UserError, FileNotFoundError):
-    """A file or folder that the user named is not there."""
+    """A file or folder given by the user does not exist."""
 
 
 class ExistingFile(UserError, FileExistsError):
-    """What would be written is there already."""
+    """The output already exists."""
 
 
 class WorkerDied(UserError, RuntimeError):
-    """A process beside this one was killed, mostly for want of memory."""
+    """A worker process was killed, in most cases out of memory."""

@@ -1,4 +1,4 @@
-"""Drops log lines of other packages that are expected here and would only worry a reader."""
+"""Drops expected log lines of other packages that would only worry a reader."""
 
 import logging
 

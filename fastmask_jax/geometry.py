@@ -1,4 +1,4 @@
-"""Where things are: resized images, pyramid levels, sliding windows. Plain integers and NumPy, no state.
+"""Geometry of resized images, pyramid levels and sliding windows. Plain integers and NumPy, no state.
 
 Letters: H, W sides of an image in pixels; s stride of a level in resized pixels; h, w cells of a level;
 K windows. A window is the triple (level, i, j): row i and column j of the window grid of a level, centered at pixel
@@ -22,7 +22,7 @@ MULTIPLE = 4  # both sides of a resized image are multiples of this (docs/networ
 
 
 def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
-    """The (height, width) to which an original image is resized so that its long edge is `long_edge` pixels.
+    """Returns the (height, width) of an original image resized to a long edge of `long_edge` pixels.
 
     floor(side * long_edge / max(height, width)), in exact integers, then down to a multiple of 4
     (docs/network.md §1, §3); at least 4, so that a very thin image keeps a row of cells.
@@ -33,7 +33,7 @@ def resized_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
 
 
 def resized_crop(height: int, width: int, long_edge: int, longest: int) -> tuple[int, int]:
-    """`resized_size` of a part, height x width pixels, of an image whose long side of `longest` becomes `long_edge`."""
+    """Returns the `resized_size` of a height x width crop of an image whose long side `longest` becomes `long_edge`."""
 
     def cut(side: int) -> int:
         return max(side * long_edge // longest // MULTIPLE, 1) * MULTIPLE
@@ -42,22 +42,22 @@ def resized_crop(height: int, width: int, long_edge: int, longest: int) -> tuple
 
 
 def level_cells(side: int, stride: int) -> int:
-    """Cells along a side of `side` resized pixels at `stride`: ceil(side / stride). Ceilings compose over strides."""
+    """Returns the cells along a side at `stride`: ceil(side / stride). Ceilings compose over strides."""
     return -(-side // stride)
 
 
 def level_sizes(height: int, width: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(h, w) in cells of every level of a resized image of height x width pixels."""
+    """Returns (h, w) in cells of every level of a resized image of height x width pixels."""
     return [(level_cells(height, s), level_cells(width, s)) for s in strides]
 
 
 def window_grids(height: int, width: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(rows, columns) of every level's window grid: h + 1 by w + 1 (docs/network.md §1)."""
+    """Returns (rows, columns) of the window grid of every level: h + 1 by w + 1 (docs/network.md §1)."""
     return [(h + 1, w + 1) for h, w in level_sizes(height, width, strides)]
 
 
 def all_windows(height: int, width: int, strides: Sequence[int]) -> Int[np.ndarray, "N 3"]:
-    """Every window (level, i, j) of a resized image, level by level, row by row; int32."""
+    """Returns every window (level, i, j) of a resized image, level by level, row by row; int32."""
     grids = window_grids(height, width, strides)
     parts = []
     for level, (rows, columns) in enumerate(grids):
@@ -67,7 +67,7 @@ def all_windows(height: int, width: int, strides: Sequence[int]) -> Int[np.ndarr
 
 
 def window_boxes(windows: Int[np.ndarray, "K 3"], strides: Sequence[int]) -> Int[np.ndarray, "K 4"]:
-    """(x1, y1, x2, y2) edges of windows in resized pixels, beyond the image where a window is; int64."""
+    """Returns (x1, y1, x2, y2) of windows in resized pixels, which may extend beyond the image; int64."""
     stride = np.asarray(strides, np.int64)[windows[:, 0]]
     i, j = windows[:, 1].astype(np.int64), windows[:, 2].astype(np.int64)
     reach = HALF_WINDOW * stride
@@ -80,7 +80,7 @@ def original_window_boxes(
     resized: tuple[int, int],
     original: tuple[int, int],
 ) -> Int[np.ndarray, "K 4"]:
-    """Edges of windows in whole pixels of the original image (docs/network.md §3); int64 (x1, y1, x2, y2), not cut.
+    """Returns (x1, y1, x2, y2) of windows in whole original pixels, not clipped (docs/network.md §3); int64.
 
     Halves are rounded to even.
 
@@ -95,7 +95,7 @@ def original_window_boxes(
 
 
 def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
-    """How many of the `cells` + 1 windows along one axis cover each cell; float32.
+    """Counts how many of the `cells` + 1 windows along one axis cover each cell; float32.
 
     Window i covers cells i - 5 ... i + 4, so cell r lies in windows r - 4 ... r + 5, of which 0 ... `cells` exist.
     """
@@ -104,15 +104,15 @@ def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
 
 
 def smallest_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> int | None:
-    """Returns the number of the smallest bucket that holds height x width pixels; None if none does."""
+    """Returns the index of the smallest bucket that fits height x width pixels; None if none does."""
     fitting = [(b[0] * b[1], n) for n, b in enumerate(buckets) if b[0] >= height and b[1] >= width]
     return min(fitting)[1] if fitting else None
 
 
 def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tuple[int, int]]) -> int:
-    """Number of the smallest bucket (padded height, width) that holds an original image resized to `long_edge`.
+    """Returns the index of the smallest bucket (padded height, width) that fits an image resized to `long_edge`.
 
-    Errors:
+    Raises:
       ValueError: no bucket is large enough.
     """
     need = resized_size(height, width, long_edge)
@@ -127,10 +127,10 @@ def choose_bucket(height: int, width: int, long_edge: int, buckets: Sequence[tup
 
 @cache
 def upscale_matrix() -> Float32[np.ndarray, "160 40"]:
-    """The fixed bilinear x4 enlargement of mask logits along one axis (docs/network.md §1); not to be written to.
+    """Returns the fixed bilinear x4 upsampling matrix of mask logits along one axis (docs/network.md §1); read-only.
 
-    A transposed convolution, kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, two cells cut at each border: row y
-    holds the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one.
+    A transposed convolution with kernel (1, 3, 5, 7, 7, 5, 3, 1) / 8 and stride 4, cropped by two cells at each border:
+    row y holds the weights of the coarse cells in fine cell y. In the outer two rows they sum to less than one.
     """
     kernel = 1 - np.abs(np.arange(2 * UPSCALE) - (UPSCALE - 0.5)) / UPSCALE
     matrix = np.zeros((FINE_MASK + UPSCALE, MASK), np.float32)

@@ -1,1 +1,1 @@
-"""From images to proposals: the one flow that the library, the commands, evaluation and the page use."""
+"""From images to proposals: the flow shared by the library, the commands, evaluation and the page."""

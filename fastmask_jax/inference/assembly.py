@@ -1,4 +1,4 @@
-"""Proposals of one image from the decoded windows of its views: pasted, merged, ranked, filtered. NumPy only."""
+"""Assembles the proposals of one image from the decoded windows of its views. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ class Assembler:
     """Turns decoded windows into proposals. Thread-safe.
 
     Attributes:
-      options: with no option None.
-      strides: of the network's levels, in resized pixels.
+      options: options without None values.
+      strides: strides of the network's levels, in resized pixels.
     """
 
     options: ProposeOptions
@@ -30,7 +30,7 @@ class Assembler:
     def __call__(
         self, pixels: UInt8[np.ndarray, "H W 3"], views: Sequence[View], decoded: Sequence[Decoded]
     ) -> Proposals:
-        """Returns the proposals of an image, best first.
+        """Returns the proposals of an image, highest score first.
 
         Args:
           pixels: the original image.

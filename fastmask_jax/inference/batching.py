@@ -1,4 +1,4 @@
-"""Images on their way through the network: batched by padded shape, returned in order."""
+"""Batches images by padded shape and returns their proposals in order."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Row = tuple["_Image", int]  # an image and the number of one of its views
 
 
 class _Image:
-    """An image that was read and not yet returned."""
+    """An image that has been read and not yet returned."""
 
     def __init__(
         self, pixels: UInt8[np.ndarray, "H W 3"] | None, views: list[View], problem: Exception | None = None
@@ -37,8 +37,8 @@ class _Image:
 class Batcher:
     """Runs images in batches of one padded shape each and returns their proposals in the images' order.
 
-    A batch starts when it is full, or when its first image holds up too many others. While the devices work on it,
-    threads assemble the proposals of the batch before.
+    A batch starts when it is full, or when its first image delays too many others. While the devices compute, threads
+    assemble the proposals of the previous batch.
     """
 
     def __init__(self, model: DeviceModel, assembler: Assembler, threads: ThreadPoolExecutor) -> None:
@@ -64,7 +64,7 @@ class Batcher:
         self._order.append(_Image(None, [], problem))
 
     def ready(self) -> Iterator[Proposals | Exception]:
-        """Yields what is done; waits while too many images are under way."""
+        """Yields finished images; waits while too many images are pending."""
         while self._order:
             first = self._order[0]
             if first.problem is None and (first.proposals is None or not first.proposals.done()):
@@ -74,7 +74,7 @@ class Batcher:
             yield self._next()
 
     def rest(self) -> Iterator[Proposals | Exception]:
-        """Yields all that is left: no image will be added."""
+        """Yields all remaining images; no image may be added afterwards."""
         for bucket in list(self._waiting):
             self._start(bucket)
         self._collect()

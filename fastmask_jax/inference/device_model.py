@@ -1,6 +1,6 @@
-"""The network on all local devices: padded images → decoded windows.
+"""Runs the network on all local devices: padded images → decoded windows.
 
-Letters: B images of a batch, H, W padded sides, K windows of an image.
+Letters: B images per batch, H, W padded sides, K windows per image.
 """
 
 import copy
@@ -65,9 +65,9 @@ class DeviceModel:
         return self._by_image.mesh.size
 
     def __call__(self, batch: InferenceBatch, count: int) -> Decoded:
-        """Starts the `count` best windows of each image and returns at once; results stay on the devices until read.
+        """Starts decoding the top `count` windows of each image and returns; results stay on the devices until read.
 
-        The first call of a program compiles it while other threads that need a new program wait.
+        The first call of a program compiles it; other threads that need a new program wait.
         """
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
         program = (*batch.image.shape[:3], count)
@@ -84,7 +84,7 @@ class DeviceModel:
 
 @contextmanager
 def _explained(report: Report, height: int, width: int) -> Iterator[None]:
-    """Explains the pause inside the block if it is long."""
+    """Reports that the block is compiling if it takes long."""
     cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
     where = f"cached in {cache}" if cache else "kept by this process"
     timer = threading.Timer(QUIET_SECONDS, report, [f"compiling for {height} x {width} images ... once; {where}"])

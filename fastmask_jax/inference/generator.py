@@ -1,4 +1,4 @@
-"""Proposals of any images: read, batched by shape, run on all local devices, returned in order."""
+"""Generates proposals: reads images, batches them by shape, runs them on all local devices, returns them in order."""
 
 import copy
 import os
@@ -39,7 +39,7 @@ class ProposalGenerator:
     Attributes:
       config: the config; its `evaluation` section holds the defaults of the options; locked.
       strides: strides of the levels, in pixels of the resized image.
-      loaded: what became of the arrays of the weights' source, where it is known.
+      loaded: report of the loaded weights, if known.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ProposalGenerator:
           options: see `ProposeOptions`; None: the defaults.
           changes: options by name, which override those of `options`: `count=200, nms_iou=0.8`.
 
-        Errors:
+        Raises:
           FileNotFoundError, ValueError: an image cannot be read, or an option is out of range; one line.
         """
         if is_image(images):
@@ -107,10 +107,10 @@ class ProposalGenerator:
 
         Args:
           images, options, changes: see `propose`.
-          on_problem: gets the line about an image that cannot be read, just before None is yielded in its place;
-            without it, such an image is an error.
+          on_problem: called with the message of an unreadable image, before None is yielded in its place; without it,
+            an unreadable image is an error.
 
-        Errors:
+        Raises:
           FileNotFoundError, ValueError: see `propose`; wrong options raise at once.
         """
         if is_image(images):

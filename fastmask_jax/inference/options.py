@@ -1,4 +1,4 @@
-"""What a user can choose about proposals: all options, with their meaning, in one place."""
+"""Defines all options of `propose`."""
 
 import dataclasses
 import difflib
@@ -30,30 +30,29 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class ProposeOptions:
-    """How the proposals of an image are found and which of them are returned.
+    """Options for proposing and filtering.
 
-    `count`, `score_threshold`, `nms_iou` and `min_area` choose among masks that are already made: they can be changed
-    afterwards, without the network, by `Proposals.filtered`.
+    `count`, `score_threshold`, `nms_iou` and `min_area` filter decoded masks. `Proposals.filtered` applies them later,
+    without the network.
 
     Attributes:
-      count: at most this many proposals are returned, those of highest objectness.
-      score_threshold: proposals of a lower objectness, 0 to 1, are left out.
-      nms_iou: 0 to 1. A proposal is removed if its mask has a greater IoU with that of a better one that is kept;
-        exact, on the masks. 1: none is removed.
-      min_area: proposals whose mask has fewer pixels of the original image are removed.
-      mask_threshold: minimum probability of a mask's pixels, between 0 and 1; lower values give larger masks. None: the
+      count: maximum number of proposals, highest scores first.
+      score_threshold: minimum score (objectness), 0 to 1.
+      nms_iou: 0 to 1. A proposal is removed if its mask IoU with a kept proposal of a higher score is above this;
+        computed on the masks, not the boxes. 1: no suppression.
+      min_area: minimum mask area, in pixels of the original image.
+      mask_threshold: minimum probability for a mask pixel, between 0 and 1; lower values give larger masks. None: the
         config's `evaluation.mask_threshold`.
-      rerank_iou: 0 to 1. A proposal whose mask has a greater IoU with that of a better one gets a lower score and is
-        ranked after all that have not; nothing is removed. 1: none is. None: the config's `evaluation.rerank_iou`.
-      candidates: how many windows of highest objectness become masks before any is removed or re-ranked. None: `count`;
-        or at least the config's `evaluation.proposals` with `nms_iou`, `min_area` or `rerank_iou`.
-      long_edges: the test scales, one or several: pixels of the resized image's longer side. A larger one finds smaller
-        objects, at a cost that grows with its square. The proposals of several scales are merged; objects are then
-        often found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
-      flip: propose in the mirror image as well, and merge: twice the time for somewhat better proposals, many of them
+      rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score and
+        ranks after all others; nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
+      candidates: number of windows decoded before suppression, reranking and filtering. None: `count`, or at least the
+        config's `evaluation.proposals` with `nms_iou`, `min_area` or `rerank_iou`.
+      long_edges: one or several test scales: long edge of the resized image, in pixels. Larger scales find smaller
+        objects, at a cost that grows with the square. Proposals of several scales are merged; many objects are then
+        found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
+      flip: also propose in the mirrored image and merge: twice the time for somewhat better proposals, with many
         duplicates.
-      batch_size: images that each device works on at a time. Results do not depend on which images share a batch; from
-        one batch size to another they may differ by rounding.
+      batch_size: images per device and batch; it changes results only by rounding.
     """
 
     count: int = 100
@@ -99,10 +98,10 @@ class ProposeOptions:
         self._check(name, good or (value is None and getattr(type(self), name) is None), said)
 
     def changed(self, **changes: Any) -> "ProposeOptions":
-        """The same options but for some.
+        """Returns these options with some changes.
 
-        Errors:
-          ValueError: no such option, or a value out of its range.
+        Raises:
+          ValueError: an unknown option, or a value out of range.
         """
         names = [field.name for field in dataclasses.fields(self)]
         for name in changes:

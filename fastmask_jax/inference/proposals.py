@@ -1,4 +1,4 @@
-"""What comes back: the proposals of one image, with masks, attention and pictures on demand."""
+"""Defines the proposals of one image, with masks, attention and pictures on demand."""
 
 import operator
 import os
@@ -20,27 +20,27 @@ from fastmask_jax.masks.coco_results import result_entries
 from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
-LABELED = 20  # more scores than this in a picture hide what they speak of
+LABELED = 20  # above this many proposals, score labels are omitted
 
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """The n proposals of one image, best first. All in pixels of the original image, H × W.
+    """The n proposals of one image, highest score first, in pixels of the original image, H × W.
 
-    `found[k]`, `found[:10]`, `found[found.scores > 0.5]` are such proposals again; a number gives one alone, so that
-    `for one in found` works.
+    `found[k]`, `found[:10]` and `found[found.scores > 0.5]` return subsets as `Proposals`; an integer returns a single
+    proposal, so `for one in found` works.
 
     Attributes:
-      scores: objectness, 0 to 1, never rising.
-      boxes: (x, y, width, height) around the masks.
-      rles: the masks, {"size": [H, W], "counts": str}, COCO's compressed RLE; `masks` and `mask` make bitmaps of them.
-      windows: (level, i, j) of the window that each one was seen in (docs/design.md), in the resized image.
-      long_edges: of that resized image, in pixels (option `long_edges`).
-      mirrored: whether that window is one of the mirror image (option `flip`).
-      window_boxes: (x1, y1, x2, y2) edges of that window in the image, and beyond it where the window is.
-      attention: the window's attention, 0 to 1, ten by ten cells over its window box.
-      image: RGB, as it was given.
-      empty: windows that were left out since their mask has no pixel.
+      scores: objectness, 0 to 1, descending.
+      boxes: (x, y, width, height) of the masks.
+      rles: masks as {"size": [H, W], "counts": str}, COCO's compressed RLE; `masks` and `mask` decode them.
+      windows: (level, i, j) of each proposal's window (docs/design.md), in the resized image.
+      long_edges: long edge of that resized image, in pixels (option `long_edges`).
+      mirrored: whether the window belongs to the mirrored image (option `flip`).
+      window_boxes: (x1, y1, x2, y2) of the window in the image; may extend beyond it.
+      attention: attention map of the window, 0 to 1, ten by ten cells over its window box.
+      image: the image, RGB.
+      empty: number of windows dropped because their mask has no pixel.
     """
 
     scores: Float32[np.ndarray, "n"]
@@ -62,7 +62,7 @@ class Proposals:
         return f"<{len(self)} proposals of a {self.image_size[0]} x {self.image_size[1]} image{scores}>"
 
     def __getitem__(self, which: Any) -> "Proposals":
-        """Some of the proposals: by number, slice, numbers or flags; order and ties are the caller's."""
+        """Selects proposals by index, slice, indices or boolean mask, in the given order."""
         if not isinstance(which, slice):
             which = np.asarray(which, None if np.size(which) else np.int64)
             if which.ndim == 0:
@@ -81,36 +81,36 @@ class Proposals:
 
     @cached_property
     def areas(self) -> Int64[np.ndarray, "n"]:
-        """Pixels of each mask."""
+        """Returns the area of each mask in pixels."""
         return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)  # of more than 255 at once it fails
 
     @property
     def boxes_xyxy(self) -> Float32[np.ndarray, "n 4"]:
-        """(x1, y1, x2, y2) edges of `boxes`."""
+        """Returns `boxes` as (x1, y1, x2, y2)."""
         return np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
 
     def masks(self) -> Bool[np.ndarray, "n H W"]:
-        """All masks as bitmaps; n · H · W bytes."""
+        """Decodes all masks to bitmaps; n · H · W bytes."""
         result = np.empty((len(self), *self.image_size), bool)
         for k, place in enumerate(result):
             place[:] = self.mask(k)
         return result
 
     def mask(self, k: int) -> Bool[np.ndarray, "H W"]:
-        """Mask k as a bitmap."""
+        """Decodes mask k to a bitmap."""
         return coco_mask.decode(self.rles[k]).astype(bool)
 
     def attention_map(self, k: int) -> Float32[np.ndarray, "H W"]:
-        """Attention of proposal k, 0 to 1, drawn where its window lies in the image; 0 elsewhere."""
+        """Returns the attention of proposal k, 0 to 1, at the position of its window in the image; 0 elsewhere."""
         return drawing.spread(self.attention[k], self.window_boxes[k], self.image_size)
 
     def filtered(
         self, *, count: int | None = None, score_threshold: float = 0.0, nms_iou: float = 1.0, min_area: float | int = 0
     ) -> "Proposals":
-        """Those that the options of these names leave (see `ProposeOptions`); `count` None: however many.
+        """Returns the proposals that pass the filters (see `ProposeOptions`); `count` None: no maximum.
 
-        Errors:
-          ValueError: an option out of its range; one line.
+        Raises:
+          ValueError: an option out of range; one line.
         """
         ProposeOptions(1 if count is None else count, score_threshold, nms_iou, min_area)  # or it says what is wrong
         kept = np.flatnonzero(self.scores >= score_threshold)
@@ -129,7 +129,7 @@ class Proposals:
             part always stays.
           fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
 
-        Errors:
+        Raises:
           ValueError: a number below 0.
         """
         rles = [clean(rle, min_part, fill_holes) for rle in self.rles]
@@ -146,7 +146,7 @@ class Proposals:
     def hierarchy(self, inside: float | int = hierarchy.INSIDE) -> hierarchy.Hierarchy:
         """Finds which proposal lies in which: the smallest larger one that holds `inside` of its pixels is its parent.
 
-        Errors:
+        Raises:
           ValueError: `inside` is no share above 0 to 1.
         """
         return hierarchy.hierarchy(self.rles, self.areas, inside)
@@ -154,7 +154,7 @@ class Proposals:
     def groups(self, iou_threshold: float | int = SHOWN_IOU) -> Int32[np.ndarray, "n"]:
         """Groups proposals of the same object: of each, the number of the best one, which it overlaps by that IoU.
 
-        Errors:
+        Raises:
           ValueError: no IoU between 0 and 1.
         """
         return hierarchy.groups(self.rles, self.scores, iou_threshold)
@@ -165,7 +165,7 @@ class Proposals:
         Args:
           tolerance: pixels that an outline may lie beside the true one; 0: none.
 
-        Errors:
+        Raises:
           ValueError: a tolerance below 0.
         """
         return [polygons.polygons(rle, tolerance) for rle in self.rles]
@@ -177,15 +177,15 @@ class Proposals:
         colors: UInt8[np.ndarray, "n 3"] | Sequence[Sequence[int]] | None = None,
         opacity: float = 0.45,
     ) -> Image.Image:
-        """A picture: all masks on the image, the best on top.
+        """Draws all masks on the image, highest score on top.
 
         Args:
-          scores: write each one's score, as far as there is room for it; None: where they are few enough to read.
-          colors: RGB of the masks; else colors that are easily told apart.
-          opacity: of the masks, 0 to 1.
+          scores: draw scores where there is room; None: if there are few enough to read.
+          colors: RGB of the masks; None: distinct colors.
+          opacity: opacity of the masks, 0 to 1.
 
-        Errors:
-          ValueError: not a color for each mask, or no such opacity.
+        Raises:
+          ValueError: another number of colors, or an opacity out of range.
         """
         written = len(self) <= LABELED if scores is None else scores
         labels = [f"{score:.2f}" for score in self.scores] if written else []
@@ -193,7 +193,7 @@ class Proposals:
         return Image.fromarray(drawing.overlay(self.image, self.rles, labels, inks, opacity))
 
     def cutouts(self) -> list[Image.Image]:
-        """Each object alone, cut to its box: RGBA, transparent beyond its mask."""
+        """Returns each object alone, cropped to its box: RGBA, transparent outside its mask."""
         cut = []
         for k, (x, y, width, height) in enumerate(self.boxes.astype(int).tolist()):
             part = slice(y, y + height), slice(x, x + width)
@@ -202,13 +202,13 @@ class Proposals:
         return cut
 
     def to_results(self, image_id: int) -> list[dict[str, Any]]:
-        """Entries of a COCO results file, ready for json.dump."""
+        """Returns entries of a COCO results file, ready for json.dump."""
         return result_entries(image_id, self.scored_masks)
 
     def to_supervision(self) -> Any:
         """Returns the proposals as `supervision.Detections`, all of class 0.
 
-        Errors:
+        Raises:
           ImportError: the package supervision is not installed; one line.
         """
         try:
@@ -220,10 +220,10 @@ class Proposals:
         )
 
     def save_npz(self, path: str | os.PathLike) -> Path:
-        """Writes all but the image to a NumPy file, `path` itself, to be read by np.load without pickles.
+        """Writes everything except the image to a NumPy file that np.load reads without pickles.
 
-        Its arrays: scores, boxes, windows, long_edges, mirrored, window_boxes, attention, and of the masks image_size
-        and counts, of which pycocotools takes {"size": image_size, "counts": bytes(counts[k])}.
+        Arrays: scores, boxes, windows, long_edges, mirrored, window_boxes, attention, and for the masks image_size and
+        counts; pycocotools decodes {"size": image_size, "counts": bytes(counts[k])}.
         """
         path = Path(path)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -234,7 +234,7 @@ class Proposals:
 
     @property
     def scored_masks(self) -> ScoredMasks:
-        """Scores, boxes and masks alone, as `fastmask_jax.masks` takes them."""
+        """Returns scores, boxes and masks as used by `fastmask_jax.masks`."""
         return ScoredMasks(self.scores, self.boxes, self.rles, np.arange(len(self)), self.empty)
 
 
@@ -242,7 +242,7 @@ _ARRAYS = ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes
 
 
 def merged(parts: Sequence[Proposals]) -> Proposals:
-    """The proposals of one image from several runs, best first; of equal scores those of the earlier part first."""
+    """Merges proposals of one image from several runs, highest score first; stable for equal scores."""
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     rles = [rle for part in parts for rle in part.rles]
     together = replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
@@ -250,6 +250,6 @@ def merged(parts: Sequence[Proposals]) -> Proposals:
 
 
 def mirrored_boxes(boxes: Int[np.ndarray, "n 4"], width: int) -> Int64[np.ndarray, "n 4"]:
-    """(x1, y1, x2, y2) edges in an image of that width, from those in its mirror image."""
+    """Flips (x1, y1, x2, y2) left to right in an image of that width."""
     x1, y1, x2, y2 = np.asarray(boxes, np.int64).T
     return np.stack([width - x2, y1, width - x1, y2], axis=1)

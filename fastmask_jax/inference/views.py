@@ -1,4 +1,4 @@
-"""What the network sees of an image: one view for each scale, and its mirror image, each with a padded shape."""
+"""Creates the views of an image that the network sees: each scale, and optionally its mirror image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class View:
 
     Attributes:
       image: resized RGB, 0 to 255.
-      bucket: padded (height, width) in which the network sees it.
+      bucket: padded (height, width).
       long_edge: the scale, in pixels.
-      mirrored: whether left and right are exchanged.
+      mirrored: whether the image is flipped left to right.
     """
 
     image: Float32[np.ndarray, "h w 3"]
@@ -43,9 +43,9 @@ class Buckets:
     long_edge: int
 
     def choose(self, original: tuple[int, int], long_edge: int) -> tuple[int, int]:
-        """Returns the smallest shape that holds an image of (height, width) pixels resized to `long_edge`.
+        """Returns the smallest shape that fits an image of (height, width) pixels resized to `long_edge`.
 
-        Where none does, the image's own shape is rounded up to multiples of 64 pixels.
+        If none does, the shape of the image is rounded up to multiples of 64 pixels.
         """
         height, width = resized_size(*original, long_edge)
         scaled = [tuple(_scaled(side, long_edge, self.long_edge) for side in shape) for shape in self.shapes]
