@@ -61,7 +61,7 @@ def test_names_of_networks_of_a_few_megabytes(name, megabytes, tmp_path, monkeyp
 
 
 def test_a_name_that_is_none_of_them():
-    with pytest.raises(FileNotFoundError, match=r"no file or folder shape, .*: coco_few, shapes do"):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder shape, .*\(coco_few, shapes\)"):
         parse_spec("shape")
 
 

@@ -1,9 +1,10 @@
-"""Depthwise convolutions, on the CPU as sums of shifted maps.
+"""Depthwise convolutions, computed on the CPU as sums of shifted maps.
 
-Letters: B images, N, M rows and columns in, h, w rows and columns out, C channels, k side of the kernel, s stride.
+Letters: B images, N, M input rows and columns, h, w output rows and columns, C channels, k kernel side, s stride.
 
-XLA's CPU runs a convolution with one group a channel scalar by scalar, and its gradients worse still. Here each of the
-k * k taps is one multiply-add over whole maps, forward and backward (benchmarks/bodies.py). Other devices keep XLA's.
+On the CPU, XLA computes a convolution with one group per channel scalar by scalar, and its gradients even more slowly.
+Here each of the k * k taps is one multiply-add over whole maps, forward and backward (benchmarks/bodies.py). Other
+devices use XLA's convolution.
 """
 
 import math
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 
 
 class _Geometry(NamedTuple):
-    """Of a convolution along both axes: kernel k, stride s, and the zeros before the first row and column."""
+    """Geometry of a convolution on both axes: kernel side k, stride s, and zeros before the first row and column."""
 
     k: int
     stride: int
@@ -27,13 +28,13 @@ class _Geometry(NamedTuple):
 
 
 class Depthwise(nn.Module):
-    """A k x k convolution of every channel by itself, without a bias.
+    """A depthwise k x k convolution without a bias.
 
     Attributes:
-      k: odd side of the kernel.
-      stride: of the kernel; ceil(side / stride) cells come out.
+      k: kernel side, odd.
+      stride: stride; the output has ceil(side / stride) cells.
       begin: zeros before the first row and column; as many as needed follow the last ones.
-      dtype: of the computation; the kernel is [k, k, C], float32.
+      dtype: dtype of the computation; the kernel is [k, k, C], float32.
     """
 
     k: int
@@ -43,7 +44,7 @@ class Depthwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N M C"]) -> Float[Array, "B h w C"]:
-        """[B, N, M, C] → [B, ceil(N / stride), ceil(M / stride), C]."""
+        """Maps [B, N, M, C] to [B, ceil(N / stride), ceil(M / stride), C]."""
         # Fan out of a depthwise kernel is k * k, which a variance-scaling initializer cannot tell from its shape.
         init = nn.initializers.normal(math.sqrt(2.0) / self.k)
         kernel = self.param("kernel", init, (self.k, self.k, x.shape[-1]), jnp.float32)
@@ -53,7 +54,7 @@ class Depthwise(nn.Module):
 def depthwise(
     x: Float[Array, "B N M C"], kernel: Float[Array, "k k C"], stride: int, begin: int
 ) -> Float[Array, "B h w C"]:
-    """y[b, r, c] = Σ over i, j of x[b, s * r + i - begin, s * c + j - begin] * kernel[i, j], zeros around x."""
+    """Computes y[b, r, c] = Σ_ij x[b, s * r + i - begin, s * c + j - begin] * kernel[i, j], with zeros around x."""
     geometry = _Geometry(kernel.shape[0], stride, begin)
     return lax.platform_dependent(
         x, kernel, cpu=lambda *args: _shifted(*args, geometry), default=lambda *args: _grouped(*args, geometry)
@@ -100,7 +101,7 @@ _shifted.defvjp(_forward, _backward)
 
 
 def _input_gradient(kernel: jax.Array, dy: jax.Array, shape: tuple[int, ...], geometry: _Geometry) -> jax.Array:
-    """Each phase of x has taps of its own: the sum of as many shifted dy; then the phases are interleaved."""
+    """Computes the input gradient: each phase of x sums its own taps of shifted dy; then phases are interleaved."""
     k, stride, begin = geometry
     reach = (k - 1) // stride
     rows, columns = dy.shape[1] + reach, dy.shape[2] + reach
@@ -120,7 +121,7 @@ def _input_gradient(kernel: jax.Array, dy: jax.Array, shape: tuple[int, ...], ge
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: _Geometry) -> jax.Array:
-    """Row by row: a row's k * k products stay in the cache, where one sum a tap would read both maps k * k times."""
+    """Computes the kernel gradient row by row, so that the k * k products of a row stay in the cache."""
     k, stride, _ = geometry
     phases = _phases(x, geometry)
     taps = [(i, j) for i in range(k) for j in range(k)]
@@ -139,7 +140,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: _Geometry) -> jax.Ar
 
 
 def _phases(x: jax.Array, geometry: _Geometry) -> list[list[jax.Array]]:
-    """[a][b]: rows a, a + s, ... and columns b, b + s, ... of x with its zeros around it."""
+    """Returns [a][b]: rows a, a + s, ... and columns b, b + s, ... of the zero-padded x."""
     k, stride, begin = geometry
     lengths = [(_cells(side, stride) + (k - 1) // stride) * stride for side in x.shape[1:3]]
     padding = [(begin, length - begin - side) for length, side in zip(lengths, x.shape[1:3], strict=True)]

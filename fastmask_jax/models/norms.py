@@ -1,4 +1,4 @@
-"""The two batch norms of FastMask: the frozen one of body and mask head, and the one over all sliding windows.
+"""The two batch norms of FastMask: frozen, in body and mask head; and over all sliding windows.
 
 Letters: B images, L levels, h, w cells of a level, C channels.
 """
@@ -18,15 +18,15 @@ EPSILON = 1e-5
 
 
 class FrozenNorm(nn.Module):
-    """Batch norm with stored statistics, which training never changes (docs/network.md §1).
+    """Batch norm with fixed statistics (docs/network.md §1).
 
-    The statistics live in the collection `frozen_stats` (mean, var), scale and bias in `params`. A body that starts
-    from nothing has no statistics worth storing: `apply(..., mutable=["frozen_stats"])` measures them on its input,
-    layer after layer in one pass, over the images' own cells.
+    The collection `frozen_stats` holds the statistics (mean, var), `params` scale and bias. For a body with random
+    weights, `apply(..., mutable=["frozen_stats"])` measures the statistics on its input, layer after layer in one pass,
+    over the cells of the images without padding.
 
     Attributes:
       trained: whether gradients reach scale and bias.
-      dtype: of the result.
+      dtype: dtype of the result.
       epsilon: added to the variance.
     """
 
@@ -36,7 +36,7 @@ class FrozenNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... C"], size: Size | None = None, stride: int = 1) -> Float[Array, "... C"]:
-        """Normalizes `x`; `size` and `stride` (see models.padding) say which cells count when it measures."""
+        """Normalizes `x`; `size` and `stride` (see models.padding) select the cells that count in a measurement."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -55,17 +55,16 @@ class FrozenNorm(nn.Module):
 
 
 class WindowNorm(nn.Module):
-    """Batch norm over all sliding windows of all levels (docs/network.md §1), without building any window.
+    """Batch norm over all sliding windows of all levels (docs/network.md §1), without building windows.
 
-    A cell is worth as many window entries as windows cover it, and each window's cells outside the map are zeros that
-    count, too: so the moments follow from the maps alone. Returns the factor and the shift that normalize a value, to
-    be applied to cells and to the zeros around the map alike.
+    Each cell counts once per window that covers it, and window cells outside the map count as zeros, so the moments
+    follow from the maps. Returns a factor and a shift that normalize cells as well as the zeros around the map.
 
-    Running averages are bias-corrected like those of the authors' files: `weight` is the sum of the decayed weights, so
-    the first batch is the first average whatever the decay is.
+    Running averages are bias-corrected as in the authors' files: `weight` is the sum of the decayed weights, so the
+    first average equals the first batch for every decay.
 
     Attributes:
-      decay: of the running averages, per step.
+      decay: decay per step of the running averages.
       axis_name: device axis over which training moments are taken.
     """
 
@@ -76,13 +75,13 @@ class WindowNorm(nn.Module):
     def __call__(
         self, levels: Sequence[Float[Array, "B _h _w C"]], size: Size, strides: Sequence[int], train: bool
     ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """(factor [C], shift [C]), float32, such that `x * factor + shift` is the normalized x.
+        """Returns (factor [C], shift [C]), float32, such that `x * factor + shift` is the normalized x.
 
         Args:
           levels: feature maps, zero in the padding.
           size: resized image sizes in pixels.
-          strides: of the levels.
-          train: take the moments of these windows and update the running ones; else use the stored ones.
+          strides: strides of the levels.
+          train: use the moments of these windows and update the running averages; otherwise use the stored ones.
         """
         channels = levels[0].shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
@@ -105,9 +104,9 @@ class WindowNorm(nn.Module):
 def window_moments(
     levels: Sequence[Float[Array, "B _h _w C"]], size: Size, strides: Sequence[int], axis_name: str | None = None
 ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-    """Mean and variance per channel over every entry of every window of all images, float32.
+    """Computes mean and variance per channel over every entry of every window of all images, float32.
 
-    In two passes (the mean first), since E[x²] − E[x]² loses half of float32's digits.
+    Uses two passes (the mean first), because E[x²] − E[x]² loses half of float32's digits.
     """
 
     def total(value: jax.Array) -> jax.Array:
@@ -125,7 +124,7 @@ def window_moments(
 
 
 def window_counts(size: Size, stride: int, h: int, w: int) -> Float[Array, "B h w"]:
-    """How many of an image's windows cover each cell of its level (geometry.cover_counts, by image); zero beyond it."""
+    """Counts the windows of an image that cover each cell (geometry.cover_counts, per image); zero in the padding."""
     own = valid_cells(size, stride)
 
     def along(cells: int, own_side: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""What of a padded map is image: masks, and pooling that sees nothing beyond the image's own extent.
+"""Masks and pooling for padded maps, independent of the padding.
 
 Letters: B images, h, w cells of a padded map at stride s, C channels. `size` is [B, 2] int32: the (height, width) of
-each resized image in pixels; the image owns the first ceil(height / s) rows and ceil(width / s) columns of a map.
+each resized image in pixels; the image occupies the first ceil(height / s) rows and ceil(width / s) columns of a map.
 """
 
 import jax
@@ -13,12 +13,12 @@ Size = Int[Array, "B 2"]
 
 
 def valid_cells(size: Size, stride: int) -> Int[Array, "B 2"]:
-    """Rows and columns that each image owns at `stride`: ceil(size / stride)."""
+    """Returns the rows and columns of each image at `stride`: ceil(size / stride)."""
     return (size + stride - 1) // stride
 
 
 def valid_mask(size: Size, stride: int, h: int, w: int) -> Bool[Array, "B h w"]:
-    """True where a cell of a padded h x w map at `stride` belongs to the image."""
+    """Returns True for cells of a padded h x w map at `stride` that belong to the image."""
     own = valid_cells(size, stride)
     rows = jnp.arange(h)[None, :] < own[:, :1]  # [B, h]
     columns = jnp.arange(w)[None, :] < own[:, 1:]  # [B, w]
@@ -26,18 +26,18 @@ def valid_mask(size: Size, stride: int, h: int, w: int) -> Bool[Array, "B h w"]:
 
 
 def mask_padding(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h w C"]:
-    """Sets everything beyond each image to zero, as the zero padding of the image alone would be."""
+    """Sets the padding of each image to zero, like the zero padding of the unpadded image."""
     inside = valid_mask(size, stride, x.shape[1], x.shape[2])
     return jnp.where(inside[..., None], x, jnp.zeros((), x.dtype))
 
 
 def average_pool2(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
-    """2x2/2 average pooling with ceiling division; a border cell averages the cells that exist (docs/network.md §1).
+    """Computes 2x2/2 average pooling with ceiling; border cells average existing cells only (docs/network.md §1).
 
     Args:
       x: map at `stride`, zero in the padding.
       size: resized image sizes in pixels.
-      stride: stride of `x`; the result has twice it.
+      stride: stride of `x`; the result has twice this stride.
     """
     inside = valid_mask(size, stride, x.shape[1], x.shape[2]).astype(jnp.float32)[..., None]
     total = nn.avg_pool(x, (2, 2), (2, 2), _ceiling_padding(x), count_include_pad=True)
@@ -46,7 +46,7 @@ def average_pool2(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[
 
 
 def max_pool2(x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
-    """2x2/2 max pooling with ceiling division over the cells that exist; zero in the padding."""
+    """Computes 2x2/2 max pooling with ceiling over existing cells; zero in the padding."""
     inside = valid_mask(size, stride, x.shape[1], x.shape[2])
     lowest = jnp.where(inside[..., None], x, jnp.finfo(x.dtype).min)
     return mask_padding(nn.max_pool(lowest, (2, 2), (2, 2), _ceiling_padding(x)), size, 2 * stride)

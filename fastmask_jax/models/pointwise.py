@@ -1,4 +1,4 @@
-"""1x1 convolutions as matrix products."""
+"""1x1 convolutions, computed as matrix products."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,14 +7,14 @@ from jaxtyping import Array, Float
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution with a stride, written as one matrix product over the cells that it keeps.
+    """A strided 1x1 convolution, computed as one matrix product over the cells it keeps.
 
-    The same numbers as `nn.Conv(features, (1, 1), (stride, stride))`; on the CPU XLA runs the
-    gradient of the product several times faster than that of the convolution (benchmarks/pointwise.py).
+    Equal to `nn.Conv(features, (1, 1), (stride, stride))`. On the CPU, the gradient of the product is several times as
+    fast as that of XLA's convolution (benchmarks/pointwise.py).
 
     Attributes:
-      features: F, channels out.
-      stride: of the kernel; cells 0, stride, 2 stride ... are kept.
+      features: F, output channels.
+      stride: stride; cells 0, stride, 2 stride ... are kept.
       use_bias, kernel_init, dtype: as in nn.Dense; the kernel is [C, F], float32.
     """
 
@@ -26,7 +26,7 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 F"]:
-        """[B, h, w, C] → [B, ceil(h / stride), ceil(w / stride), F]."""
+        """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), F]."""
         x = x[:, :: self.stride, :: self.stride].astype(self.dtype)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32).astype(self.dtype)
         y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)

@@ -1,13 +1,13 @@
 """Sliding windows: 10x10 cells of a level, centered on every corner between cells (docs/network.md §1).
 
-Window (i, j) of an h x w level covers rows i - 5 ... i + 4 and columns j - 5 ... j + 4; the level has (h + 1) x (w + 1)
-of them, and what lies outside the map is zero *before* the window norm. There are three ways to the same windows:
+Window (i, j) of an h x w level covers rows i - 5 ... i + 4 and columns j - 5 ... j + 4. The level has (h + 1) x (w + 1)
+windows, and cells outside the map are zero *before* the window norm. Three forms compute the same results:
 
-  patches  all windows of a level, extracted by `lax.conv_general_dilated_patches`
-  gather   chosen windows, copied by index
-  conv     none: a fully connected layer over every window of a level is a 10x10 convolution
+  patches  extracts all windows of a level by `lax.conv_general_dilated_patches`
+  gather   copies selected windows by index
+  conv     builds no windows: a fully connected layer over every window of a level is a 10x10 convolution
 
-Letters: B images, h, w cells of a level, C channels, K windows of an image, M cells of all levels together, F features.
+Letters: B images, h, w cells of a level, C channels, K windows per image, M cells of all levels together, F features.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ from fastmask_jax.models.padding import Size, valid_cells
 
 @jax.custom_vjp
 def extract_patches(x: Float[Array, "B H W C"]) -> Float[Array, "B h2 w2 D"]:
-    """Every 10x10 window inside an H x W map: [B, H - 9, W - 9, C * 100], channel-major (C, row, column).
+    """Extracts every 10x10 window inside an H x W map: [B, H - 9, W - 9, C * 100], channel-major (C, row, column).
 
-    The forward pass is `lax.conv_general_dilated_patches` at full precision, since it is a convolution with a one-hot
-    kernel, which lower precisions would round. Its stock gradient is a transposed convolution with that kernel, of
-    quadratic work in C; ours is what it stands for, a sum of 100 shifted maps: by columns, then by rows.
+    The forward pass is `lax.conv_general_dilated_patches` at full precision, because it is a convolution with a one-hot
+    kernel that lower precisions would round. Its default gradient is a transposed convolution with that kernel, whose
+    cost is quadratic in C; the custom gradient is the equivalent sum of 100 shifted maps, by columns and then by rows.
     """
     return lax.conv_general_dilated_patches(
         x,
@@ -62,12 +62,12 @@ extract_patches.defvjp(_extract_forward, _extract_backward)
 
 
 def surround(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
-    """Five cells of zeros on every side, so that the 10x10 windows inside are the level's own."""
+    """Pads five cells of zeros on every side, so that the 10x10 windows inside are those of the level."""
     return jnp.pad(x, ((0, 0), (HALF_WINDOW, HALF_WINDOW), (HALF_WINDOW, HALF_WINDOW), (0, 0)))
 
 
 def flatten_levels(levels: Sequence[Float[Array, "B _h _w C"]]) -> Float[Array, "B M1 C"]:
-    """All cells of all levels, row by row, then one cell of zeros that stands for everything outside: M1 = M + 1."""
+    """Flattens the cells of all levels, row by row, and appends one cell of zeros for the outside: M1 = M + 1."""
     rows = [x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels]
     return jnp.concatenate([*rows, jnp.zeros_like(rows[0][:, :1])], axis=1)
 
@@ -75,12 +75,12 @@ def flatten_levels(levels: Sequence[Float[Array, "B _h _w C"]]) -> Float[Array, 
 def window_cells(
     windows: Int[Array, "B K 3"], size: Size, strides: Sequence[int], padded: Sequence[tuple[int, int]]
 ) -> Int[Array, "B K 10 10"]:
-    """Where in `flatten_levels` each cell of each window lies; M, the cell of zeros, for cells outside the image's map.
+    """Returns the index in `flatten_levels` of each cell of each window; M, the zero cell, outside the image's map.
 
     Args:
       windows: (level, i, j).
       size: resized image sizes in pixels.
-      strides: of the levels.
+      strides: strides of the levels.
       padded: (h, w) of the padded level maps that were flattened.
     """
     areas = np.array([h * w for h, w in padded])
@@ -97,14 +97,14 @@ def window_cells(
 
 
 def gather_windows(cells: Float[Array, "B M1 C"], index: Int[Array, "B K 10 10"]) -> Float[Array, "B K 10 10 C"]:
-    """The windows of `window_cells`, from flattened (and normalized) cells."""
+    """Gathers the windows of `window_cells` from flattened (and normalized) cells."""
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(cells, index)
 
 
 class WindowDense(nn.Module):
-    """A fully connected layer over whole windows: 10 * 10 * C → F.
+    """A fully connected layer over windows: 10 * 10 * C → F.
 
-    The kernel is kept as (10, 10, C, F), so that it is a convolution kernel, too.
+    The kernel is stored as (10, 10, C, F), so that it is also a convolution kernel.
     """
 
     features: int
@@ -116,8 +116,8 @@ class WindowDense(nn.Module):
         """Applies the layer to windows in one of three forms.
 
         Args:
-          x: "windows": [..., 10, 10, C]; "patches": [..., C * 100], channel-major; "conv": a map with its surroundings,
-            [B, h + 10, w + 10, C], every window of which is meant.
+          x: "windows": [..., 10, 10, C]; "patches": [..., C * 100], channel-major; "conv": a zero-padded map,
+            [B, h + 10, w + 10, C], for all of its windows.
           form: one of the above.
 
         Returns:

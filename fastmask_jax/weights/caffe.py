@@ -1,7 +1,7 @@
-"""The authors' layer names (docs/network.md §4), and those of the same group's ResNet-50: .caffemodel → our names.
+"""Reads .caffemodel files with the authors' layer names (docs/network.md §4), or those of the same group's ResNet-50.
 
-Layers that share their weights are stored several times, as if they were many. The copy that is taken is the first in
-the order below, that of the finest level; the others are compared with it.
+Shared layers are stored several times. The first copy in the order below, that of the finest level, is loaded; the
+others are compared with it.
 """
 
 import math
@@ -39,7 +39,7 @@ _LEVEL = re.compile(r"conv_feat_1_(\d+)s")
 
 
 class _Weights(NamedTuple):
-    """A layer of ours with kernel and perhaps bias, and the names of its copies."""
+    """A layer of this project with kernel and optional bias, and the names of its copies."""
 
     ours: str
     layout: Layout
@@ -47,7 +47,7 @@ class _Weights(NamedTuple):
 
 
 class _Norm(NamedTuple):
-    """A batch norm of ours, and the names of the copies of its statistics and of its scale and shift."""
+    """A batch norm of this project, and the names of the copies of its statistics and of its scale and shift."""
 
     ours: str
     collection: str
@@ -58,17 +58,17 @@ class _Norm(NamedTuple):
 def read_caffe(
     path: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape], order: ChannelOrder | None = None
 ) -> Found:
-    """The arrays of a two-stream network of the authors, or of a ResNet-50 body.
+    """Reads the arrays of a two-stream network of the authors, or of a ResNet-50 body.
 
     Args:
       path: a .caffemodel file.
       model: the config's `model` section; widths and depths need not be the published ones.
-      shapes: of the network's arrays.
-      order: of the colors that the file's first layer takes; None: RGB for the authors' network, and BGR, as Caffe's
-        ImageNet models have it, for a body alone.
+      shapes: shapes of the network's arrays.
+      order: color order of the file's first layer; None: RGB for the authors' network, and BGR, as in Caffe's ImageNet
+        models, for a body alone.
 
-    Errors:
-      FileNotFoundError, ValueError: the file or what is in it does not fit; one line.
+    Raises:
+      FileNotFoundError, ValueError: the file is missing, or its content does not fit; one line.
     """
     body = model["body"]
     if body["kind"] != "resnet" or body["flavor"] != "caffe":
@@ -159,7 +159,7 @@ def _levels_in(layers: Mapping[str, Any]) -> list[int]:
 
 
 def _table(row: _Weights | _Norm, layers: Mapping[str, Any]) -> dict[str, Stored]:
-    """Where the arrays of a layer are: our names → the file's, of the copy that is taken."""
+    """Maps the names of a layer's arrays to those of the loaded copy in the file."""
 
     def taken(names: tuple[str, ...]) -> str:
         return next((name for name in names if name in layers), names[0])
@@ -181,11 +181,11 @@ def _table(row: _Weights | _Norm, layers: Mapping[str, Any]) -> dict[str, Stored
 
 
 def _statistics(path: Path, name: str, blobs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Stored batch norm: mean·f, variance·f, f; f is the sum of the running averages' weights, 0 before any."""
+    """Decodes a stored batch norm: mean·f, variance·f, f; f sums the weights of the running averages, initially 0."""
     if len(blobs) != 3 or blobs[2].size != 1 or blobs[0].size != blobs[1].size:
         sizes = [blob.shape for blob in blobs]
         raise InvalidInput(
-            f"{path}: batch norm {name} has arrays of shapes {sizes}; mean, variance and a factor are wanted"
+            f"{path}: batch norm {name} has arrays of shapes {sizes}; expected mean, variance and a factor"
         )
     factor = float(blobs[2].reshape(()))
     if not math.isfinite(factor):
@@ -199,7 +199,7 @@ def _statistics(path: Path, name: str, blobs: Sequence[np.ndarray]) -> dict[str,
 
 
 def _compared(arrays: Mapping[str, np.ndarray], copies: Sequence[tuple[str, str]]) -> list[str]:
-    """A line that says whether the copies of shared layers agree."""
+    """Reports in a line whether the copies of shared layers agree."""
     by_layer: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         if not name.endswith(".count"):  # the same average under another factor is the same
@@ -220,7 +220,7 @@ def _compared(arrays: Mapping[str, np.ndarray], copies: Sequence[tuple[str, str]
 
 
 def _difference(copy: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of two layers' arrays; infinite where shapes differ or a number is none."""
+    """Returns the largest difference between two layers' arrays; infinite if shapes differ or a value is NaN."""
     if copy.keys() != first.keys() or any(copy[key].size != first[key].size for key in copy):
         return math.inf
     with np.errstate(invalid="ignore"):
@@ -229,7 +229,7 @@ def _difference(copy: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray])
 
 
 def _check_upscore(arrays: Mapping[str, np.ndarray], used: set[str]) -> list[str]:
-    """The bilinear enlargement is fixed in our network: a line if the file's is another; adds it to `used` if not."""
+    """Returns a line if the file's upsampling differs from the fixed bilinear one; otherwise adds it to `used`."""
     kernel = arrays.get(f"{_UPSCORE}[0]")
     if kernel is None:
         return []

@@ -1,9 +1,9 @@
-"""Caffe's weight files: named layers with arrays, out of the wire format of protocol buffers (docs/network.md §4).
+"""Parses Caffe's weight files: named layers with arrays, in the wire format of protocol buffers (docs/network.md §4).
 
-A message is a row of fields, each a key (field number · 8 + wire type) and a value; a value of type BYTES begins with
-its length and may be a message again. Four messages are nested here, net, layer, blob and shape, in that depth alone.
-The file is mapped, not read; the arrays are views of it. No length in it is believed before it is compared with
-what is left of the message around it, and fields are counted: a file can be made of millions of tiny ones.
+A message is a sequence of fields, each a key (field number · 8 + wire type) and a value; a value of type BYTES starts
+with its length and may be another message. Four messages are nested: net, layer, blob and shape. The file is
+memory-mapped, and the arrays are views of it. Every length is checked against the rest of the enclosing message, and
+the number of fields is limited, because a file could contain millions of tiny ones.
 """
 
 import math
@@ -24,19 +24,19 @@ _MOST_SIDES = 32  # of a blob
 
 
 def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
-    """The arrays of every layer that has some, float32 or float64, read-only; the new and the old record format.
+    """Reads the arrays of every layer, float32 or float64, read-only, in the new or the old record format.
 
-    Of several layers of one name the last one counts, as in Caffe.
+    If several layers have the same name, the last one is used, as in Caffe.
 
-    Errors:
-      FileNotFoundError, ValueError: no such file, or no Caffe weights, or cut off; one line naming the file.
+    Raises:
+      FileNotFoundError, ValueError: a missing or truncated file, or not Caffe weights; one line that names the file.
     """
     layers: dict[str, list[np.ndarray]] = {}
     name = "the net"
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:  # which mmap takes for a mistake of its own
-                raise ValueError("it is empty")
+                raise ValueError("the file is empty")
             wire = _Wire(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         for count, (number, kind, begin, end) in enumerate(wire.fields(0, len(wire.data))):
             if number in _NAME_AND_BLOBS and kind == BYTES:
@@ -49,21 +49,21 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
     except ValueError as error:
-        raise InvalidInput(f"{path}: not a whole .caffemodel file: {name}: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .caffemodel file: {name}: {error}") from None
     if not layers:
-        raise InvalidInput(f"{path}: no layer in it holds an array: not a .caffemodel file, or one without weights")
+        raise InvalidInput(f"{path}: no layer contains an array: not a .caffemodel file, or one without weights")
     return layers
 
 
 class _Wire:
-    """The bytes of a file, and how many fields may still be found in them."""
+    """The bytes of a file, and the number of fields that may still be parsed."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self._left = _MOST_FIELDS
 
     def fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number, wire type, begin, end) of every field of the message data[at:end]: where its value lies."""
+        """Yields (number, wire type, start and end of the value) of every field of the message data[at:end]."""
         while at < end:
             self._left -= 1
             if self._left < 0:
@@ -78,18 +78,18 @@ class _Wire:
             elif kind in (FIXED64, FIXED32):
                 begin, at = at, at + (8 if kind == FIXED64 else 4)
             else:
-                raise ValueError(f"wire type {kind} at byte {at} is not one of a weight file's")
+                raise ValueError(f"wire type {kind} at byte {at} is not used in weight files")
             if at > end or number == 0:
                 raise ValueError(f"field {number} at byte {begin} would end at byte {at}, beyond {end}")
             yield number, kind, begin, at
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    """(value, where the next thing begins); seven bits a byte, the lowest first."""
+    """Returns (value, position after it); seven bits per byte, low bits first."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:
-            raise ValueError(f"cut off at byte {end}")
+            raise ValueError(f"truncated at byte {end}")
         byte = data[at]
         value, at = value | (byte & 0x7F) << shift, at + 1
         if byte < 0x80:

@@ -1,4 +1,4 @@
-"""From arrays that a source holds to the variables of a network, and what to say about it.
+"""Maps the arrays of a source to the variables of a network, and reports the result.
 
 The network's names are the paths of its variables joined with dots, "params.body.stem.kernel": a collection, a part
 ("body", "neck", "lateral", "window_norm", "objectness", "mask"), layers, and the array's own name.
@@ -22,10 +22,10 @@ _LONGEST_NAME = 200
 
 
 class Layout(NamedTuple):
-    """How others store an array of ours."""
+    """How an array is laid out in a third-party file."""
 
-    stored: Callable[[Shape], Shape]  # shape in the file, from our shape
-    ours: Callable[[np.ndarray], np.ndarray]  # our array, from one of that shape
+    stored: Callable[[Shape], Shape]  # shape in the file, from the network's shape
+    ours: Callable[[np.ndarray], np.ndarray]  # the network's array, from one of that shape
 
 
 VECTOR = Layout(lambda ours: ours, lambda x: x)
@@ -40,40 +40,40 @@ WINDOW_DENSE = Layout(  # (F, C * 100), channel-major → (10, 10, C, F)
 
 
 class Stored(NamedTuple):
-    """Where a file keeps an array of the network."""
+    """Name and layout of a network's array in a file."""
 
     name: str  # in the file
     layout: Layout
-    default: float | None = None  # its value where the file leaves it out; None: the file must not
+    default: float | None = None  # value if the file omits it; None: required
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds for a network."""
+    """Arrays of a source that fit a network."""
 
     source: str
     arrays: Mapping[str, np.ndarray]  # by the network's names, in its shapes
     unused: Sequence[str] = ()  # the file's names
-    notes: Sequence[str] = ()  # what else is worth a line
+    notes: Sequence[str] = ()  # further lines for the report
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a source's arrays and of a network's."""
+    """Report of loaded, initial and unused arrays."""
 
     source: str
     loaded: tuple[str, ...]  # the network's names
-    initial: tuple[str, ...]  # those left at their initial values
+    initial: tuple[str, ...]  # those that keep their initial values
     unused: tuple[str, ...]  # the file's names
     notes: tuple[str, ...]
-    numbers: int  # loaded, over all arrays
+    numbers: int  # number of loaded values over all arrays
 
     def holds(self, part: str) -> bool:
-        """Whether all of a part, such as "body", was loaded."""
+        """Returns whether all of a part, such as "body", was loaded."""
         return any(part_of(name) == part for name in self.loaded) and part not in map(part_of, self.initial)
 
     def lines(self) -> list[str]:
-        """A short summary: what was loaded, left at its initial value, and unused."""
+        """Returns a short summary of loaded, initial and unused arrays."""
         parts = ", ".join(sorted({part_of(name) for name in self.loaded}))
         return [
             f"weights from {self.source}: {_count(self.loaded)} of {self.numbers:,} numbers loaded ({parts})",
@@ -84,55 +84,55 @@ class LoadReport:
 
 
 class Loaded(NamedTuple):
-    """A network's variables, and where they are from."""
+    """A network's variables, and a report of their origin."""
 
     variables: dict[str, Any]
     report: LoadReport
 
 
 def printable(name: str) -> str:
-    """A name out of a file as it can stand in a line of text, escaped and cut if need be: no known name needs it."""
+    """Escapes and truncates an untrusted name for display; known names are unchanged."""
     if len(name) <= _LONGEST_NAME and name.isprintable():
         return name
     return ascii(name[:_LONGEST_NAME])[1:-1] + ("…" if len(name) > _LONGEST_NAME else "")
 
 
 def part_of(name: str) -> str:
-    """The part of the network to which an array belongs."""
+    """Returns the part of the network that an array belongs to."""
     return name.split(".")[1]
 
 
 def names_of(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables (or their shapes) by name."""
+    """Returns variables (or their shapes) by name."""
     return traverse_util.flatten_dict(dict(variables), sep=".")
 
 
 def shapes_of(variables: Mapping[str, Any]) -> dict[str, Shape]:
-    """Shapes of a network's variables, by name."""
+    """Returns the shapes of a network's variables, by name."""
     return {name: tuple(leaf.shape) for name, leaf in names_of(variables).items()}
 
 
 def translate(
     source: str, arrays: Mapping[str, np.ndarray], table: Mapping[str, Stored], shapes: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
-    """A file's arrays under the network's names. A part of the network is there wholly or not at all.
+    """Maps a file's arrays to the network's names. Each part of the network must be complete or absent.
 
     Args:
       source: the file, for messages.
-      arrays: by the file's names.
-      table: where the file keeps the network's arrays; names that the network does not have are passed over.
-      shapes: of the network's arrays. Leading sides of 1 do not count: old Caffe files fill shapes up to four sides.
+      arrays: arrays by the file's names.
+      table: names and layouts in the file by the network's names; names that the network does not have are ignored.
+      shapes: shapes of the network's arrays. Leading dimensions of 1 are ignored: old Caffe files pad shapes to four.
 
-    Errors:
-      ValueError: no part is there, or some of a part is missing or of another shape; names the first such array.
+    Raises:
+      ValueError: no part is present, or an array of a part is missing or of another shape; names the first one.
     """
     wanted = {name: table[name] for name in sorted(table) if name in shapes}
     present = {part_of(name) for name, stored in wanted.items() if stored.name in arrays}
     if not present:
         first = next(iter(wanted.values())).name
         raise InvalidInput(
-            f"{source}: none of its {len(arrays)} arrays is known here ({_listed(sorted(arrays))}); "
-            f"one named {first} is looked for, and others like it"
+            f"{source}: none of its {len(arrays)} arrays is known ({_listed(sorted(arrays))}); "
+            f"expected names such as {first}"
         )
     found = {}
     for name, stored in wanted.items():
@@ -145,7 +145,7 @@ def translate(
         if array is None or _trimmed(array.shape) != _trimmed(expected):
             there = "absent" if array is None else f"{array.shape} in the file"
             raise InvalidInput(
-                f"{source} does not fit the config: {stored.name} is {there} and would have to be {expected} "
+                f"{source} does not fit the config: {stored.name} is {there}, but must be {expected} "
                 f"(the network's {name}, {shapes[name]})"
             )
         found[name] = stored.layout.ours(array.reshape(expected))
@@ -153,7 +153,7 @@ def translate(
 
 
 def no_place(source: str, name: str, shape: Shape, depths: Sequence[int]) -> str:
-    """What is wrong with a file whose body has more blocks in a stage than the network: half of it would be used."""
+    """Describes a file whose body has more blocks in a stage than the network, which would ignore the others."""
     return (
         f"{source} does not fit the config: {name} is {tuple(shape)} in the file and absent from the network: "
         f"set model.body.depths, {tuple(depths)} here, to the file's"
@@ -161,13 +161,13 @@ def no_place(source: str, name: str, shape: Shape, depths: Sequence[int]) -> str
 
 
 def matching_layers(found: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
-    """Arrays of our own names that fit a network: those of layers which agree in all names and shapes.
+    """Selects arrays by the network's names that fit: those of layers that agree in all names and shapes.
 
     Args:
-      found, shapes: shapes of the source's arrays, and of the network's.
+      found, shapes: shapes of the source's and of the network's arrays.
 
     Returns:
-      (names that fit; a line for each layer of both that does not, with the first array that differs).
+      (names that fit; a line for each common layer that does not fit, with the first array that differs).
     """
     fitting, lines = [], []
     layers: dict[str, list[str]] = {}
@@ -180,26 +180,26 @@ def matching_layers(found: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> 
         elif found.keys() & set(names) and shapes.keys() & set(names):
             first = differing[0]
             lines.append(
-                f"{layer} is not taken: {first} is {found.get(first, 'absent')} in the file and "
+                f"{layer} is not loaded: {first} is {found.get(first, 'absent')} in the file and "
                 f"{shapes.get(first, 'absent')} in the network"
             )
     return fitting, lines
 
 
 def only_part(found: Found, part: str) -> Found:
-    """What a source holds for one part; the rest counts as unused."""
+    """Keeps the arrays of one part; the rest counts as unused."""
     kept = {name: array for name, array in found.arrays.items() if part_of(name) == part}
     if not kept:
-        raise InvalidInput(f"{found.source}: there is no {part} in it")
+        raise InvalidInput(f"{found.source}: contains no {part}")
     left = [name for name in found.arrays if name not in kept]
     return Found(found.source, kept, [*found.unused, *left], found.notes)
 
 
 def put(found: Found, variables: Mapping[str, Any]) -> Loaded:
-    """Variables with what was found in their place, float32.
+    """Replaces variables by the arrays found, as float32.
 
-    Errors:
-      ValueError: an array holds values that are NaN or infinite in float32, or a variance is negative.
+    Raises:
+      ValueError: an array contains values that are NaN or infinite in float32, or a negative variance.
     """
     ours = names_of(variables)
     new = {}

@@ -1,9 +1,9 @@
-"""PyTorch's .pth files without PyTorch, and without running anything that they hold.
+"""Reads PyTorch's .pth files without PyTorch and without executing anything in them.
 
-A .pth file is a pickle that names storages, and the storages' bytes: in a zip archive (PyTorch ≥ 1.6), or one after
-another behind the pickle (before). The unpickler here knows ordered dicts, tensors and storages; any other name in
-the pickle is refused before anything is called. A pickle is read through before it is run: a few bytes of one can ask
-for any amount of memory.
+A .pth file consists of a pickle that names storages, and the bytes of the storages: in a zip archive (PyTorch ≥ 1.6),
+or concatenated after the pickle (before). This unpickler supports ordered dicts, tensors and storages; any other name
+is rejected before anything is called. A pickle is scanned before it is executed, because a few bytes can request any
+amount of memory.
 """
 
 import math
@@ -58,9 +58,9 @@ class _Tensor(NamedTuple):
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     sides = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 32
     if not isinstance(storage, _Storage) or not sides:
-        raise pickle.UnpicklingError("a tensor of it is malformed")
+        raise pickle.UnpicklingError("a tensor is malformed")
     if not all(isinstance(number, int) and number >= 0 for number in (offset, *shape, *strides)):
-        raise pickle.UnpicklingError("a tensor of it is malformed")
+        raise pickle.UnpicklingError("a tensor is malformed")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -77,7 +77,7 @@ _NAMES: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Nothing but containers, numbers, texts, ordered dicts, and what `_NAMES` lists."""
+    """Unpickles only containers, numbers, strings, ordered dicts, and the names in `_NAMES`."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         super().__init__(file, encoding="utf-8")
@@ -85,10 +85,10 @@ class _Unpickler(pickle.Unpickler):
         self._items = _MOST_OPCODES
 
     def _ordered_dict(self, items: Sequence[Any] = ()) -> OrderedDict:
-        """From nothing or, as Python 2 wrote it, from pairs: those of one list may not be copied without end."""
+        """Creates an ordered dict, empty or, as written by Python 2, from pairs; limits repeated copies of one list."""
         self._items -= len(items)
         if self._items < 0:
-            raise pickle.UnpicklingError("its ordered dicts are larger than it")
+            raise pickle.UnpicklingError("its ordered dicts are larger than the file")
         return OrderedDict(items)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -96,22 +96,22 @@ class _Unpickler(pickle.Unpickler):
             return self._ordered_dict
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(
-                f"it wants {module}.{name} to be run, and only tensors are read here: save the state dict alone "
+                f"it would execute {module}.{name}, and only tensors are read: save the state dict alone "
                 "(torch.save(model.state_dict(), ...)), or as .safetensors"
             )
         return _NAMES[module, name]
 
     def persistent_load(self, key: Any) -> _Storage:
         if not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage" or not isinstance(key[1], np.dtype):
-            raise pickle.UnpicklingError("a storage of it is malformed")
+            raise pickle.UnpicklingError("a storage is malformed")
         count = key[4]
         if not isinstance(count, int) or count < 0:
-            raise pickle.UnpicklingError("a storage of it is malformed")
+            raise pickle.UnpicklingError("a storage is malformed")
         return self.storages.setdefault(str(key[2]), _Storage(str(key[2]), key[1], count))
 
 
 def _unpickled(data: bytes) -> tuple[Any, dict[str, _Storage], int]:
-    """(value, storages that it names, bytes that it takes) of the pickle with which `data` begins."""
+    """Returns (value, named storages, number of bytes) of the pickle at the start of `data`."""
     for count, (opcode, argument, place) in enumerate(pickletools.genops(data)):
         # The numbered ones make room for as many values as they say.
         numbered = argument if opcode.name in ("PUT", "LONG_BINPUT") else 0
@@ -124,10 +124,10 @@ def _unpickled(data: bytes) -> tuple[Any, dict[str, _Storage], int]:
 
 
 def read_pth(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, read-only, by name; from below a key such as "state_dict" if they are there.
+    """Reads the tensors of a state dict, read-only, by name; also below a key such as "state_dict".
 
-    Errors:
-      FileNotFoundError, ValueError: no such file, no state dict, or anything in it but tensors; one line.
+    Raises:
+      FileNotFoundError, ValueError: a missing file, not a state dict, or it contains other objects; one line.
     """
     try:
         with path.open("rb") as file:
@@ -137,7 +137,7 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
         raise MissingFile(f"{path}: no such file") from None
     except Exception as error:  # a broken pickle or archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidInput(f"{path}: not a state dict of PyTorch that can be read: {reason}") from None
+        raise InvalidInput(f"{path}: not a readable PyTorch state dict: {reason}") from None
 
 
 _Read = Callable[[_Storage], np.ndarray]
@@ -147,7 +147,7 @@ def _from_zip(file: BufferedIOBase) -> tuple[Any, _Read]:
     archive = zipfile.ZipFile(file)
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise ValueError("the archive has no data.pkl (TorchScript or no PyTorch file: save the state dict)")
+        raise ValueError("the archive has no data.pkl (TorchScript, or not a PyTorch file: save the state dict)")
     folder = pickles[0].removesuffix("data.pkl")
     if folder + "byteorder" in archive.namelist() and _stored(archive, folder + "byteorder", 16) != b"little":
         raise ValueError("its numbers are big-endian")
@@ -204,7 +204,7 @@ def _from_legacy(file: BufferedIOBase) -> tuple[Any, _Read]:
     def read(storage: _Storage) -> np.ndarray:
         size = storage.count * storage.dtype.itemsize
         if places[storage.key] + size > end:
-            raise ValueError(f"cut off in storage {storage.key}")
+            raise ValueError(f"truncated in storage {storage.key}")
         file.seek(places[storage.key])
         return np.frombuffer(file.read(size), storage.dtype)
 
@@ -212,7 +212,7 @@ def _from_legacy(file: BufferedIOBase) -> tuple[Any, _Read]:
 
 
 def _once(read: _Read) -> _Read:
-    """Tensors may share a storage: each is read once."""
+    """Reads each storage once, because tensors may share it."""
     known: dict[str, np.ndarray] = {}
 
     def remembered(storage: _Storage) -> np.ndarray:
@@ -231,7 +231,7 @@ def _state_dict(tree: Any) -> dict[str, _Tensor]:
         if tensors:
             return tensors
         tree = next((tree[key] for key in NESTED if key in tree), None)
-    raise ValueError(f"no tensors by name in it, nor below one of the keys {', '.join(NESTED)}")
+    raise ValueError(f"no named tensors in it, nor below one of the keys {', '.join(NESTED)}")
 
 
 def _array(tensor: _Tensor, read: _Read) -> np.ndarray:

