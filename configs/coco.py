@@ -112,6 +112,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.annotations = "datasets/coco/annotations/instances_val2014.json"
     config.evaluation.images = "datasets/coco/val2014"
+    config.evaluation.exif = "ignore"  # an image's EXIF orientation, as COCO does; "apply": turned upright
     config.evaluation.long_edges = (870,)  # test scales; proposals of several are merged
     config.evaluation.buckets = config.data.buckets  # for the largest scale; others have the same, scaled
     config.evaluation.batch_size = 1  # of each device

@@ -171,6 +171,20 @@ def test_broken_images_are_named_and_the_rest_is_kept(data, workdir, monkeypatch
     assert json.loads((workdir / "metrics.json").read_text())["unreadable"] == 2
 
 
+def test_an_image_of_another_size_than_its_entry_is_named_and_the_rest_scored(
+    data, workdir, monkeypatch, tmp_path, capsys
+):
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    wrong = next(image for image in content["images"] if image["height"] != image["width"])
+    wrong["height"], wrong["width"] = wrong["width"], wrong["height"]
+    (tmp_path / "swapped.json").write_text(json.dumps(content))
+    assert command(monkeypatch, *arguments(data, workdir, "--annotations", str(tmp_path / "swapped.json"))) == 1
+    out = capsys.readouterr().out
+    assert f"image {wrong['id']} skipped: {wrong['file_name']} (file 72x96, entry 96x72)" in out
+    assert "3 images, 1 unreadable" in out and "published" in out
+    assert wrong["id"] not in {p["image_id"] for p in proposals(workdir)}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

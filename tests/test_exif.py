@@ -85,7 +85,7 @@ def test_turned_photographs_are_counted_and_those_that_do_not_fit_say_why(labele
     assert [one.image.image_id for one in checked] == [1, 2, 3, 4]
     assert split.report.examples[Problem.IMAGE_TURNED] == ["2.png (2)", "3.png (3)", "4.png (4)"]
     assert split.report.examples[Problem.IMAGE_SIZE][1] == (
-        "6.png (file 72x96, entry 96x72, EXIF orientation 6: give --exif apply)"
+        "6.png (file 72x96, entry 96x72, EXIF orientation 6: use exif=apply)"
     )
 
 
@@ -111,4 +111,4 @@ def test_a_folder_labeled_as_stored_says_so(labeled, tmp_path_factory):
     assert len(check(split, 0)) == 8 and split.report.counts == {Problem.IMAGE_TURNED: 7}
     split = read_instances(labeled / "labels.json", labeled)
     assert len(check(split, 0, "apply")) == 4
-    assert "give --exif ignore" in split.report.summary()
+    assert "use exif=ignore" in split.report.summary()

@@ -53,10 +53,10 @@ def drawn(monkeypatch):
     """The rows of the sheet that is drawn: {title: [(image id, IoU), ...]}."""
     rows = {}
 
-    def note(titled, images):
+    def note(titled, images, exif):
         rows.clear()
         rows.update({title: [(m.image.image_id, round(m.iou, 2)) for m in matches] for title, matches in titled})
-        return contact_sheet(titled, images)
+        return contact_sheet(titled, images, exif)
 
     monkeypatch.setattr(failure_sheet, "contact_sheet", note)
     return rows

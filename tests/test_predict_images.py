@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.apps.command_line import predict
+from fastmask_jax.apps.predict.formats.table import open_formats
 from fastmask_jax.apps.predict.image_results import predict_images
 from fastmask_jax.apps.predict.input_files import find_files
 from fastmask_jax.apps.predict.picture_files import PictureWriter, attention_sheet
@@ -40,17 +41,19 @@ def folder(tmp_path):
     return folder
 
 
-def run(folder, out, generator=None, write=lambda name, proposals: None):
+def run(folder, out, generator=None, write=lambda name, proposals: None, formats=()):
     problems, ticks = [], []
-    done = predict_images(
-        generator or BrightGenerator(),
-        find_files([str(folder)]).images,
-        ProposeOptions(),
-        out,
-        write,
-        problems.append,
-        lambda: ticks.append(1),
-    )
+    with open_formats(formats, out, 0.0) as write_formats:
+        done = predict_images(
+            generator or BrightGenerator(),
+            find_files([str(folder)]).images,
+            ProposeOptions(),
+            out,
+            write,
+            problems.append,
+            lambda: ticks.append(1),
+            write_formats,
+        )
     return done, problems, len(ticks)
 
 
@@ -60,7 +63,7 @@ def read(path):
 
 def test_results_are_in_the_files_order_and_what_is_broken_is_named(folder, tmp_path):
     done, problems, ticks = run(folder, tmp_path / "out")
-    assert done == (10, 20, 2, False) and ticks == 12
+    assert done == (10, 20, 2, 0, False) and ticks == 12
     assert [name in line for name, line in zip(("003.png", "005.png"), problems, strict=True)] == [True, True]
     entries = read(tmp_path / "out" / "results.json")
     good = [n for n in range(1, 13) if n not in (3, 5)]
@@ -73,6 +76,21 @@ def test_results_are_in_the_files_order_and_what_is_broken_is_named(folder, tmp_
     assert listed[0] == {"id": 1, "file_name": str(folder / "001.png"), "height": 60, "width": 80}
     assert [image["id"] for image in listed] == good
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "images.json"}
+
+
+def test_formats_have_all_images_that_can_be_read(folder, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    with Image.open(folder / "001.png") as image:
+        image.save(folder / "001.png", exif=turned)
+    done, *_ = run(folder, tmp_path, formats=["coco", "labelme"])
+    assert done.turned == 1
+    content = read(tmp_path / "coco" / "annotations.json")
+    names = [f"{n:03}" for n in range(1, 13) if n not in (3, 5)]
+    assert [image["file_name"] for image in content["images"]] == [f"{name}.png" for name in names]
+    assert [entry["image_id"] for entry in content["annotations"]] == [int(name) for name in names for _ in range(2)]
+    assert content["annotations"][0]["segmentation"] == [[4, 10, 24, 10, 24, 30, 4, 30]]
+    assert sorted(path.stem for path in (tmp_path / "labelme").iterdir()) == names
 
 
 def test_pictures_of_each_kind(folder, tmp_path):

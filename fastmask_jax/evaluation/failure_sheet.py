@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.coco.file_names import image_path
 from fastmask_jax.data.coco.objects import CocoObject
+from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.evaluation.average_recall import (
@@ -79,7 +81,12 @@ class _Row:
 
 
 def write_sheet(
-    annotations: Path, images: Path, results: Path | Sequence[dict], path: Path, limit: int | None = None
+    annotations: Path,
+    images: Path,
+    results: Path | Sequence[dict],
+    path: Path,
+    limit: int | None = None,
+    exif: Exif = "ignore",
 ) -> None:
     """Draws the contact sheet of proposals to `path`, a PNG file.
 
@@ -93,6 +100,7 @@ def write_sheet(
       images: folder of its images.
       results: COCO results file of any system, or its entries.
       limit: use only the first `limit` images by sorted id.
+      exif: as in evaluation; see `image_file.decode_image`.
 
     Raises:
       FileNotFoundError, ValueError: as for `average_recall`; or there are no objects. One line. An image that is
@@ -123,17 +131,19 @@ def write_sheet(
         "worst matched",
         *(f"missed {size}: {row.total} of {total[size]}" for size, row in zip(SIZES, rows[2:], strict=True)),
     ]
-    sheet = contact_sheet([(title, row.matches()) for title, row in zip(titles, rows, strict=True)], images)
+    sheet = contact_sheet([(title, row.matches()) for title, row in zip(titles, rows, strict=True)], images, exif)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), sheet[..., ::-1])
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Match]]], images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Match]]], images: Path, exif: Exif = "ignore"
+) -> UInt8[np.ndarray, "_H _W 3"]:
     """Draws titled rows of cells; a row without matches has only its title. `images` is the folder of the files."""
     strips = []
     blank = np.full((1, SIDE, 3), DARK, np.uint8)
     for title, matches in rows:
-        cells = [_cell(match, images) for match in matches] or [blank]
+        cells = [_cell(match, images, exif) for match in matches] or [blank]
         strips.append(_titled(grid(cells + [blank] * (COLUMNS - len(cells)), columns=COLUMNS), title))
     return grid(strips, columns=1)
 
@@ -168,9 +178,9 @@ def _matches(image: ListedImage, entries: Sequence[dict]) -> list[Match]:
     ]
 
 
-def _cell(match: Match, images: Path) -> UInt8[np.ndarray, "_H _W 3"]:
+def _cell(match: Match, images: Path, exif: Exif) -> UInt8[np.ndarray, "_H _W 3"]:
     try:
-        pixels = decode_image((images / match.image.file_name).read_bytes())
+        pixels = decode_image(image_path(images, match.image.file_name).read_bytes(), exif)
     except (OSError, ValueError):  # its objects are missed ones
         pixels = None
     if pixels is None or pixels.shape[:2] != match.image.size:

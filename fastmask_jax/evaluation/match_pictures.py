@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.coco.file_names import image_path
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.objects import objects_of
+from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.masks.coco_results import read_results
 from fastmask_jax.masks.drawing import distinct_colors, grid, overlay
@@ -21,20 +23,23 @@ SEARCHED = 100  # best proposals among which an object is looked for
 SHOWN = 10  # proposals of the third panel
 
 
-def write_pictures(annotations: Path, images: Path, results: Path, folder: Path, count: int) -> list[Path]:
+def write_pictures(
+    annotations: Path, images: Path, results: Path, folder: Path, count: int, exif: Exif = "ignore"
+) -> list[Path]:
     """Draws the first `count` images of a results file to `<folder>/<image id>.png`; see `three_panels`.
 
     Args:
       annotations: COCO instances JSON.
       images: folder of its images.
       results: COCO results JSON in which the entries of each image are contiguous, as evaluate.py writes it.
+      exif: as in evaluation; see `image_file.decode_image`.
     """
     listed = {image.image_id: image for image in read_instances(annotations, None).images}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for image_id, proposals in itertools.islice(_by_image(results), count):
         image = listed[image_id]
-        pixels = decode_image((images / image.file_name).read_bytes())
+        pixels = decode_image(image_path(images, image.file_name).read_bytes(), exif)
         size = list(pixels.shape[:2])
         objects, _ = objects_of(image.annotations, pixels.shape[:2], image.file_name)
         masks = [{"size": size, "counts": one.counts.decode()} for one in objects if not one.crowd]

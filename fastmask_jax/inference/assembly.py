@@ -43,12 +43,15 @@ class Assembler:
         if options.rerank_iou < 1:
             scores = reranked_scores(found.scored_masks, options.rerank_iou)
             found = replace(found, scores=scores)[np.argsort(-scores, kind="stable")]
-        return found[: options.candidates].filtered(
+        found = found[: options.candidates].filtered(
             count=options.count,
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou,
             min_area=options.min_area,
         )
+        if options.min_part > 0 or options.fill_holes > 0:
+            found = found.cleaned(min_part=options.min_part, fill_holes=options.fill_holes)
+        return found
 
     def _pasted(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, decoded: Decoded) -> Proposals:
         options, original, resized = self.options, pixels.shape[:2], view.image.shape[:2]

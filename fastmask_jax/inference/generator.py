@@ -130,7 +130,7 @@ class ProposalGenerator:
     ) -> Iterator[Proposals | None]:
         def read(image: AnyImage) -> tuple[UInt8[np.ndarray, "H W 3"], list[View]] | Exception:
             try:
-                pixels = read_image(image)
+                pixels = read_image(image, options.exif)
             except (OSError, ValueError) as error:
                 return error
             return pixels, views_of(pixels, self._buckets, options.long_edges, options.flip)

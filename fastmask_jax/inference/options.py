@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmask_jax.data.exif import Exif, check_exif
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import MULTIPLE
 
@@ -19,8 +20,11 @@ _WANTED = {
     "score_threshold": _NUMBER,
     "nms_iou": _NUMBER,
     "min_area": _NUMBER,
+    "min_part": _NUMBER,
+    "fill_holes": _NUMBER,
     "mask_threshold": _NUMBER,
     "rerank_iou": _NUMBER,
+    "exif": (str, "'ignore' or 'apply'"),
     "candidates": _WHOLE,
     "long_edges": (tuple, "a whole number or several"),
     "flip": (_FLAG, "True or False"),
@@ -41,10 +45,16 @@ class ProposeOptions:
       nms_iou: 0 to 1. A proposal is removed if its mask IoU with a kept proposal of a higher score is above this;
         computed on the masks, not the boxes. 1: no suppression.
       min_area: minimum mask area, in pixels of the original image.
+      min_part: connected parts of a returned mask that have fewer pixels of the original image are removed; below 1, a
+        share of the mask's pixels. The largest part always stays.
+      fill_holes: holes in a returned mask that have at most so many pixels of the original image are filled; below 1, a
+        share of the mask's pixels.
       mask_threshold: minimum probability for a mask pixel, between 0 and 1; lower values give larger masks. None: the
         config's `evaluation.mask_threshold`.
       rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score and
         ranks after all others; nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
+      exif: "ignore": masks are of the pixels as the image file stores them, as in COCO; "apply": of the image turned
+        upright by its EXIF orientation. None: the config's `evaluation.exif`.
       candidates: number of windows decoded before suppression, reranking and filtering. None: `count`, or at least the
         config's `evaluation.proposals` with `nms_iou`, `min_area` or `rerank_iou`.
       long_edges: one or several test scales: long edge of the resized image, in pixels. Larger scales find smaller
@@ -59,8 +69,11 @@ class ProposeOptions:
     score_threshold: float = 0.0
     nms_iou: float = 1.0
     min_area: float | int = 0
+    min_part: float | int = 0
+    fill_holes: float | int = 0
     mask_threshold: float | None = None
     rerank_iou: float | None = None
+    exif: Exif | None = None
     candidates: int | None = None
     long_edges: int | Sequence[int] | None = None
     flip: bool = False
@@ -76,8 +89,12 @@ class ProposeOptions:
         self._check("score_threshold", 0 <= self.score_threshold <= 1, "an objectness between 0 and 1")
         self._check("nms_iou", 0 <= self.nms_iou <= 1, "an IoU between 0 and 1 (1: no suppression)")
         self._check("min_area", self.min_area >= 0, "a number of pixels")
+        for name in ("min_part", "fill_holes"):
+            self._check(name, getattr(self, name) >= 0, "a number of pixels, or a share below 1,")
         threshold = self.mask_threshold
         self._check("mask_threshold", threshold is None or 0 < threshold < 1, "a probability between 0 and 1, or None")
+        if self.exif is not None:
+            check_exif(self.exif)
         self._check("candidates", self.candidates is None or self.candidates >= 1, "at least 1, or None")
         self._check(
             "rerank_iou", self.rerank_iou is None or 0 <= self.rerank_iou <= 1, "an IoU between 0 and 1, or None"
@@ -114,7 +131,7 @@ class ProposeOptions:
         """Returns these options with the values of a config's `evaluation` section in place of None."""
         taken = {
             name: evaluation[name]
-            for name in ("mask_threshold", "rerank_iou", "long_edges")
+            for name in ("mask_threshold", "rerank_iou", "exif", "long_edges")
             if getattr(self, name) is None
         }
         options = dataclasses.replace(self, **taken)

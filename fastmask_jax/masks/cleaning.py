@@ -31,15 +31,17 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):
         if not value >= 0:
             raise InvalidInput(f"{name}={value!r}: a number of pixels is wanted, or a share of the mask below 1")
-    mask = coco_mask.decode(rle).astype(bool)
-    area = np.count_nonzero(mask)
-    if not area:
+    x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
+    if not width:
         return dict(rle)
+    whole = coco_mask.decode(rle)
+    mask = whole[y : y + height, x : x + width].astype(bool)  # what lies around it is neither part nor hole
     if fill_holes:
-        mask = _filled(mask, fill_holes * area if fill_holes < 1 else fill_holes)
+        mask = _filled(mask, fill_holes * np.count_nonzero(mask) if fill_holes < 1 else fill_holes)
     if min_part:
-        mask = _without_small_parts(mask, min_part * area if min_part < 1 else min_part)
-    encoded = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+        mask = _without_small_parts(mask, min_part * np.count_nonzero(mask) if min_part < 1 else min_part)
+    whole[y : y + height, x : x + width] = mask
+    encoded = coco_mask.encode(whole)
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 

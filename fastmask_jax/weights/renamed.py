@@ -18,7 +18,7 @@ CONFIG_KEYS = {
     "evaluation.long_edge": "evaluation.long_edges",
 }
 ADDED = {
-    "evaluation": {"rerank_iou": 1.0},
+    "evaluation": {"rerank_iou": 1.0, "exif": "ignore"},
     "model": {"mask_conv_width": 0},
 }  # what earlier versions did, under keys that they had not
 

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.evaluation.failure_sheet import write_sheet
 from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sheet is not None:
         split = config.evaluation
         where = Path(split.annotations), Path(split.images), options.workdir / "proposals.json"
-        _draw_sheet(*where, Path(options.sheet or options.workdir / SHEET), split.limit or None)
+        _draw_sheet(*where, Path(options.sheet or options.workdir / SHEET), split.limit or None, split.exif)
     return 0 if not metrics["unreadable"] else 1
 
 
@@ -95,12 +96,14 @@ def draw(config: Any, workdir: Path, count: int) -> None:
     from fastmask_jax.evaluation.match_pictures import write_pictures
 
     where = Path(config.evaluation.annotations), Path(config.evaluation.images), workdir / "proposals.json"
-    written = write_pictures(*where, workdir / "pictures" / "evaluation", count)
+    written = write_pictures(*where, workdir / "pictures" / "evaluation", count, config.evaluation.exif)
     print(f"{len(written)} pictures in {written[0].parent}")
 
 
-def _draw_sheet(annotations: Path, images: Path, results: Path, path: Path, limit: int | None) -> None:
-    write_sheet(annotations, images, results, path, limit)
+def _draw_sheet(
+    annotations: Path, images: Path, results: Path, path: Path, limit: int | None, exif: Exif = "ignore"
+) -> None:
+    write_sheet(annotations, images, results, path, limit, exif)
     print(f"contact sheet: {path}")
 
 

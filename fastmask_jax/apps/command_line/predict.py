@@ -11,10 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.apps.predict.formats.table import FORMATS, open_formats
 from fastmask_jax.apps.predict.input_files import FoundFile, find_files
 from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.masks.polygons import TOLERANCE
 
 _PICTURES = {
     "overlays": "overlays/NAME.png: the top proposals after suppression, drawn on the image",
@@ -22,6 +24,19 @@ _PICTURES = {
     "cutouts": "cutouts/NAME/RANK.png: each of these alone on a transparent background",
     "npz": "npz/NAME.npz: all proposals with their attention, as NumPy arrays",
 }
+_OPTIONS = (
+    "count",
+    "score_threshold",
+    "nms_iou",
+    "min_area",
+    "min_part",
+    "fill_holes",
+    "mask_threshold",
+    "rerank_iou",
+    "long_edges",
+    "flip",
+    "exif",
+)
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
 
@@ -29,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if something was unreadable, 130 after Ctrl-C, otherwise 0."""
     parser = _parser()
     words, overrides = parse_command_line(parser, arguments)
-    names = "count", "score_threshold", "nms_iou", "min_area", "mask_threshold", "rerank_iou", "long_edges", "flip"
-    options = ProposeOptions(**{name: getattr(words, name) for name in names})
+    options = ProposeOptions(**{name: getattr(words, name) for name in _OPTIONS})
+    if not words.tolerance >= 0:
+        parser.error(f"--tolerance {words.tolerance}: at least 0 pixels")
     for name in ("shown", "batch_size"):
         if getattr(words, name) is not None and getattr(words, name) < 1:
             parser.error(f"--{name} {getattr(words, name)}: at least 1")
@@ -101,6 +117,20 @@ def _parser() -> argparse.ArgumentParser:
         help="remove proposals of greater mask IoU with a better one (default: 1, none)",
     )
     chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="minimum mask area (default: 0)")
+    chosen.add_argument(
+        "--min_part",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="remove smaller parts of a mask; below 1: a share of its pixels",
+    )
+    chosen.add_argument(
+        "--fill_holes",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="fill holes of a mask up to this size; below 1: a share of its pixels",
+    )
     chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
     chosen.add_argument(
         "--rerank_iou",
@@ -116,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
         "are merged",
     )
     chosen.add_argument("--flip", action="store_true", help="also propose in the mirrored image: twice the time")
+    chosen.add_argument(
+        "--exif",
+        choices=("ignore", "apply"),
+        help="an image's EXIF orientation: ignore: pixels as stored, as in COCO; apply: turned upright "
+        "(default: the config's)",
+    )
     chosen.add_argument("--batch_size", type=int, metavar="N", help="images per device and batch")
 
     pictures = parser.add_argument_group("additional outputs, below DIR")
@@ -127,6 +163,22 @@ def _parser() -> argparse.ArgumentParser:
         default=10,
         metavar="N",
         help="proposals in pictures and videos, after suppression at mask IoU 0.5 (default: 10)",
+    )
+    formats = parser.add_argument_group("files for other tools", "Files of a format are below DIR/FORMAT.")
+    formats.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=tuple(FORMATS),
+        dest="formats",
+        help="can be given several times. " + "; ".join(f"{name}: {one.writes}" for name, one in FORMATS.items()),
+    )
+    formats.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="PIXELS",
+        help="that polygons may lie beside a mask's outline; 0: none (default: %(default)g)",
     )
     return parser
 
@@ -140,10 +192,17 @@ def _predict_images(generator: Any, files: list[FoundFile], options: ProposeOpti
     from fastmask_jax.apps.predict.picture_files import PictureWriter
 
     pictures = PictureWriter(words.out, words.shown, **{name: getattr(words, name) for name in _PICTURES})
-    with tqdm(total=len(files), unit="image", disable=None) as bar:
-        done = predict_images(generator, files, options, words.out, pictures.write, _say, bar.update)
+    with (
+        tqdm(total=len(files), unit="image", disable=None) as bar,
+        open_formats(words.formats, words.out, words.tolerance) as write,
+    ):
+        done = predict_images(generator, files, options, words.out, pictures.write, _say, bar.update, write)
     results = words.out / "results.json"
     print(f"{results}: {done.proposals} proposals of {done.images} images; {done.unreadable} unreadable")
+    if done.turned and (options.exif or generator.config.evaluation.exif) == "apply":
+        _say(f"turned upright by their EXIF orientation: {done.turned} images")
+    elif done.turned:
+        _say(f"EXIF orientation ignored: {done.turned} images (--exif apply turns them upright)")
     if done.interrupted:
         _say(f"interrupted: {len(files) - done.images - done.unreadable} images were not processed")
         return _INTERRUPTED

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.image_input import read_image
@@ -28,7 +28,7 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
         with Image.open(path) as image:
             if image.width * image.height > most_pixels:
                 raise InvalidInput(too_large.format(f"{image.width} x {image.height}"))
-            return read_image(ImageOps.exif_transpose(image))
+            return read_image(image, "apply")
     except Image.DecompressionBombError:
         raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
     except UnidentifiedImageError:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage, Write
 from fastmask_jax.apps.predict.input_files import FoundFile, image_ids
 from fastmask_jax.apps.predict.uninterrupted import uninterrupted
+from fastmask_jax.data.exif import UPRIGHT, orientation_of
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
@@ -23,6 +25,7 @@ class Predicted(NamedTuple):
     images: int
     proposals: int
     unreadable: int
+    turned: int  # of the images: those with an EXIF orientation
     interrupted: bool
 
 
@@ -34,6 +37,7 @@ def predict_images(
     write_pictures: Callable[[str, Proposals], None],
     report: Callable[[str], None],
     progress: Callable[[], object] = lambda: None,
+    write_formats: Write = lambda image: None,
 ) -> Predicted:
     """Writes `folder`/results.json, COCO results of all images, and images.json, the file of each image id.
 
@@ -45,11 +49,12 @@ def predict_images(
       write_pictures: gets the name and the proposals of each image, in a thread.
       report: gets a line for each image that cannot be read, which is left out.
       progress: called after each image, read or not.
+      write_formats: gets each image with its proposals, in order.
 
     Raises:
       ValueError: no image is readable. OSError: a file cannot be written.
     """
-    unreadable = images = 0
+    unreadable = images = turned = 0
     interrupted = False
 
     def pictured(one: tuple[FoundFile, Proposals | None]) -> Proposals | None:
@@ -76,10 +81,12 @@ def predict_images(
                         listed.append({"id": image_id, "file_name": str(file.path), "height": height, "width": width})
                         for entry in proposals.to_results(image_id):
                             results.append(entry)
+                        write_formats(AnnotatedImage(image_id, file.path, file.name, proposals))
                     images += 1
+                    turned += orientation_of(file.path) != UPRIGHT
                 progress()
         except KeyboardInterrupt:
             interrupted = True
         if images == 0 and not interrupted:
             raise InvalidInput(f"none of {len(files)} images could be read; {results.path} is not written")
-    return Predicted(images, results.entries, unreadable, interrupted)
+    return Predicted(images, results.entries, unreadable, turned, interrupted)

@@ -51,13 +51,18 @@ def check_image(image: CocoImage, exif: Exif = "ignore") -> tuple[CheckedImage |
         return None, [(Problem.IMAGE_BROKEN, image.file_name), *lost]
     orientation = orientation_of(data)
     if image.size not in (None, (height, width)):
-        said = f"file {height}x{width}, entry {image.size[0]}x{image.size[1]}"
-        if orientation in SIDEWAYS and image.size == (width, height):
-            said += f", EXIF orientation {orientation}: give --exif {'ignore' if exif == 'apply' else 'apply'}"
-        return None, [(Problem.IMAGE_SIZE, f"{image.file_name} ({said})"), *lost]
+        return None, [(Problem.IMAGE_SIZE, different_size(image, (height, width), orientation, exif)), *lost]
     objects, found = objects_of(image.annotations, (height, width), image.file_name)
     if exif == "ignore" and orientation != UPRIGHT:
         found.append((Problem.IMAGE_TURNED, f"{image.file_name} ({orientation})"))
     bare = CocoImage(image.image_id, image.file_name, image.path, image.size)
     turn = orientation if exif == "apply" else UPRIGHT
     return CheckedImage(bare, (height, width), len(data), objects, turn), found
+
+
+def different_size(image: CocoImage, size: tuple[int, int], orientation: int, exif: Exif) -> str:
+    """Names an image whose entry states another (height, width) than its file has, and the cause where EXIF is it."""
+    said = f"file {size[0]}x{size[1]}, entry {image.size[0]}x{image.size[1]}"
+    if orientation in SIDEWAYS and image.size == size[::-1]:
+        said += f", EXIF orientation {orientation}: use exif={'ignore' if exif == 'apply' else 'apply'}"
+    return f"{image.file_name} ({said})"
