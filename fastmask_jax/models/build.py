@@ -1,6 +1,10 @@
-"""From the `model` section of a config to the network."""
+"""From the `model` section of a config to the network.
 
-from collections.abc import Mapping
+A body is a module of its own and a row of BODIES (and, for weights under PyTorch's names, a row of
+`weights.torch_layout.BODY_NAMES`); a neck is a function and a row of `neck.NECKS`.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +13,8 @@ import jax.numpy as jnp
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.models.heads import HEADS
+from fastmask_jax.models.neck import NECKS
 from fastmask_jax.models.resnet import ResNet
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -24,17 +30,19 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
       axis_name: device axis of the window norm's moments in training.
 
     Errors:
-      ValueError: an unknown body, or a field that body or network does not have.
+      ValueError: an unknown body, neck, head, form or type, or a field that body or network does not have.
     """
     fields = dict(model)
     name = fields.pop("dtype")
-    if name not in DTYPES:
-        raise InvalidInput(f"model.dtype={name!r} is not one of {list(DTYPES)}")
-    dtype = jnp.dtype(name)
     body_fields = dict(fields.pop("body"))
     kind = body_fields.pop("kind")
-    if kind not in BODIES:
-        raise InvalidInput(f"model.body.kind={kind!r} is not one of {sorted(BODIES)}")
+    _choose("dtype", name, DTYPES)
+    _choose("body.kind", kind, sorted(BODIES))
+    _choose("neck", fields.get("neck", FastMask.neck), list(NECKS))
+    _choose("head", fields.get("head", FastMask.head), HEADS)
+    _choose("train_form", fields.get("train_form", FastMask.train_form), ("gather", "patches"))
+    _choose("score_form", fields.get("score_form", FastMask.score_form), ("gather", "patches", "conv"))
+    dtype = jnp.dtype(name)
     try:
         body = BODIES[kind](**_tuples(body_fields), dtype=dtype)
         return FastMask(body=body, **_tuples(fields), axis_name=axis_name, dtype=dtype)
@@ -48,6 +56,11 @@ def initial_variables(model: FastMask, seed: int) -> dict[str, Any]:
     size = jnp.full((1, 2), 64, jnp.int32)
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     return jax.jit(model.clone(axis_name=None).init)(jax.random.key(seed), image, size, windows, windows)
+
+
+def _choose(key: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InvalidInput(f"model.{key}={value!r} is not one of {list(allowed)}")
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Real
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import all_windows
-from fastmask_jax.models.heads import HeadKind, MaskHead, ObjectnessHead
-from fastmask_jax.models.neck import Neck, NeckKind
+from fastmask_jax.models.heads import MaskHead, ObjectnessHead
+from fastmask_jax.models.neck import Neck
 from fastmask_jax.models.norms import WindowNorm
 from fastmask_jax.models.padding import Size, mask_padding, valid_cells
 from fastmask_jax.models.pointwise import Pointwise
@@ -69,9 +69,9 @@ class FastMask(nn.Module):
     body: nn.Module
     strides: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128)
     channels: int = 128
-    neck: NeckKind = "residual"
+    neck: str = "residual"
     neck_hidden: int = 256
-    head: HeadKind = "attentional"
+    head: str = "attentional"
     mask_width: int = 512
     mask_conv_width: int = 0
     objectness_widths: tuple[int, int] = (512, 1024)

