@@ -17,7 +17,7 @@ import numpy as np
 from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.batches import InferenceBatch, TrainBatch
-from fastmask_jax.geometry import FINE_MASK, WINDOW
+from fastmask_jax.geometry import FINE_MASK, WINDOW, all_windows
 from fastmask_jax.inference.device_model import DeviceModel
 from fastmask_jax.models.build import build_model
 from fastmask_jax.training.devices import AXIS, map_over_devices, replicate, split
@@ -26,9 +26,12 @@ from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import create_state, make_step, on_device
 
 
-def random_batch(images: int, bucket: tuple[int, int], scored: int, masked: int) -> TrainBatch:
-    """Images of noise, every sampled window in use."""
+def random_batch(
+    images: int, bucket: tuple[int, int], scored: int, masked: int, attended: tuple[int, ...] = ()
+) -> TrainBatch:
+    """Images of noise, every sampled window in use; `attended` are the strides of levels with objectness attention."""
     rng = np.random.default_rng(0)
+    windows = len(all_windows(*bucket, attended)) if attended else 0
     return TrainBatch(
         image=rng.integers(0, 256, (images, *bucket, 3), np.uint8),
         size=np.full((images, 2), bucket, np.int32) // 4 * 4,
@@ -41,6 +44,7 @@ def random_batch(images: int, bucket: tuple[int, int], scored: int, masked: int)
         mask_weights=np.ones((images, masked), np.float32),
         mask_targets=rng.integers(0, 2, (images, masked, FINE_MASK, FINE_MASK), np.uint8),
         attention_targets=rng.integers(0, 2, (images, masked, WINDOW, WINDOW), np.uint8),
+        objectness_targets=rng.integers(0, 3, (images, windows), np.uint8),
     )
 
 
@@ -83,7 +87,8 @@ def main() -> None:
         state = replicate(create_state(model, optimizer, 0))
         step = map_over_devices(make_step(model, optimizer, LossSpec(), 0))
         windows = config.labels.score_positives + config.labels.score_negatives + config.labels.random_negatives
-        batch = random_batch(images * devices, bucket, windows, config.labels.mask_positives)
+        attended = model.strides if model.objectness_attention_width else ()
+        batch = random_batch(images * devices, bucket, windows, config.labels.mask_positives, attended)
         on_devices = split(on_device(batch))
 
         def train(step: Callable = step, batch: object = on_devices) -> object:

@@ -14,9 +14,15 @@ Variants, joined with commas: `configs/coco.py:zoom,max_neck`.
     average_neck, max_neck, feedforward_neck
     standard_head                no attention
     bfloat16                     computes in bfloat16; parameters stay float32
+    attentionmask                AttentionMask with levels 8 to 128 (docs/network.md §5): level 8 from stage 3,
+                                 an objectness attention for each level, its own labels, losses, rates and sizes
+    attentionmask_8_192          level 192 more
+    attentionmask_16_192         the same without level 8
 
 Cost and result on COCO: not measured yet; docs/results.md says what was.
 """
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -47,6 +53,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.mask_conv_width = 0  # channels of a convolutional branch of the mask head; 0: none
     config.model.objectness_widths = (512, 1024)
     config.model.dropout = 0.5
+    config.model.objectness_attention_width = 0  # channels of each level's objectness attention; 0: none
+    config.model.attended_windows = 4096  # of an image, at most: only of a network with objectness attention
     config.model.norm_decay = 0.999
     config.model.train_form = "gather"
     config.model.score_form = "gather"
@@ -82,6 +90,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.score_target = "label"  # or "iou": objectness learns the IoU of the window's own mask
     config.losses.hardest_negatives = 0  # only so many negatives, of highest score, count; 0: all
     config.losses.focal = 0.0
+    config.losses.objectness_attention = 0.25  # of each level, where there is objectness attention
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "momentum"  # or "adam"
@@ -97,6 +106,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 5e-5
     config.optimizer.clip_norm = 0.0  # 0: none
     config.optimizer.body_factor = 1.0
+    config.optimizer.bias_factor = 1.0  # of biases outside the body
     config.optimizer.average_decay = 0.0  # of a moving average of the weights, taken in use; 0: none
 
     config.train = ConfigDict()
@@ -139,6 +149,33 @@ def _one_stream(config: ConfigDict) -> None:
     config.model.strides = tuple(s for s in config.model.strides if s % 3)
 
 
+def _attentionmask(finest: int, coarsest: int) -> Callable[[ConfigDict], None]:
+    """Wilms, Frintrop, "AttentionMask: Attentive, Efficient Object Proposal Generation Focusing on Small Objects", ACCV
+    2018; a network is named after its finest and coarsest level."""
+
+    def change(config: ConfigDict) -> None:
+        doubled = {192} if 3 in config.model.body.stream_strides else set()
+        levels = {8, *config.model.strides} | doubled
+        config.model.strides = tuple(sorted(s for s in levels if finest <= s <= coarsest))
+        config.model.objectness_attention_width = 128
+        config.data.long_edges = (1000, 1000)
+        config.data.buckets = ((672, 1000), (752, 1000), (1000, 672), (1000, 752), (1000, 1000))
+        config.labels.fit_low, config.labels.fit_high = 0.4, 0.8
+        config.labels.center = 0.25
+        config.losses.objectness = 0.5
+        config.losses.mask = 1.25
+        config.losses.attention = 1.25
+        config.losses.objectness_attention = 0.25
+        config.optimizer.learning_rate = 1e-3  # of all that is new: ten times the body's
+        config.optimizer.body_factor = 0.1
+        config.optimizer.bias_factor = 2.0
+        config.optimizer.drop_images = (4_000_000,)
+        config.evaluation.long_edges = (1100,)
+        config.evaluation.buckets = ((736, 1100), (828, 1100), (1100, 736), (1100, 828), (1100, 1100))
+
+    return change
+
+
 def _set(section: str, key: str, value: object) -> object:
     def change(config: ConfigDict) -> None:
         config[section][key] = value
@@ -155,4 +192,7 @@ _VARIANTS = {
     "feedforward_neck": _set("model", "neck", "feedforward"),
     "standard_head": _set("model", "head", "standard"),
     "bfloat16": _set("model", "dtype", "bfloat16"),
+    "attentionmask": _attentionmask(8, 128),
+    "attentionmask_8_192": _attentionmask(8, 192),
+    "attentionmask_16_192": _attentionmask(16, 192),
 }

@@ -92,8 +92,8 @@ def bottleneck(x, w, step, flavor):
     return relu(x + y)
 
 
-def body(w, image, flavor="caffe", depths=(1, 1, 1), stream_strides=(2, 3), middle_stride=2):
-    """[H, W, 3] → a map for every stream."""
+def body(w, image, flavor="caffe", depths=(1, 1, 1), stream_strides=(2, 3), middle_stride=2, fine=False):
+    """[H, W, 3] → a map for every stream; with `fine`, that of stage 3 before them."""
     x = (image.astype(np.float64) - MEAN[flavor]) / DEVIATION[flavor]
     x = relu(norm(conv(x, w["stem"], 2, pad=3), w["stem_norm"]))
     x = pool(x, 3, 2, 0, True, np.max) if flavor == "caffe" else pool(x, 3, 2, 1, False, np.max)
@@ -104,7 +104,7 @@ def body(w, image, flavor="caffe", depths=(1, 1, 1), stream_strides=(2, 3), midd
         return x
 
     x = stage(stage(x, 2, 1), 3, middle_stride)
-    return [stage(x, 4, step) for step in stream_strides]
+    return [x] * fine + [stage(x, 4, step) for step in stream_strides]
 
 
 def halve(x):
@@ -154,15 +154,32 @@ def mask(w, windows, kind="attentional"):
     return dense(norm(dense(windows, w["fc1"]), w["norm"]), w["fc2"]).reshape(-1, 40, 40), attention
 
 
-def level_maps(w, image, strides, streams=(16, 24), kind="residual", **body_options):
-    """Maps of the levels, in the order of `strides`."""
+def level_features(w, image, strides, streams=(16, 24), kind="residual", **body_options):
+    """What the necks give for the levels, in the order of `strides`; a level 8 is stage 3's output."""
     steps = tuple(s // 8 for s in streams)
-    maps = {}
-    for stride, x in zip(streams, body(w["body"], image, stream_strides=steps, **body_options), strict=True):
+    given = body(w["body"], image, stream_strides=steps, fine=8 in strides, **body_options)
+    maps = {8: given.pop(0)} if 8 in strides else {}
+    for stride, x in zip(streams, given, strict=True):
         while stride <= max(strides):
-            maps[stride] = conv(x, w["lateral"])
+            maps[stride] = x
             x, stride = neck(w.get("neck"), x, kind), 2 * stride
     return [maps[s] for s in strides]
+
+
+def level_maps(w, image, strides, **options):
+    """Maps of the levels, in the order of `strides`."""
+    features = level_features(w, image, strides, **options)
+    return [conv(x, w["lateral_fine" if s == 8 else "lateral"]) for s, x in zip(strides, features, strict=True)]
+
+
+def objectness_attention(w, features, strides):
+    """Probability of "object" for each window of each level: [h + 1, w + 1] arrays."""
+    values = []
+    for stride, x in zip(strides, features, strict=True):
+        hidden = relu(conv(x, w[f"level{stride}_conv1"], pad=1))
+        both = np.exp(conv(hidden, w[f"level{stride}_conv2"], pad=2))
+        values.append(both[..., 1] / both.sum(-1))
+    return values
 
 
 def all_windows(levels):

@@ -29,6 +29,9 @@ VARIANTS = (
     "feedforward_neck",
     "standard_head",
     "bfloat16",
+    "attentionmask",
+    "attentionmask_8_192",
+    "attentionmask_16_192",
 )
 
 
@@ -87,7 +90,7 @@ def test_mistaken_override(override, says):
     ("arguments", "says"),
     [
         (["train.py", "--config", "configs/coca.py"], "config configs/coca.py: no such file"),
-        (["train.py", "--config", "configs/coco.py:zoo"], "no variant 'zoo'; it has ['average_neck'"),
+        (["train.py", "--config", "configs/coco.py:zoo"], "no variant 'zoo'; it has ['attentionmask'"),
         (["train.py", "--config", "configs/coco.py", "--config.sed=1"], "--config.sed: no such key"),
         (["evaluate.py", "--config", "configs/coco.py", "--workdir", "w", "--config.seed"], "--config.seed=VALUE"),
     ],
@@ -102,6 +105,16 @@ def test_mistakes_on_the_command_line(arguments, says):
     assert done.returncode == 2, done.stderr
     assert says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    "setting", ["neck=maximum", "head=none", "body.kind=vgg", "dtype=float8", "train_form=conv", "score_form=all"]
+)
+def test_words_that_no_network_knows_are_named(setting):
+    key, _, value = setting.partition("=")
+    model = load_config(SHAPES, [f"--config.model.{setting}"]).model.to_dict()
+    with pytest.raises(ValueError, match=rf"^model\.{key}='{value}' is not one of \["):
+        build_model(model)
 
 
 def test_missing_value_and_stray_word_are_named(capsys):
@@ -189,6 +202,11 @@ def test_variants_of_the_paper(variant, count):
     assert parameters(f"{COCO}:{variant}") == count
 
 
+def keys_of(config) -> set[str]:
+    """ "section.key" of all sections."""
+    return {f"{name}.{key}" for name, section in config.items() if name != "seed" for key in section}
+
+
 def test_every_config_loads_with_every_variant():
     configs = sorted((ROOT / "configs").glob("[!_]*.py"))
     assert {path.name for path in configs} >= {"coco.py", "shapes.py", "overfit.py"}
@@ -196,8 +214,9 @@ def test_every_config_loads_with_every_variant():
         if path.stem in ("coco_lite", "coco_few") and variant == "torchvision":  # their body is no ResNet
             continue
         config = load_config(f"{path}:{variant}")
+        assert keys_of(config) == keys_of(load_config(COCO)), (path, variant)  # a misspelled key would be a new one
         model = build_model(config.model.to_dict())
-        reached = {s for base in model.body.strides for s in chain_of(base, max(model.strides))}
+        reached = {s for base in model.body.strides for s in chain_of(base, max(model.strides))} | {model.fine_stride}
         assert set(model.body.strides) <= set(model.strides) <= reached, (path, variant)
         assert len(set(model.strides)) == len(model.strides), (path, variant)
         sections = [(config.evaluation.buckets, max(config.evaluation.long_edges))]

@@ -7,7 +7,7 @@ import pytest
 
 from fastmask_jax.configuration import load_config
 from fastmask_jax.models.build import build_model, initial_variables
-from fastmask_jax.training.optimizer import build_optimizer, decayed, learning_rate_schedule, of_body
+from fastmask_jax.training.optimizer import build_optimizer, decayed, learning_rate_schedule, of_body, other_biases
 from tests.tiny import ROOT
 
 SETTINGS = {
@@ -24,6 +24,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "clip_norm": 0.0,
     "body_factor": 1.0,
+    "bias_factor": 1.0,
 }
 
 
@@ -85,6 +86,13 @@ def test_scales_and_shifts_of_norms_alone_do_not_decay():
         jax.tree_util.keystr(p, simple=True) for p, of in jax.tree_util.tree_leaves_with_path(of_body(params)) if of
     }
     assert body == {name for name in flat_names(params) if name.startswith("body")}
+    faster = {
+        jax.tree_util.keystr(p, simple=True, separator="/")
+        for p, of in jax.tree_util.tree_leaves_with_path(other_biases(params))
+        if of
+    }
+    heads = {f"{head}/bias" for head in ("objectness/fc1", "objectness/fc2", "objectness/score", "mask/attention")}
+    assert faster == heads | {"mask/fc2/bias", "lateral/bias", "neck/conv1/bias", "neck/conv2/bias"}
 
 
 def flat_names(tree):
@@ -143,10 +151,24 @@ def test_two_updates_of_adam_by_hand():
     np.testing.assert_allclose(params["body"]["norm1"]["scale"], 3.0)  # no gradient, no decay
 
 
+def test_biases_outside_the_body_have_a_rate_of_their_own():
+    params = {"body": {"conv": {"bias": jnp.ones(1)}}, "lateral": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
+    optimizer, _ = build_optimizer(SETTINGS | {"weight_decay": 0.0, "body_factor": 0.25, "bias_factor": 2.0}, 2, 100)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["body"]["conv"]["bias"], -0.1 * 0.25, rtol=1e-6)
+    np.testing.assert_allclose(updates["lateral"]["kernel"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["lateral"]["bias"], -0.1 * 2.0, rtol=1e-6)
+
+
 def test_the_state_has_one_form_whatever_the_settings():
     """So that a run may go on with clipping, another schedule, or a rate of its own for the body."""
     forms = set()
-    for changed in ({}, {"clip_norm": 5.0}, {"body_factor": 0.1}, {"schedule": "cosine", "warmup_images": 10}):
+    for changed in (
+        {},
+        {"clip_norm": 5.0},
+        {"body_factor": 0.1, "bias_factor": 2.0},
+        {"schedule": "cosine", "warmup_images": 10},
+    ):
         optimizer, _ = build_optimizer(SETTINGS | changed, 2, 100)
         forms.add(tuple(flat_names(optimizer.init(PARAMS))))
     assert len(forms) == 1

@@ -95,6 +95,7 @@ def test_batches_keep_the_contract():
             "mask_weights": ((4, 8), np.float32),
             "mask_targets": ((4, 8, 160, 160), np.uint8),
             "attention_targets": ((4, 8, 10, 10), np.uint8),
+            "objectness_targets": ((4, 0), np.uint8),
         }
         assert {name: (x.shape, x.dtype) for name, x in batch._asdict().items()} == expected
         np.testing.assert_array_equal(batch.slot, range(4))

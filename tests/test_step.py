@@ -84,7 +84,9 @@ def shard_mapped(step):
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec()}
     mapped = jax.jit(jax.shard_map(step, mesh=mesh, check_vma=False, **specs))
-    return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch))
+    return lambda state, batch: mapped(
+        state, jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), batch)
+    )
 
 
 @pytest.mark.skipif(bool(UNSHARED), reason=UNSHARED)

@@ -33,10 +33,15 @@ OLD_CONFIG = {  # what version 0.1.0 wrote for a tiny network; keys that have ke
     "evaluation": {"demote_iou": 0.7},
 }
 NEW_CONFIG = {
-    "model": {"mask_conv_width": 0, "body": {"flavor": "caffe", "middle_stride": 1, "stream_strides": [2, 3]}},
+    "model": {
+        "mask_conv_width": 0,
+        "objectness_attention_width": 0,
+        "attended_windows": 4096,
+        "body": {"flavor": "caffe", "middle_stride": 1, "stream_strides": [2, 3]},
+    },
     "data": {"random_crop": True, "color_jitter": 0.3, "copy_paste": 3},
     "labels": {"center": 0.2},
-    "optimizer": {"name": "adam", "momentum": 0.8, "b1": 0.8},
+    "optimizer": {"name": "adam", "momentum": 0.8, "b1": 0.8, "bias_factor": 1.0},
     "train": {"norm_calibration_images": 2},
     "evaluation": {"rerank_iou": 0.7, "exif": "ignore"},
 }

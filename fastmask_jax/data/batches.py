@@ -23,6 +23,7 @@ class TrainBatch(NamedTuple):
     mask_weights: Float32[np.ndarray, "B P"]
     mask_targets: UInt8[np.ndarray, "B P 160 160"]
     attention_targets: UInt8[np.ndarray, "B P 10 10"]
+    objectness_targets: UInt8[np.ndarray, "B M"]  # of all windows of the bucket, see data/objectness_targets; or M = 0
 
 
 class InferenceBatch(NamedTuple):

@@ -37,6 +37,11 @@ class WindowLabels(NamedTuple):
         np.ndarray, "N"
     ]  # not positive, and known to hold no object that fits: random negatives come from here
 
+    def within(self, chosen: Bool[np.ndarray, "N"]) -> "WindowLabels":
+        """The same windows; those that are not chosen are neither positive nor negative."""
+        matched = np.where(chosen, self.matched, np.int32(-1))
+        return WindowLabels(self.windows, matched, self.hard_negative & chosen, self.background & chosen)
+
     @property
     def positive(self) -> Bool[np.ndarray, "N"]:
         return self.matched >= 0
@@ -89,13 +94,11 @@ def label_windows(
     corner, side = boxes[objects, 1::-1], boxes[objects, :1:-1]  # (y, x), (height, width)
     numerator, denominator = np.array(resized), np.array(original)
     center = (2 * corner + side) * numerator / (2 * denominator)  # one rounding each: exact borders stay exact
-    longest = (side * numerator / denominator).max(axis=1)
+    fitting = fitting_objects(boxes, crowd, original, resized, strides, spec)[:, objects]
 
     matched, hard, background = [], [], []
-    for stride, (rows, columns) in zip(strides, window_grids(*resized, strides), strict=True):
+    for stride, (rows, columns), fits in zip(strides, window_grids(*resized, strides), fitting, strict=True):
         span = WINDOW * stride
-        low = spec.finest_fit_low if spec.finest_fit_low and stride == min(strides) else spec.fit_low
-        fits = (low * span <= longest) & (longest <= spec.fit_high * span)
         offset_y = np.abs(np.arange(rows) * stride - center[:, :1])  # [n, rows]
         offset_x = np.abs(np.arange(columns) * stride - center[:, 1:])  # [n, columns]
         centered_y, centered_x = offset_y <= spec.center * span / 2, offset_x <= spec.center * span / 2
@@ -115,6 +118,23 @@ def label_windows(
         hard.append(((near | off_size) & (level_matched < 0) & known).ravel())
         background.append(((level_matched < 0) & known & (not partly_labeled)).ravel())
     return WindowLabels(all_windows(*resized, strides), *map(np.concatenate, (matched, hard, background)))
+
+
+def fitting_objects(
+    boxes: Int[np.ndarray, "n 4"],
+    crowd: Bool[np.ndarray, "n"],
+    original: tuple[int, int],
+    resized: tuple[int, int],
+    strides: Sequence[int],
+    spec: LabelSpec,
+) -> Bool[np.ndarray, "L n"]:
+    """Which trainable objects fit the windows of each level; arguments as of `label_windows`."""
+    longest = (boxes[:, :1:-1] * np.array(resized) / np.array(original)).max(axis=1, initial=0)
+    span = WINDOW * np.array(strides)[:, None]
+    low = np.full(span.shape, spec.fit_low)
+    if spec.finest_fit_low:
+        low[np.argmin(strides)] = spec.finest_fit_low
+    return (low * span <= longest) & (longest <= spec.fit_high * span) & trainable(boxes, crowd)
 
 
 def _known(

@@ -18,7 +18,7 @@ import cv2
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, UInt8
 
 from fastmask_jax.data.augment import (
     Sample,
@@ -32,6 +32,7 @@ from fastmask_jax.data.augment import (
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
+from fastmask_jax.data.objectness_targets import attended_windows, draw_objectness_targets, place_in_bucket
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
@@ -54,6 +55,8 @@ class TrainSpec:
       random_crop: of an image too large for its bucket at the drawn long edge, show a random part.
       color_jitter: strength of `augment.color_jitter`; 0: none.
       copy_paste: at most so many objects of another image are laid over an image; see `augment.copy_paste`.
+      objectness_attention: the network attends to windows first: only windows that it should attend to are labeled,
+        and it gets targets itself.
     """
 
     strides: tuple[int, ...]
@@ -62,6 +65,7 @@ class TrainSpec:
     random_crop: bool = False
     color_jitter: float = 0.0
     copy_paste: int = 0
+    objectness_attention: bool = False
 
 
 @runtime_checkable
@@ -80,6 +84,17 @@ class Example(NamedTuple):
     image_id: int
     resized: tuple[int, int]  # (height, width)
     windows: WindowSample
+    objectness_targets: UInt8[np.ndarray, "N"]  # of the image's own windows, see data/objectness_targets; or N = 0
+
+
+class Labeled(NamedTuple):
+    """What is shown of an image, with its labels."""
+
+    shown: Sample
+    resized: tuple[int, int]  # (height, width)
+    labels: WindowLabels
+    known: Bool[np.ndarray, "N"]  # windows whose labels are certain
+    attended: Bool[np.ndarray, "N"] | None  # windows that the network should attend to; None: it scores all
 
 
 def load_sample(record: Record) -> Sample:
@@ -104,10 +119,8 @@ def load_sample(record: Record) -> Sample:
 
 def label_at_some_scale(
     drawn: Sample, spec: TrainSpec, bucket: tuple[int, int], rng: np.random.Generator, partly_labeled: bool = False
-) -> tuple[Sample, tuple[int, int], WindowLabels]:
-    """(what is shown, resized (height, width), labels) at a random long edge; at another, a few times, while no window
-    is positive.
-    """
+) -> Labeled:
+    """An image labeled at a random long edge; at another, a few times, while no window is positive."""
     for _ in range(SCALE_TRIES):
         long_edge = int(rng.choice(spec.long_edges))
         if spec.random_crop:
@@ -115,12 +128,15 @@ def label_at_some_scale(
         else:
             shown, resized = drawn, resized_size(*drawn.size, long_edge)
         unlabeled = crowd_region(shown) if spec.labels.ignore_unknown else None
-        labels = label_windows(
-            shown.boxes, shown.crowd, shown.size, resized, spec.strides, spec.labels, unlabeled, partly_labeled
-        )
+        view = (shown.size, resized, spec.strides, spec.labels)
+        labels = label_windows(shown.boxes, shown.crowd, *view, unlabeled, partly_labeled)
+        known, attended = labels.positive | labels.hard_negative | labels.background, None
+        if spec.objectness_attention:
+            attended = attended_windows(shown.boxes, shown.crowd, shown.masks, *view)
+            labels = labels.within(attended)
         if labels.positive.any():
             break
-    return shown, resized, labels
+    return Labeled(shown, resized, labels, known, attended)
 
 
 def choose_example(
@@ -142,19 +158,22 @@ def choose_example(
         if spec.copy_paste:
             drawn = copy_paste(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copy_paste, rng)
         drawn = color_jitter(random_flip(drawn, rng), spec.color_jitter, rng)
-        drawn, resized, labels = label_at_some_scale(drawn, spec, bucket, rng, record.partly_labeled)
-        if labels.positive.any():
+        one = label_at_some_scale(drawn, spec, bucket, rng, record.partly_labeled)
+        if one.labels.positive.any():
             break
         number = int(rng.choice(substitutes))
-    else:
-        nothing = np.zeros_like(labels.hard_negative)
-        labels = labels._replace(hard_negative=nothing, background=nothing)
-    return Example(drawn, record.image_id, resized, sample(labels, rng, spec.labels))
+    labels = one.labels if one.labels.positive.any() else one.labels.within(np.zeros_like(one.known))
+    windows, targets = sample(labels, rng, spec.labels), np.zeros(0, np.uint8)
+    if one.attended is not None:
+        targets = draw_objectness_targets(one.attended, one.known, one.resized, spec.strides, rng)
+    return Example(one.shown, record.image_id, one.resized, windows, targets)
 
 
 def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], strides: Sequence[int]) -> TrainBatch:
     """Examples as a batch, their images resized and their targets drawn in place."""
     B = len(examples)
+    grids = [(example.objectness_targets, example.resized) for example in examples if len(example.objectness_targets)]
+    attention = [place_in_bucket(targets, resized, bucket, strides) for targets, resized in grids]
     windows = WindowSample(*map(np.stack, zip(*(example.windows for example in examples), strict=True)))
     batch = TrainBatch(
         image=np.zeros((B, *bucket, 3), np.uint8),
@@ -168,8 +187,9 @@ def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], str
         mask_weights=windows.mask_weights,
         mask_targets=np.zeros((*windows.mask_objects.shape, FINE_MASK, FINE_MASK), np.uint8),
         attention_targets=np.zeros((*windows.mask_objects.shape, WINDOW, WINDOW), np.uint8),
+        objectness_targets=np.stack(attention) if attention else np.zeros((B, 0), np.uint8),
     )
-    for row, (drawn, _, resized, chosen) in enumerate(examples):
+    for row, (drawn, _, resized, chosen, _) in enumerate(examples):
         resize_into(drawn.image, batch.image[row, : resized[0], : resized[1]])
         view = (chosen.mask_windows, chosen.mask_objects)
         sizes = (drawn.size, resized, strides)

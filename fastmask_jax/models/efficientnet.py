@@ -84,7 +84,8 @@ class EfficientNetLite(nn.Module):
     would: so an image's features do not depend on its padding. Each halving moves the cells' centers half a cell (of
     the finer map) to the right and down, though, 7.5 pixels at stride 16, and windows would not be centered on what
     they show. The streams' own stride starts (k - s + 1) // 2 cells before its map instead, which amounts to the same
-    network on an image shifted by a cell of stride 8: centers then are -0.5 pixels off at stride 16, 3.5 at stride 24.
+    network on an image shifted by a cell of stride 8: centers then are -0.5 pixels off at stride 16, 3.5 at stride 24;
+    3.5, too, at stride 8, before the streams.
 
     Attributes:
       channels: of the stem, and out of each stage, the first five stages or all seven.
@@ -107,6 +108,11 @@ class EfficientNetLite(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @property
+    def fine_stride(self) -> int:
+        """Stride of the stage before the streams."""
+        return 2 * math.prod(STRIDES[: STREAM_STAGE - 1])
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Strides of the streams, in resized pixels."""
         strides = enumerate(STRIDES[: len(self.depths)], 1)
@@ -114,12 +120,15 @@ class EfficientNetLite(nn.Module):
         return tuple(2 * others * stride for stride in self.stream_strides)
 
     @nn.compact
-    def __call__(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
+    def __call__(
+        self, image: Real[Array, "B H W 3"], size: Size, fine: bool = False
+    ) -> tuple[Float[Array, "B _h _w _Cout"], ...]:
         """Features of each stream, not negative, zero in the padding.
 
         Args:
           image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
           size: resized (height, width) of each image in pixels, multiples of 4.
+          fine: return the output of stage 3 (its few channels, of both signs), at `fine_stride`, before the streams.
 
         Errors:
           ValueError: `channels` and `depths` do not name the same stages, or `frozen_stages` reaches into the streams.
@@ -152,7 +161,7 @@ class EfficientNetLite(nn.Module):
                 x = lax.stop_gradient(x)
         last = Pointwise(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
         last_norm = self._norm("last_norm")
-        streams = []
+        streams = [mask_padding(x, size, input_stride)] if fine else []
         for stride in self.stream_strides:
             y, y_stride = _run(blocks[STREAM_STAGE - 1], x, size, input_stride, stride, centered=True)
             for stage in range(STREAM_STAGE + 1, stages + 1):

@@ -18,6 +18,7 @@ from fastmask_jax.geometry import all_windows
 from fastmask_jax.models.heads import MaskHead, ObjectnessHead
 from fastmask_jax.models.neck import Neck
 from fastmask_jax.models.norms import WindowNorm
+from fastmask_jax.models.objectness_attention import ObjectnessAttention, attended
 from fastmask_jax.models.padding import Size, mask_padding, valid_cells
 from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.windows import (
@@ -38,12 +39,13 @@ class Sampled(NamedTuple):
     scores: Float[Array, "B S"]  # objectness logits
     mask_logits: Float[Array, "B P 40 40"]
     attention: Float[Array, "B P 10 10"]  # logits
+    objectness_attention: tuple[Float[Array, "B _rows _columns"], ...]  # logits of all windows; () without it
 
 
 class Decoded(NamedTuple):
     """Proposals of each image, best first."""
 
-    scores: Float[Array, "B K"]  # objectness probabilities; −1 where there is no such window
+    scores: Float[Array, "B K"]  # objectness probabilities; −1 where no (attended) window is left
     windows: Int[Array, "B K 3"]  # (level, i, j)
     mask_logits: Float[Array, "B K 40 40"]
     attention: Float[Array, "B K 10 10"]  # probabilities
@@ -53,12 +55,15 @@ class FastMask(nn.Module):
     """FastMask over any body.
 
     Attributes:
-      body: a module of (image, size) → one feature map a stream, with `strides`, those of the streams.
-      strides: of the levels, ascending; each is a stream's stride doubled some times.
+      body: a module of (image, size) → one feature map a stream, with `strides`, those of the streams. One with a
+        `fine_stride` takes `fine=True` to return the map before the streams, too.
+      strides: of the levels, ascending; each is a stream's stride doubled some times, or the body's `fine_stride`.
       channels: C, of the level maps.
       neck, neck_hidden: see Neck.
       head, mask_width, mask_conv_width: see MaskHead.
       objectness_widths, dropout: see ObjectnessHead.
+      objectness_attention_width: see ObjectnessAttention; 0: all windows are scored.
+      attended_windows: with objectness attention, at most so many windows of an image are scored in use.
       norm_decay: see WindowNorm.
       train_form: how training builds its windows: "gather" copies the sampled ones, "patches" builds all of them.
       score_form: how all windows are scored: "conv" never builds them, "patches" and "gather" do.
@@ -76,6 +81,8 @@ class FastMask(nn.Module):
     mask_conv_width: int = 0
     objectness_widths: tuple[int, int] = (512, 1024)
     dropout: float = 0.5
+    objectness_attention_width: int = 0
+    attended_windows: int = 4096
     norm_decay: float = 0.999
     train_form: Literal["gather", "patches"] = "gather"
     score_form: WindowForm = "gather"
@@ -85,19 +92,35 @@ class FastMask(nn.Module):
     def setup(self) -> None:
         self._neck = Neck(self.neck, self.neck_hidden, self.dtype, name="neck")  # the field has its name
         self.lateral = Pointwise(self.channels, dtype=self.dtype)
+        self.lateral_fine = Pointwise(self.channels, dtype=self.dtype)
+        self.objectness_attention = ObjectnessAttention(self.objectness_attention_width, self.dtype)
         self.window_norm = WindowNorm(self.norm_decay, self.axis_name)
         self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)
         self.mask = MaskHead(self.head, self.mask_width, self.mask_conv_width, self.dtype)
 
+    @property
+    def fine_stride(self) -> int | None:
+        """Stride of the level that comes from before the streams; None: there is no such level."""
+        stride = getattr(self.body, "fine_stride", None)
+        return stride if stride in self.strides and stride not in self.body.strides else None
+
     def levels(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
         """Level maps in the order of `strides`, before the window norm, zero in the padding."""
-        maps = {}
-        for base, x in zip(self.body.strides, self.body(image, size), strict=True):
+        return self._reduced(self._features(image, size), size)
+
+    def _features(self, image: jax.Array, size: Size) -> tuple[jax.Array, ...]:
+        """Features of the levels in the order of `strides`, with the channels of the body, zero in the padding."""
+        if self.fine_stride is None:
+            maps, streams = {}, self.body(image, size)
+        else:
+            fine, *streams = self.body(image, size, fine=True)
+            maps = {self.fine_stride: fine}
+        for base, x in zip(self.body.strides, streams, strict=True):
             stride = base
             reach = max((s for s in self.strides if s in chain_of(base, max(self.strides))), default=0)
             while stride <= reach:
                 if stride in self.strides:
-                    maps[stride] = mask_padding(self.lateral(x), size, stride)
+                    maps[stride] = x
                 if 2 * stride <= reach:
                     x = self._neck(x, size, stride)
                 stride *= 2
@@ -107,6 +130,16 @@ class FastMask(nn.Module):
                 f"levels {missing} of strides={self.strides} are no doublings of the streams' {self.body.strides}"
             )
         return tuple(maps[s] for s in self.strides)
+
+    def _reduced(self, features: Sequence[jax.Array], size: Size) -> tuple[jax.Array, ...]:
+        lateral = {self.fine_stride: self.lateral_fine}
+        by_stride = zip(self.strides, features, strict=True)
+        return tuple(mask_padding(lateral.get(s, self.lateral)(x), size, s) for s, x in by_stride)
+
+    def _attention(self, features: Sequence[jax.Array], size: Size) -> tuple[jax.Array, ...]:
+        if not self.objectness_attention_width:
+            return ()
+        return self.objectness_attention(features, size, self.strides)
 
     def __call__(
         self,
@@ -127,7 +160,8 @@ class FastMask(nn.Module):
           train: window norm by the moments of this batch; else by the stored ones.
           dropout_keys: [B] random keys, or None for no dropout.
         """
-        levels = self.levels(image, size)
+        features = self._features(image, size)
+        levels = self._reduced(features, size)
         affine = self.window_norm(levels, size, self.strides, train)
         if self.train_form == "patches":
             dense = self._all_patches(levels, affine)
@@ -137,22 +171,28 @@ class FastMask(nn.Module):
             scored, masked = (self._gather(levels, affine, size, w) for w in (score_windows, mask_windows))
         scores = self.objectness(scored, "windows", dropout_keys)
         mask_logits, attention = self.mask(masked)
-        return Sampled(tuple(x.astype(jnp.float32) for x in levels), scores, mask_logits, attention)
+        levels = tuple(x.astype(jnp.float32) for x in levels)
+        return Sampled(levels, scores, mask_logits, attention, self._attention(features, size))
 
     def propose(self, image: Real[Array, "B H W 3"], size: Size, count: int) -> Decoded:
         """The `count` windows of highest objectness of each image, decoded; best first.
 
-        Ties go to the earlier window (levels in the order of `strides`, row by row).
+        With objectness attention, only windows that it attends to are scored (see `attended`). Ties go to the earlier
+        window (levels in the order of `strides`, row by row; with objectness attention the one of more attention).
         """
-        levels = self.levels(image, size)
+        features = self._features(image, size)
+        levels = self._reduced(features, size)
         affine = self.window_norm(levels, size, self.strides, False)
-        logits = self.score_all(levels, affine, size)  # [B, N]
         every = jnp.asarray(all_windows(image.shape[1], image.shape[2], self.strides))  # [N, 3]
-        lacking = max(count - logits.shape[1], 0)
-        logits = jnp.pad(logits, ((0, 0), (0, lacking)), constant_values=-jnp.inf)
-        every = jnp.pad(every, ((0, lacking), (0, 0)))
-        best, at = jax.lax.top_k(logits, count)
-        windows = every[at]
+        if values := self._attention(features, size):
+            flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in values], axis=1)
+            among, used = attended(flat, self.attended_windows)  # [B, k]
+            logits = self.objectness(self._gather(levels, affine, size, every[among]))
+            best, at = _top(jnp.where(used, logits, -jnp.inf), count)
+            at = jnp.take_along_axis(among, jnp.minimum(at, among.shape[1] - 1), axis=1)
+        else:
+            best, at = _top(self.score_all(levels, affine, size), count)
+        windows = jnp.where(jnp.isneginf(best)[..., None], 0, every[jnp.minimum(at, len(every) - 1)])
         mask_logits, attention = self.mask(self._gather(levels, affine, size, windows))
         scores = jnp.where(jnp.isneginf(best), -1.0, nn.sigmoid(best))
         return Decoded(scores, windows, mask_logits, nn.sigmoid(attention))
@@ -197,6 +237,13 @@ def chain_of(base: int, largest: int) -> list[int]:
     while chain[-1] * 2 <= largest:
         chain.append(chain[-1] * 2)
     return chain
+
+
+def _top(logits: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
+    """The `count` largest and their places; −inf at places beyond n where there are fewer."""
+    lacking = max(count - logits.shape[1], 0)
+    best, at = jax.lax.top_k(jnp.pad(logits, ((0, 0), (0, lacking)), constant_values=-jnp.inf), count)
+    return best, at
 
 
 def _window_number(windows: Int[Array, "B K 3"], levels: Sequence[jax.Array]) -> Int[Array, "B K"]:

@@ -94,15 +94,23 @@ class ResNet(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of the streams, in resized pixels."""
-        return tuple(4 * self.middle_stride * stride for stride in self.stream_strides)
+        return tuple(self.fine_stride * stride for stride in self.stream_strides)
+
+    @property
+    def fine_stride(self) -> int:
+        """Stride of the stage before the streams."""
+        return 4 * self.middle_stride
 
     @nn.compact
-    def __call__(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w Cout"], ...]:
+    def __call__(
+        self, image: Real[Array, "B H W 3"], size: Size, fine: bool = False
+    ) -> tuple[Float[Array, "B _h _w _Cout"], ...]:
         """Features of each stream, zero in the padding.
 
         Args:
           image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
           size: resized (height, width) of each image in pixels, multiples of 4.
+          fine: return the output of stage 3, at `fine_stride`, before the streams.
         """
         x = mask_padding(self._normalize(image), size, 1).astype(self.dtype)
         x = nn.Conv(
@@ -128,7 +136,7 @@ class ResNet(nn.Module):
             stride = self.middle_stride if n == 0 else 1
             x, input_stride = block(x, size, input_stride, stride), input_stride * stride
         last = self._stage(4)
-        streams = []
+        streams = [mask_padding(x, size, input_stride)] if fine else []
         for first_stride in self.stream_strides:
             y, y_stride = x, input_stride
             for n, block in enumerate(last):

@@ -32,7 +32,7 @@ def map_over_devices(step: Step) -> Step:
 def split(batch: Any) -> Any:
     """[B, ...] → [local devices, B / local devices, ...] for every array of a batch."""
     devices = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -66,6 +66,7 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[MixedRecords, Tr
         random_crop=config.data.random_crop,
         color_jitter=config.data.color_jitter,
         copy_paste=config.data.copy_paste,
+        objectness_attention=config.model.objectness_attention_width > 0,
     )
     plan = BatchPlan(
         source.index.height,

@@ -3,6 +3,7 @@
 Letters: B images, S objectness samples, P mask samples of an image.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ class LossSpec(NamedTuple):
     score_target: str = "label"  # of positive windows: 1, or "iou", the IoU of the window's own mask
     hardest_negatives: int = 0  # count only so many negatives of an image, those of highest score; 0: all
     focal: float = 0.0  # exponent of |target − probability| by which a window counts
+    objectness_attention: float = 0.25  # of each level; without effect on a network that has none
 
 
 SCORE_TARGETS = ("label", "iou")
@@ -75,6 +77,27 @@ def image_losses(
         accuracy=_mean(right.astype(jnp.float32), score_weights),
         iou=_mean(iou, mask_weights),
     )
+
+
+def objectness_attention_loss(
+    logits: Sequence[Float[Array, "B _rows _columns"]], targets: UInt8[Array, "B M"]
+) -> Float[Array, "B"]:
+    """Cross-entropy of the objectness attention: means over the windows of each level that count, summed over levels
+    (docs/network.md §5).
+
+    Args:
+      logits: of every window of the levels.
+      targets: of the same windows, level by level: 1 object, 0 none, 2 does not count.
+    """
+    losses, start = [], 0
+    for level in logits:
+        flat = level.reshape(level.shape[0], -1)
+        target = targets[:, start : start + flat.shape[1]]
+        counted = (target < 2).astype(jnp.float32)
+        flat = jnp.where(target < 2, flat, 0.0)  # windows that are not the image's own are at −inf
+        losses.append(_mean(optax.sigmoid_binary_cross_entropy(flat, (target == 1).astype(jnp.float32)), counted))
+        start += flat.shape[1]
+    return sum(losses)
 
 
 def _objectness(

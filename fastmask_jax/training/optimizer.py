@@ -49,9 +49,9 @@ def build_optimizer(
     """The transformation that a config's `optimizer` section describes, and its schedule.
 
     In order: clipping of the global norm (`clip_norm`, 0: none), the named rule with weight decay on all but norms, the
-    schedule, the body's own factor (`body_factor`). `name` "momentum" is the paper's SGD: the decay joins the gradient
-    before `momentum` gathers it. "adam" is AdamW with first-moment decay `b1`. The state's form depends on the name
-    alone, so that a run may go on with other settings.
+    schedule, the factors of the body (`body_factor`) and of all other biases but norms' (`bias_factor`). `name`
+    "momentum" is the paper's SGD: the decay joins the gradient before `momentum` gathers it. "adam" is AdamW with
+    first-moment decay `b1`. The state's form depends on the name alone, so that a run may go on with other settings.
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
     clip, name = optimizer["clip_norm"], optimizer["name"]
@@ -66,6 +66,7 @@ def build_optimizer(
         *rule,
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(optimizer["body_factor"]), of_body),
+        optax.masked(optax.scale(optimizer["bias_factor"]), other_biases),
     )
     return chain, schedule
 
@@ -78,3 +79,12 @@ def decayed(params: Any) -> Any:
 def of_body(params: Any) -> Any:
     """True for the parameters of the body."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "body", params)
+
+
+def other_biases(params: Any) -> Any:
+    """True for the biases that are neither the body's nor a norm's."""
+
+    def chosen(path: Any, _: Any) -> bool:
+        return path[-1].key == "bias" and path[0].key != "body" and "norm" not in path[-2].key
+
+    return jax.tree_util.tree_map_with_path(chosen, params)

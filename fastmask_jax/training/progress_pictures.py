@@ -87,7 +87,9 @@ def _answer(
 ) -> tuple[Sampled, Decoded]:
     image = image.astype(np.float32)
     sampled = model.apply(variables, image, size, windows[:, :1], windows)
-    return sampled._replace(levels=()), model.apply(variables, image, size, DECODED, method="propose")
+    return sampled._replace(levels=(), objectness_attention=()), model.apply(
+        variables, image, size, DECODED, method="propose"
+    )
 
 
 def label_picture(batch: TrainBatch, row: int, strides: Sequence[int]) -> UInt8[np.ndarray, "_H _W 3"]:

@@ -24,7 +24,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
-LOSS_PARTS = ("objectness", "mask", "attention")
+LOSS_PARTS = ("objectness", "mask", "attention", "objectness_attention")
 SHOWN_METRICS = {
     "accuracy": "accuracy",
     "iou": "IoU",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.models.build import initial_variables
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.losses import LossSpec, image_losses
+from fastmask_jax.training.losses import LossSpec, image_losses, objectness_attention_loss
 
 
 @flax.struct.dataclass
@@ -50,6 +50,7 @@ class DeviceBatch(NamedTuple):
     mask_weights: Any
     mask_targets: Any
     attention_targets: Any
+    objectness_targets: Any
 
 
 def on_device(batch: TrainBatch) -> DeviceBatch:
@@ -126,6 +127,10 @@ def make_step(
                 + spec.attention * means["attention"]
                 + spec.dice * means["dice"]
             )
+            if seen.objectness_attention:
+                attended = objectness_attention_loss(seen.objectness_attention, batch.objectness_targets)
+                means["objectness_attention"] = jnp.sum(attended * trained_on) / images
+                means["loss"] += spec.objectness_attention * means["objectness_attention"]
             return means["loss"], (means, changed["batch_stats"])
 
         gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)

@@ -19,7 +19,9 @@ CONFIG_KEYS = {
 }
 ADDED = {
     "evaluation": {"rerank_iou": 1.0, "exif": "ignore"},
-    "model": {"mask_conv_width": 0},
+    "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
+    "losses": {"objectness_attention": 0.25},
+    "optimizer": {"bias_factor": 1.0},
 }  # what earlier versions did, under keys that they had not
 
 
