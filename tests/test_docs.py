@@ -26,7 +26,14 @@ from tests.docs_commands import Block, blocks_of, commands
 
 DOCS = tiny.ROOT / "docs"
 PAGES = [tiny.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-RUN_IN_ORDER = ("train_coco.md", "own_data.md", "evaluate.md", "python.md", "README.md")  # each needs the earlier
+RUN_IN_ORDER = (
+    "train_coco.md",
+    "own_data.md",
+    "evaluate.md",
+    "python.md",
+    "formats.md",
+    "README.md",
+)  # each needs the earlier
 OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "tensorboard"}
 
 

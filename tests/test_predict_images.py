@@ -231,7 +231,7 @@ def test_an_out_that_is_no_folder_is_noticed_before_the_work(folder, capsys):
     words = [str(folder), "--weights", "nowhere", "--out", str(folder / "001.png" / "below")]
     assert run_command(lambda: predict.main(words)) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{folder / '001.png'} is not a folder that can be written to" in said
+    assert said.count("\n") == 1 and f"{folder / '001.png'} is not a writable folder" in said
 
 
 @pytest.mark.parametrize("status", [0, 1, 130])
