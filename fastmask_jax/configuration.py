@@ -1,4 +1,4 @@
-"""Configs on the command line: a Python file, its variant, and overrides, with readable answers to mistakes."""
+"""Loads configs from the command line: a Python file, its variant, and overrides; reports errors in one line."""
 
 import argparse
 import ast
@@ -20,25 +20,25 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Loads a config file, or a bundled config by its name.
 
     Args:
-      spec: path of a file with a function `get_config`, or a bundled config's name; after a colon its variant:
+      spec: path of a file with a function `get_config`, or name of a bundled config; after a colon the variant:
         "configs/coco.py:zoom", "coco:zoom".
-      overrides: `--config.key.subkey=value` texts; a value is read as a Python literal, or else as text.
+      overrides: `--config.key.subkey=value` strings; a value is parsed as a Python literal, or kept as a string.
 
-    Errors:
-      ValueError, FileNotFoundError: no such file, variant or key, or a value of another type; one line.
+    Raises:
+      ValueError, FileNotFoundError: no such file, variant or key, or a value of the wrong type; one line.
     """
     name, _, variant = spec.partition(":")
     return override(_get_config(name)(variant), overrides)
 
 
 def bundled_configs() -> list[str]:
-    """Names of the configs that are part of the package."""
+    """Returns the names of the bundled configs."""
     names = [file.name for file in resources.files("fastmask_jax.configs").iterdir()]
     return sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and not name.startswith("_"))
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """The config itself, changed by `--config.key.subkey=value` texts, and locked. Errors: as of `load_config`."""
+    """Applies `--config.key.subkey=value` overrides to a config and locks it; raises as `load_config`."""
     for text in overrides:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
@@ -77,7 +77,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     try:
         section[name] = text if isinstance(old, str) else _like(ast.literal_eval(text), old)
     except (TypeError, ValueError, SyntaxError):
-        raise InvalidInput(f"--config.{key}={text}: not of the type of {old!r}") from None
+        raise InvalidInput(f"--config.{key}={text}: expected the type of {old!r}") from None
 
 
 def _like(value: object, old: object) -> object:
@@ -107,7 +107,7 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
 def parse_command_line(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Known arguments, and the `--config.key=value` overrides; anything else is an error of the parser."""
+    """Returns parsed arguments and `--config.key=value` overrides; anything else is a parser error."""
     options, rest = parser.parse_known_args(arguments)
     for text in rest:
         if text.startswith("--config.") and "=" not in text:
@@ -135,9 +135,9 @@ REPORT = "This is a fault of fastmask_jax, not of what it was given: please repo
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs an entry point: what the user can mend becomes one line on stderr and code 2, Ctrl-C code 130.
+    """Runs an entry point: user errors become one line on stderr and exit code 2, Ctrl-C exit code 130.
 
-    Any other error is a fault of ours: it is raised with its traceback, which ends with `REPORT`.
+    Any other error is a bug: it is raised with its traceback, which ends with `REPORT`.
     """
     keep_freed_memory()
     try:

@@ -1,6 +1,6 @@
-"""COCO-format instance annotations: the JSON file is read and its entries checked and put with their images.
+"""Reads COCO instance annotations: parses the JSON file, checks its entries and groups them by image.
 
-What needs an image's size (polygons, run lengths) is checked in `objects`, what needs its bytes in `image_check`.
+`objects` checks what needs the image size (polygons, run lengths), `image_check` what needs the image file.
 """
 
 import json
@@ -18,7 +18,7 @@ from fastmask_jax.errors import InvalidInput, MissingFile
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image entry with its annotation entries, as they stand in the JSON."""
+    """An image entry with its annotation entries, as in the JSON file."""
 
     image_id: int
     file_name: str  # below the image folder, where one was given
@@ -29,7 +29,7 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """The usable images of one annotation file, sorted by id, and what was wrong with the others."""
+    """The usable images of one annotation file, sorted by id, and a report on the others."""
 
     images: list[CocoImage]
     report: ProblemReport
@@ -41,14 +41,14 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
     Args:
       annotations: the JSON file. `area`, `iscrowd`, `bbox` of annotations and `height`, `width` of images are optional.
         Whole numbers may stand as 7, 7.0 or "7". Ids of annotations are unique within their image.
-      images: folder of the image files; None: files are not looked for.
+      images: folder of the image files; None: files are not checked.
 
-    Errors:
+    Raises:
       FileNotFoundError: no such annotation file or image folder.
-      ValueError: the file is not whole JSON, or not of the COCO format.
+      ValueError: the file is not complete JSON, or not in COCO format.
     """
     if images is not None and not images.is_dir():
-        raise MissingFile(f"{images}: no such image folder; give the folder that the file names are relative to")
+        raise MissingFile(f"{images}: no such image folder; pass the folder that the file names are relative to")
     content = _load(annotations)
     report = ProblemReport()
     usable: dict[int, CocoImage] = {}
@@ -72,14 +72,14 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path}: not readable: {error}") from None
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path}: not whole JSON (truncated download?): {error}") from None
+        raise InvalidInput(f"{path}: not complete JSON (truncated download?): {error}") from None
     if not isinstance(content, dict):
-        raise InvalidInput(f"{path}: a COCO file holds an object, this one a {type(content).__name__}")
+        raise InvalidInput(f"{path}: expected a JSON object, as in COCO files, not a {type(content).__name__}")
     return content
 
 
 def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a list of the file; what is no JSON object becomes an entry without keys, and so is counted."""
+    """Yields the entries of a list; for anything but a JSON object, an entry without keys, to be counted."""
     entries = content.get(key)
     if not isinstance(entries, list):
         raise InvalidInput(f"{path}: no list {key!r}; is this a COCO instances file?")
@@ -89,7 +89,7 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> Iterator[dict[str
 def _image(
     entry: dict[str, Any], folder: Path | None, where: str, known: dict[int, CocoImage], report: ProblemReport
 ) -> CocoImage | None:
-    """The image of an entry, or None with the reason counted."""
+    """Returns the image of an entry, or None, with the problem counted."""
     image_id, name = whole_number(entry.get("id")), entry.get("file_name")
     if image_id is None or not isinstance(name, str) or not name or "\0" in name:
         report.add(Problem.IMAGE_ENTRY, where)
@@ -111,7 +111,7 @@ def _image(
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, ...] | None:
-    """(height, width) of an image entry; None where it has none, () where what it has is no size."""
+    """Returns (height, width) of an image entry; None if missing, () if invalid."""
     sides = entry.get("height"), entry.get("width")
     if None in sides:
         return None
@@ -132,7 +132,7 @@ def check_sizes(images: Sequence[CocoImage], annotations: Path) -> None:
 def _assign(
     entries: Iterator[dict[str, Any]], images: dict[int, CocoImage], lost: set[int], report: ProblemReport
 ) -> None:
-    """Appends annotation entries to their images, in the file's order, with whole-number `id` and `category_id`."""
+    """Appends annotation entries to their images, in the file's order, with integer `id` and `category_id`."""
     seen: set[tuple[int, int]] = set()
     for number, entry in enumerate(entries):
         object_id, image_id = whole_number(entry.get("id")), whole_number(entry.get("image_id"))

@@ -1,4 +1,4 @@
-"""Annotation entries of one image → objects with masks as RLE; what is broken is named and left out."""
+"""Converts annotation entries of one image to objects with RLE masks; reports and skips invalid ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ FAR = 10_000  # pixels beyond the image; rasterizing a polygon costs time and me
 
 
 class Rejected(Exception):
-    """An annotation that cannot be used; args: the Problem."""
+    """Raised for an annotation that cannot be used; args: the Problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class CocoObject:
-    """An object of an image; all in pixels of the image file."""
+    """An object of an image, in pixels of the image file."""
 
     object_id: int
     box: tuple[float, float, float, float]  # x, y, w, h; within the image; chosen like the area
@@ -36,14 +36,14 @@ class CocoObject:
 def objects_of(
     annotations: list[dict[str, Any]], size: tuple[int, int], image_name: str
 ) -> tuple[list[CocoObject], Found]:
-    """The usable objects of one image and the problems of the others.
+    """Returns the usable objects of one image and the problems of the others.
 
-    Objects partly outside are cut to the image. A broken polygon among sound ones is left out alone.
+    Objects partly outside are clipped to the image. An invalid polygon among valid ones is skipped alone.
 
     Args:
-      annotations: annotation entries with a whole-number `id`.
+      annotations: annotation entries with an integer `id`.
       size: (height, width) of the image file.
-      image_name: names the image in problems.
+      image_name: name of the image in problems.
     """
     objects: list[CocoObject] = []
     found: Found = []
@@ -89,7 +89,7 @@ def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem
 
 
 def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
-    """A flat JSON list of numbers as float64; None where it is something else. NaN and infinities pass."""
+    """Returns a flat JSON list of numbers as float64; None for anything else. NaN and infinities are allowed."""
     if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
         return None
     try:
@@ -99,7 +99,7 @@ def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
 
 
 def _box(bbox: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """An annotation's box (x, y, w, h) cut to the image; None where nothing of it remains."""
+    """Clips an annotation's box (x, y, w, h) to the image; None if nothing remains."""
     numbers = _numbers(bbox)
     if numbers is None or len(numbers) != 4 or not np.isfinite(numbers).all() or (numbers[2:] <= 0).any():
         return None
@@ -110,9 +110,9 @@ def _box(bbox: Any, size: tuple[int, int]) -> tuple[float, float, float, float] 
 
 
 def _fits(box: tuple[float, ...], mask_box: tuple[float, ...]) -> bool:
-    """Whether two boxes (x, y, w, h) are of the same object: their edges are some pixels, or a tenth of a side, apart.
+    """Returns whether two boxes (x, y, w, h) match: their edges differ by some pixels, or by a tenth of a side.
 
-    In COCO boxes and masks were made from the same polygons, and still are up to 7 pixels apart for small objects.
+    In COCO, boxes and masks come from the same polygons, and still differ by up to 7 pixels for small objects.
     """
     edges, wanted = (np.array([x, y, x + w, y + h]) for x, y, w, h in (box, mask_box))
     slack = np.maximum(SLACK, SLACK_SHARE * np.array(mask_box[2:]))
@@ -120,7 +120,7 @@ def _fits(box: tuple[float, ...], mask_box: tuple[float, ...]) -> bool:
 
 
 def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Problem]) -> dict[str, Any]:
-    """Union of an object's polygons as compressed RLE; broken ones are left out and noted in `problems`."""
+    """Rasterizes the union of an object's polygons as compressed RLE; adds invalid ones to `problems`."""
     height, width = size
     sound = []
     for polygon in _flat(polygons):
@@ -144,9 +144,9 @@ def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Probl
 
 
 def _flat(polygons: list[Any]) -> list[Any]:
-    """Polygons as lists x, y, x, y, …; given as those, as lists of points [x, y], or one of them without a list around.
+    """Converts polygons to lists x, y, x, y, …, from such lists, from lists of points [x, y], or from a single polygon.
 
-    What is none of these stays as it is.
+    Anything else is returned unchanged.
     """
     if not any(isinstance(polygon, list) for polygon in polygons) or _are_points(polygons):
         polygons = [polygons]
@@ -154,7 +154,7 @@ def _flat(polygons: list[Any]) -> list[Any]:
 
 
 def _are_points(values: Any) -> bool:
-    """Whether this is a list of three or more pairs of numbers."""
+    """Returns whether this is a list of three or more pairs of numbers."""
     return (
         isinstance(values, list)
         and len(values) >= 3
@@ -166,7 +166,7 @@ def _are_points(values: Any) -> bool:
 
 
 def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
-    """Whether x, y, x, y, … are three finite points or more that do not lie on one line."""
+    """Returns whether x, y, x, y, … are three or more finite points that are not collinear."""
     if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
         return False
     offsets = numbers.reshape(-1, 2) - numbers[:2]
@@ -175,7 +175,7 @@ def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
 
 
 def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Compressed RLE of the image's size; run lengths are checked here because pycocotools trusts them."""
+    """Returns compressed RLE of the image's size; validates run lengths, because pycocotools does not."""
     if segmentation.get("size") != list(size):
         raise Rejected(Problem.RLE_SIZE)
     counts = segmentation.get("counts")
