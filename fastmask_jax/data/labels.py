@@ -1,4 +1,4 @@
-"""Which windows are positive, which are hard negatives, and which of them are trained on (docs/network.md §2)."""
+"""Labels windows as positive or hard negative and samples those to train on (docs/network.md §2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class LabelSpec:
 
 
 class WindowLabels(NamedTuple):
-    """Every window of an image with its label."""
+    """All windows of an image with their labels."""
 
     windows: Int32[np.ndarray, "N 3"]  # (level, i, j)
     matched: Int32[np.ndarray, "N"]  # number of the object for which the window is positive, −1: for none
@@ -38,7 +38,7 @@ class WindowLabels(NamedTuple):
     ]  # not positive, and known to hold no object that fits: random negatives come from here
 
     def within(self, chosen: Bool[np.ndarray, "N"]) -> "WindowLabels":
-        """The same windows; those that are not chosen are neither positive nor negative."""
+        """Returns the same windows; unselected ones become neither positive nor negative."""
         matched = np.where(chosen, self.matched, np.int32(-1))
         return WindowLabels(self.windows, matched, self.hard_negative & chosen, self.background & chosen)
 
@@ -48,7 +48,7 @@ class WindowLabels(NamedTuple):
 
 
 class WindowSample(NamedTuple):
-    """The windows of an image that are trained on; padding rows are windows (0, 0, 0) of weight 0."""
+    """The sampled windows of an image; padding rows are windows (0, 0, 0) of weight 0."""
 
     score_windows: Int32[np.ndarray, "S 3"]
     score_labels: Float32[np.ndarray, "S"]  # 1 positive, 0 negative; positives first, the first of `mask_windows`
@@ -59,12 +59,12 @@ class WindowSample(NamedTuple):
 
 
 def whole_boxes(boxes: Float[np.ndarray, "n 4"]) -> Int64[np.ndarray, "n 4"]:
-    """COCO boxes (x, y, width, height) rounded to whole original pixels, halves to even."""
+    """Rounds COCO boxes (x, y, width, height) to whole original pixels, half to even."""
     return np.rint(boxes).astype(np.int64)
 
 
 def trainable(boxes: Int[np.ndarray, "n 4"], crowd: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """Which objects get windows: all but crowds and those whose rounded box has no area."""
+    """Returns which objects get windows: all except crowds and those whose rounded box has no area."""
     return ~crowd & (boxes[:, 2:] > 0).all(axis=1)
 
 
@@ -78,17 +78,17 @@ def label_windows(
     unlabeled: Bool[np.ndarray, "H W"] | None = None,
     partly_labeled: bool = False,
 ) -> WindowLabels:
-    """Labels of all windows of a resized image. Borders of squares and of size ranges belong to them.
+    """Labels all windows of a resized image. Squares and size ranges include their borders.
 
-    Of several objects at the same distance from a window's center the first wins.
+    If several objects have the same distance from the center of a window, the first one is used.
 
     Args:
       boxes: `whole_boxes`, in original pixels.
-      crowd: which objects are crowds; they are left out, as are boxes without area.
+      crowd: which objects are crowds; they are ignored, as are boxes without area.
       original, resized: (height, width) of the image file, and of the image that the network sees.
       strides: strides of the levels in resized pixels.
-      unlabeled: pixels of regions whose objects are not labeled one by one (crowds); None: there are none.
-      partly_labeled: there may be other objects anywhere, so that windows away from every label are no negatives.
+      unlabeled: pixels of regions whose objects are not labeled individually (crowds); None: none.
+      partly_labeled: there may be unlabeled objects, so windows away from every label are not negatives.
     """
     objects = np.flatnonzero(trainable(boxes, crowd))
     corner, side = boxes[objects, 1::-1], boxes[objects, :1:-1]  # (y, x), (height, width)
@@ -128,7 +128,7 @@ def fitting_objects(
     strides: Sequence[int],
     spec: LabelSpec,
 ) -> Bool[np.ndarray, "L n"]:
-    """Which trainable objects fit the windows of each level; arguments as of `label_windows`."""
+    """Returns which trainable objects fit the windows of each level; arguments as in `label_windows`."""
     longest = (boxes[:, :1:-1] * np.array(resized) / np.array(original)).max(axis=1, initial=0)
     span = WINDOW * np.array(strides)[:, None]
     low = np.full(span.shape, spec.fit_low)
@@ -145,7 +145,7 @@ def _known(
     resized: tuple[int, int],
     unlabeled: Bool[np.ndarray, "H W"] | None,
 ) -> Bool[np.ndarray, "rows columns"] | bool:
-    """Which windows of a level are not centered in an unlabeled region."""
+    """Returns which windows of a level are not centered in an unlabeled region."""
     if unlabeled is None:
         return True
     y = np.minimum(np.arange(rows) * stride * original[0] // resized[0], original[0] - 1)
@@ -154,12 +154,12 @@ def _known(
 
 
 def _any_covers(rows: Bool[np.ndarray, "m h"], columns: Bool[np.ndarray, "m w"]) -> Bool[np.ndarray, "h w"]:
-    """Where any of m rectangles, given by their rows and columns, lies: a product instead of m × h × w booleans."""
+    """Returns where any of m rectangles, given by rows and columns, lies: a product instead of m × h × w booleans."""
     return rows.T.astype(np.float32) @ columns.astype(np.float32) > 0
 
 
 def sample(labels: WindowLabels, rng: np.random.Generator, spec: LabelSpec) -> WindowSample:
-    """The windows to train on, drawn uniformly without replacement; fewer where there are fewer."""
+    """Samples windows to train on, uniformly without replacement; fewer if there are fewer."""
 
     def draw(candidates: Bool[np.ndarray, "N"], count: int) -> Int[np.ndarray, "k"]:
         numbers = np.flatnonzero(candidates)

@@ -1,4 +1,4 @@
-"""What the objectness attention of a level should say of each of its windows (docs/network.md §5)."""
+"""Draws the targets of the objectness attention of each level (docs/network.md §5)."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def attended_windows(
     strides: Sequence[int],
     spec: LabelSpec,
 ) -> Bool[np.ndarray, "N"]:
-    """Windows that should be attended to: for each level the union of the masks of the objects that fit it.
+    """Returns windows to attend to: for each level, the union of the masks of the objects that fit it.
 
     The union, in original pixels, is resized to the level's (h + 1) x (w + 1) windows by nearest neighbor: window
     (i, j) takes pixel (floor(i * H / (h + 1)), floor(j * W / (w + 1))) of the H x W original image.
@@ -72,7 +72,7 @@ def draw_objectness_targets(
 def place_in_bucket(
     targets: UInt8[np.ndarray, "N"], resized: tuple[int, int], bucket: tuple[int, int], strides: Sequence[int]
 ) -> UInt8[np.ndarray, "M"]:
-    """Targets of an image's own windows among all windows of its bucket, where the others are IGNORED."""
+    """Places the targets of an image's windows among all windows of its bucket; the others are IGNORED."""
     parts, start = [], 0
     for own, padded in zip(window_grids(*resized, strides), window_grids(*bucket, strides), strict=True):
         level = np.full(padded, IGNORED, np.uint8)

@@ -1,7 +1,7 @@
-"""Records and files → padded batches, in several processes, the same for any number of them (docs/network.md §2, §3).
+"""Loads records as padded training batches, in several processes; results do not depend on their number.
 
 A training batch is a pure function of (plan, seed, step): each image draws from `default_rng((seed, step, slot))`,
-`slot` being its place in the global batch. Nothing is kept between steps, so a run goes on from any step.
+where `slot` is its position in the global batch. There is no state between steps, so a run resumes at any step.
 """
 
 import gc
@@ -50,13 +50,12 @@ class TrainSpec:
     """How training images are changed, scaled and labeled (docs/network.md §1, §2); the defaults are the paper's.
 
     Attributes:
-      strides: of the levels, in resized pixels.
+      strides: strides of the levels, in resized pixels.
       long_edges: one of them is drawn for each image.
-      random_crop: of an image too large for its bucket at the drawn long edge, show a random part.
+      random_crop: take a random crop of an image that is too large for its bucket at the drawn long edge.
       color_jitter: strength of `augment.color_jitter`; 0: none.
-      copy_paste: at most so many objects of another image are laid over an image; see `augment.copy_paste`.
-      objectness_attention: the network attends to windows first: only windows that it should attend to are labeled,
-        and it gets targets itself.
+      copy_paste: maximum number of objects pasted from another image; see `augment.copy_paste`.
+      objectness_attention: label only windows to attend to, and draw targets for the objectness attention.
     """
 
     strides: tuple[int, ...]
@@ -78,7 +77,7 @@ class Records(Protocol):
 
 
 class Example(NamedTuple):
-    """One image of a training batch, all chosen and nothing drawn yet: pixels and targets go straight to the batch."""
+    """One image of a training batch before drawing: pixels and targets are written directly to the batch."""
 
     sample: Sample
     image_id: int
@@ -88,7 +87,7 @@ class Example(NamedTuple):
 
 
 class Labeled(NamedTuple):
-    """What is shown of an image, with its labels."""
+    """An image or a crop of it, with its labels."""
 
     shown: Sample
     resized: tuple[int, int]  # (height, width)
@@ -98,9 +97,9 @@ class Labeled(NamedTuple):
 
 
 def load_sample(record: Record) -> Sample:
-    """A record decoded, its boxes rounded to whole pixels (docs/network.md §2).
+    """Decodes a record and rounds its boxes to whole pixels (docs/network.md §2).
 
-    Errors:
+    Raises:
       ValueError: the image cannot be decoded, or its size is not that of the record; names file and id.
     """
     name = f"image {record.image_id} ({record.file_name})"
@@ -120,7 +119,7 @@ def load_sample(record: Record) -> Sample:
 def label_at_some_scale(
     drawn: Sample, spec: TrainSpec, bucket: tuple[int, int], rng: np.random.Generator, partly_labeled: bool = False
 ) -> Labeled:
-    """An image labeled at a random long edge; at another, a few times, while no window is positive."""
+    """Labels an image at a random long edge; tries a few others while no window is positive."""
     for _ in range(SCALE_TRIES):
         long_edge = int(rng.choice(spec.long_edges))
         if spec.random_crop:
@@ -147,10 +146,10 @@ def choose_example(
     bucket: tuple[int, int],
     rng: np.random.Generator,
 ) -> Example:
-    """Record `number` augmented and labeled, or one of the substitutes where it has no positive window.
+    """Augments and labels record `number`, or a substitute if it has no positive window.
 
-    "An image with no positive window is not trained on" (docs/network.md §2): where no substitute has one either, all
-    weights are 0.
+    An image without a positive window is skipped (docs/network.md §2): if no substitute has one either, all weights
+    are 0.
     """
     for _ in range(IMAGE_TRIES):
         record = source[number]
@@ -170,7 +169,7 @@ def choose_example(
 
 
 def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], strides: Sequence[int]) -> TrainBatch:
-    """Examples as a batch, their images resized and their targets drawn in place."""
+    """Packs examples into a batch, resizing images and drawing targets in place."""
     B = len(examples)
     grids = [(example.objectness_targets, example.resized) for example in examples if len(example.objectness_targets)]
     attention = [place_in_bucket(targets, resized, bucket, strides) for targets, resized in grids]
@@ -200,7 +199,7 @@ def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], str
 
 @dataclass(frozen=True)
 class BatchLoader:
-    """step → TrainBatch: what the worker processes run."""
+    """Maps a step to its TrainBatch; runs in the worker processes."""
 
     source: Records
     spec: TrainSpec
@@ -229,15 +228,15 @@ def train_batches(
     workers: int,
     seed: int,
 ) -> Iterator[TrainBatch]:
-    """Batches of the steps from `start_step` on, without end: this process's share of each global batch.
+    """Yields batches of the steps from `start_step` on, endlessly: this process's share of each global batch.
 
     Args:
       source: records; pickled to each worker process.
-      process_index, process_count: which share of the global batch: contiguous rows.
-      workers: processes that load whole batches in turn; 0 loads in a thread of this process.
+      process_index, process_count: share of the global batch: contiguous rows.
+      workers: processes that load whole batches in turn; 0: a thread of this process.
 
-    Errors:
-      ValueError: the batch cannot be shared evenly; scales larger than the plan's; later, a broken record (one line).
+    Raises:
+      ValueError: the batch cannot be shared evenly; scales exceed the plan's; later, an invalid record (one line).
     """
     if plan.batch_size % process_count:
         raise InvalidInput(f"batch_size={plan.batch_size} cannot be shared evenly by {process_count} processes")
@@ -252,9 +251,9 @@ def train_batches(
 
 
 def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
-    """The dataset's elements in order, made ahead of their use by `workers` processes, or by a thread where 0.
+    """Yields the dataset's elements in order, loaded ahead by `workers` processes, or by a thread if 0.
 
-    An error inside a worker comes out as the same error, of one line.
+    An error in a worker is raised as the same error, of one line.
     """
     if not flags.FLAGS.is_parsed():  # grain reads absl flags, which nobody parses in a test or a notebook
         flags.FLAGS.mark_as_parsed()
@@ -287,6 +286,6 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when its parent is gone without a word, which grain's workers would not notice."""
+    """Ends this worker when its parent was killed, which grain's workers would not notice."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,7 +1,7 @@
-"""From the `model` section of a config to the network.
+"""Builds the network from the `model` section of a config.
 
-A body is a module of its own and a row of BODIES (and, for weights under PyTorch's names, a row of
-`weights.torch_layout.BODY_NAMES`); a neck is a function and a row of `neck.NECKS`.
+A body is a module of its own and a row of BODIES (and, for weights with PyTorch names, a row of
+`weights.torch_layout.BODY_NAMES`); a neck is a function and a row of `neck.NECKS` (docs/extending.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
 
 
 def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastMask:
-    """The network that a config's `model` section describes.
+    """Builds the network that a config's `model` section describes.
 
     Args:
       model: fields of FastMask, with `body`: {"kind": a key of BODIES, and the fields of that body}, and `dtype` by
         name.
       axis_name: device axis of the window norm's moments in training.
 
-    Errors:
-      ValueError: an unknown body, neck, head, form or type, or a field that body or network does not have.
+    Raises:
+      ValueError: an unknown body, neck, head, form or dtype, or a field that body or network does not have.
     """
     fields = dict(model)
     name = fields.pop("dtype")
@@ -51,7 +51,7 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
 
 
 def initial_variables(model: FastMask, seed: int) -> dict[str, Any]:
-    """Weights and statistics before training; they do not depend on the size of the images."""
+    """Returns initial weights and statistics; they do not depend on the image size."""
     image = jnp.zeros((1, 64, 64, 3))
     size = jnp.full((1, 2), 64, jnp.int32)
     windows = jnp.zeros((1, 1, 3), jnp.int32)

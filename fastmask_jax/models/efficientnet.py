@@ -1,7 +1,7 @@
-"""EfficientNet-Lite to its fifth stage, with the last two stages run once for each stream on the same weights.
+"""EfficientNet-Lite to its fifth stage; the last two stages run once per stream with shared weights.
 
-Tan, Le, "EfficientNet", ICML 2019; the lite variants have no squeeze-and-excitation, and ReLU6 for swish. A pass of
-ImageNet weights needs their input, (RGB − 127) / 128, and their norms' epsilon, 1e-3.
+Tan, Le, "EfficientNet", ICML 2019; the lite variants have no squeeze-and-excitation, and ReLU6 instead of swish.
+ImageNet weights expect the input (RGB − 127) / 128 and a norm epsilon of 1e-3.
 """
 
 import math
@@ -29,16 +29,16 @@ _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x` cut to 0 ... 6."""
+    """Clips `x` to 0 ... 6."""
     return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
 
 
 class MBConv(nn.Module):
-    """An inverted bottleneck: 1x1 to more channels, depthwise k x k, 1x1 to few, and no activation after that.
+    """An inverted bottleneck: 1x1 expansion, depthwise k x k, 1x1 projection without activation.
 
     Attributes:
-      features: channels out.
-      expansion: times as many channels inside as come in; 1: without the first 1x1.
+      features: output channels.
+      expansion: ratio of hidden to input channels; 1: without the first 1x1.
       k: side of the depthwise kernel.
       train_norms: whether gradients reach the norms' scales and biases.
     """
@@ -55,7 +55,7 @@ class MBConv(nn.Module):
     ) -> Float[Array, "B h2 w2 Cout"]:
         """`x` is at `input_stride`, the result at `input_stride * stride`; the padding of neither is meaningful.
 
-        `begin` zeros stand before the first row and column for the depthwise kernel.
+        The depthwise convolution is padded by `begin` zeros before the first row and column.
         """
         y = x
         if self.expansion > 1:
@@ -76,21 +76,22 @@ class MBConv(nn.Module):
 class EfficientNetLite(nn.Module):
     """The body: one image, several streams of features.
 
-    A stage's output has few channels and both signs, which a neck's ReLU would halve. So the features are those of the
-    activated 1x1 convolution that comes next in the classifier: of five stages the first of stage 6, of seven the last.
+    The output of a stage has few channels of both signs, half of which a neck's ReLU would discard. The features are
+    therefore those of the activated 1x1 convolution that follows in the classifier: the first of stage 6 for five
+    stages, the last one for seven.
 
-    Where cells lie. A convolution of k and stride s starts (k - s) // 2 cells before its map, whatever the side: for
-    sides that s divides this is TensorFlow's "SAME", which the weights know, and for others it does not move, as "SAME"
-    would: so an image's features do not depend on its padding. Each halving moves the cells' centers half a cell (of
-    the finer map) to the right and down, though, 7.5 pixels at stride 16, and windows would not be centered on what
-    they show. The streams' own stride starts (k - s + 1) // 2 cells before its map instead, which amounts to the same
-    network on an image shifted by a cell of stride 8: centers then are -0.5 pixels off at stride 16, 3.5 at stride 24;
-    3.5, too, at stride 8, before the streams.
+    Alignment. A convolution of kernel k and stride s starts (k - s) // 2 cells before its map, for every side. For
+    sides divisible by s this is TensorFlow's "SAME", with which the weights were trained; unlike "SAME" it does not
+    shift for other sides, so the features of an image do not depend on its padding. Each halving shifts cell centers by
+    half a cell (of the finer map) right and down, 7.5 pixels at stride 16, and windows would not be centered on what
+    they show. The strided convolution of the streams starts (k - s + 1) // 2 cells before its map instead, which is
+    equivalent to shifting the image by a cell of stride 8. Centers are then off by -0.5 pixels at stride 16 and by 3.5
+    at stride 24, and by 3.5 at stride 8, before the streams.
 
     Attributes:
-      channels: of the stem, and out of each stage, the first five stages or all seven.
+      channels: output channels of the stem and of each stage, the first five stages or all seven.
       depths: blocks of each stage.
-      features: channels out.
+      features: output channels.
       stream_strides: stride of stage 4 in each stream: (2, 3) gives strides 16 and 24, (2,) the one-stream network.
       frozen_stages: no gradient reaches the first so many stages nor the stem; 0: it reaches everything.
       train_norms: whether gradients reach the norms' scales and biases; the statistics stay frozen all the same.
@@ -123,14 +124,14 @@ class EfficientNetLite(nn.Module):
     def __call__(
         self, image: Real[Array, "B H W 3"], size: Size, fine: bool = False
     ) -> tuple[Float[Array, "B _h _w _Cout"], ...]:
-        """Features of each stream, not negative, zero in the padding.
+        """Computes the features of each stream, nonnegative, zero in the padding.
 
         Args:
           image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
           size: resized (height, width) of each image in pixels, multiples of 4.
           fine: return the output of stage 3 (its few channels, of both signs), at `fine_stride`, before the streams.
 
-        Errors:
+        Raises:
           ValueError: `channels` and `depths` do not name the same stages, or `frozen_stages` reaches into the streams.
         """
         stages = len(self.depths)
@@ -191,7 +192,7 @@ class EfficientNetLite(nn.Module):
 def _run(
     blocks: list[MBConv], x: jax.Array, size: Size, input_stride: int, stride: int, centered: bool = False
 ) -> tuple[jax.Array, int]:
-    """A stage, the stride on its first block, and the stride of what comes out."""
+    """Runs a stage, with the stride on its first block; returns its output and the stride of that."""
     for block in blocks:
         begin = (block.k - stride + centered) // 2
         x = block(x, size, input_stride, stride, begin)  # remat wants its static arguments in place

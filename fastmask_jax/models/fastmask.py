@@ -33,7 +33,7 @@ WindowForm = Literal["gather", "patches", "conv"]
 
 
 class Sampled(NamedTuple):
-    """What training looks at; all float32."""
+    """Outputs for training; all float32."""
 
     levels: tuple[Float[Array, "B _h _w C"], ...]  # feature maps before the window norm
     scores: Float[Array, "B S"]  # objectness logits
@@ -43,7 +43,7 @@ class Sampled(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Proposals of each image, best first."""
+    """Proposals of each image, highest score first."""
 
     scores: Float[Array, "B K"]  # objectness probabilities; −1 where no (attended) window is left
     windows: Int[Array, "B K 3"]  # (level, i, j)
@@ -55,15 +55,16 @@ class FastMask(nn.Module):
     """FastMask over any body.
 
     Attributes:
-      body: a module of (image, size) → one feature map a stream, with `strides`, those of the streams. One with a
-        `fine_stride` takes `fine=True` to return the map before the streams, too.
-      strides: of the levels, ascending; each is a stream's stride doubled some times, or the body's `fine_stride`.
-      channels: C, of the level maps.
+      body: a module of (image, size) → one feature map per stream, with `strides`, those of the streams. A body with a
+        `fine_stride` accepts `fine=True` to also return the map before the streams.
+      strides: strides of the levels, ascending; each is a stream's stride times a power of two, or the body's
+        `fine_stride`.
+      channels: C, channels of the level maps.
       neck, neck_hidden: see Neck.
       head, mask_width, mask_conv_width: see MaskHead.
       objectness_widths, dropout: see ObjectnessHead.
       objectness_attention_width: see ObjectnessAttention; 0: all windows are scored.
-      attended_windows: with objectness attention, at most so many windows of an image are scored in use.
+      attended_windows: with objectness attention, maximum number of windows per image scored in inference.
       norm_decay: see WindowNorm.
       train_form: how training builds its windows: "gather" copies the sampled ones, "patches" builds all of them.
       score_form: how all windows are scored: "conv" never builds them, "patches" and "gather" do.
@@ -100,16 +101,16 @@ class FastMask(nn.Module):
 
     @property
     def fine_stride(self) -> int | None:
-        """Stride of the level that comes from before the streams; None: there is no such level."""
+        """Stride of the level from before the streams; None if there is no such level."""
         stride = getattr(self.body, "fine_stride", None)
         return stride if stride in self.strides and stride not in self.body.strides else None
 
     def levels(self, image: Real[Array, "B H W 3"], size: Size) -> tuple[Float[Array, "B _h _w C"], ...]:
-        """Level maps in the order of `strides`, before the window norm, zero in the padding."""
+        """Computes level maps in the order of `strides`, before the window norm, zero in the padding."""
         return self._reduced(self._features(image, size), size)
 
     def _features(self, image: jax.Array, size: Size) -> tuple[jax.Array, ...]:
-        """Features of the levels in the order of `strides`, with the channels of the body, zero in the padding."""
+        """Computes features of the levels in the order of `strides`, with the body's channels, zero in the padding."""
         if self.fine_stride is None:
             maps, streams = {}, self.body(image, size)
         else:
@@ -127,7 +128,8 @@ class FastMask(nn.Module):
         missing = sorted(set(self.strides) - set(maps))
         if missing:
             raise InvalidInput(
-                f"levels {missing} of strides={self.strides} are no doublings of the streams' {self.body.strides}"
+                f"levels {missing} of strides={self.strides} are not multiples of the streams' {self.body.strides} "
+                "by powers of 2"
             )
         return tuple(maps[s] for s in self.strides)
 
@@ -151,13 +153,13 @@ class FastMask(nn.Module):
         train: bool = False,
         dropout_keys: jax.Array | None = None,
     ) -> Sampled:
-        """Scores, attention and masks of chosen windows.
+        """Computes scores, attention and masks of selected windows.
 
         Args:
           image: resized RGB, 0 to 255, padded to a bucket; uint8 or float.
           size: resized (height, width) of each image, multiples of 4.
           score_windows, mask_windows: (level, i, j).
-          train: window norm by the moments of this batch; else by the stored ones.
+          train: normalize windows by the moments of this batch; otherwise by the stored ones.
           dropout_keys: [B] random keys, or None for no dropout.
         """
         features = self._features(image, size)
@@ -175,7 +177,7 @@ class FastMask(nn.Module):
         return Sampled(levels, scores, mask_logits, attention, self._attention(features, size))
 
     def propose(self, image: Real[Array, "B H W 3"], size: Size, count: int) -> Decoded:
-        """The `count` windows of highest objectness of each image, decoded; best first.
+        """Decodes the `count` windows of highest objectness of each image, highest first.
 
         With objectness attention, only windows that it attends to are scored (see `attended`). Ties go to the earlier
         window (levels in the order of `strides`, row by row; with objectness attention the one of more attention).
@@ -198,7 +200,7 @@ class FastMask(nn.Module):
         return Decoded(scores, windows, mask_logits, nn.sigmoid(attention))
 
     def score_all(self, levels: Sequence[Float[Array, "B _h _w C"]], affine: tuple, size: Size) -> Float[Array, "B N"]:
-        """Objectness logits of every window of the padded maps, −inf for those that are not the image's own."""
+        """Computes objectness logits of every window of the padded maps; −inf outside the image's own grid."""
         logits = []
         for level, (stride, x) in enumerate(zip(self.strides, levels, strict=True)):
             rows, columns = x.shape[1] + 1, x.shape[2] + 1
@@ -232,7 +234,7 @@ class FastMask(nn.Module):
 
 
 def chain_of(base: int, largest: int) -> list[int]:
-    """Strides reached from a stream's by necks: base, 2 base, 4 base ... up to `largest`."""
+    """Returns the strides that necks reach from a stream: base, 2 base, 4 base ... up to `largest`."""
     chain = [base]
     while chain[-1] * 2 <= largest:
         chain.append(chain[-1] * 2)
@@ -240,14 +242,14 @@ def chain_of(base: int, largest: int) -> list[int]:
 
 
 def _top(logits: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
-    """The `count` largest and their places; −inf at places beyond n where there are fewer."""
+    """Returns the `count` largest values and their indices; −inf at indices beyond n if there are fewer."""
     lacking = max(count - logits.shape[1], 0)
     best, at = jax.lax.top_k(jnp.pad(logits, ((0, 0), (0, lacking)), constant_values=-jnp.inf), count)
     return best, at
 
 
 def _window_number(windows: Int[Array, "B K 3"], levels: Sequence[jax.Array]) -> Int[Array, "B K"]:
-    """Place of windows among all windows of the padded maps."""
+    """Returns the index of windows among all windows of the padded maps."""
     counts, columns = zip(*(((x.shape[1] + 1) * (x.shape[2] + 1), x.shape[2] + 1) for x in levels), strict=True)
     starts = [sum(counts[:n]) for n in range(len(counts))]
     level = windows[..., 0]

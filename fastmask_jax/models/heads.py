@@ -1,6 +1,6 @@
 """The two heads over a window: objectness, and the attentional (or standard) mask head (docs/network.md §1).
 
-Letters: B images, K windows of an image, C channels.
+Letters: B images, K windows per image, C channels.
 """
 
 import jax
@@ -20,12 +20,12 @@ _fc_init = nn.initializers.he_normal()
 
 
 class ObjectnessHead(nn.Module):
-    """One logit a window: FC 512, ReLU, dropout; FC 1024, ReLU; FC 1.
+    """Predicts one logit per window: FC 512, ReLU, dropout; FC 1024, ReLU; FC 1.
 
     Attributes:
-      widths: of the two hidden layers.
+      widths: widths of the two hidden layers.
       dropout: rate after the first.
-      dtype: of the computation; logits are float32.
+      dtype: dtype of the computation; logits are float32.
     """
 
     widths: tuple[int, int] = (512, 1024)
@@ -36,12 +36,12 @@ class ObjectnessHead(nn.Module):
     def __call__(
         self, windows: Float[Array, "..."], form: str = "windows", dropout_keys: jax.Array | None = None
     ) -> Float[Array, "..."]:
-        """Logits of windows in the forms of WindowDense, without a last axis.
+        """Computes logits of windows in the forms of WindowDense, without a last axis.
 
         Args:
           windows, form: see WindowDense.
-          dropout_keys: [B] keys, one an image, or None: no dropout. A key an image, not a batch, makes the noise the
-            same however a batch is split over devices.
+          dropout_keys: [B] keys, one per image, or None: no dropout. With one key per image, the noise does not
+            depend on how a batch is split over devices.
         """
         x = nn.relu(WindowDense(self.widths[0], dtype=self.dtype, name="fc1")(windows, form))
         if dropout_keys is not None and self.dropout > 0:
@@ -53,7 +53,7 @@ class ObjectnessHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """40x40 mask logits of a window, and its 10x10 attention logits.
+    """Predicts 40x40 mask logits and 10x10 attention logits of a window.
 
     With `conv_width`, a convolutional branch adds detail to the fully connected one: 1x1 to `conv_width` channels and
     two 3x3 convolutions on the window's 10x10 cells, then 4x4 logits from each cell. It starts at zero.
@@ -61,9 +61,9 @@ class MaskHead(nn.Module):
     Attributes:
       kind: one of HEADS: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has
         no attention.
-      width: of the hidden layer (no bias, frozen norm, no ReLU).
-      conv_width: channels of the convolutional branch; 0: there is none, as in the paper.
-      dtype: of the computation; logits are float32.
+      width: width of the hidden layer (no bias, frozen norm, no ReLU).
+      conv_width: channels of the convolutional branch; 0: no branch, as in the paper.
+      dtype: dtype of the computation; logits are float32.
     """
 
     kind: str = "attentional"
@@ -75,7 +75,7 @@ class MaskHead(nn.Module):
     def __call__(
         self, windows: Float[Array, "B K 10 10 C"]
     ) -> tuple[Float[Array, "B K 40 40"], Float[Array, "B K 10 10"]]:
-        """(mask logits, attention logits); the standard head's attention logits are zeros."""
+        """Returns (mask logits, attention logits); the attention logits of the standard head are zeros."""
         attention = jnp.zeros(windows.shape[:-1], jnp.float32)
         if self.kind == "attentional":
             attention = WindowDense(WINDOW**2, dtype=self.dtype, name="attention")(windows)
@@ -104,6 +104,6 @@ class MaskHead(nn.Module):
 
 
 def upscale(logits: Float[Array, "... 40 40"]) -> Float[Array, "... 160 160"]:
-    """Mask logits enlarged as in the spec: two small matrix products."""
+    """Upsamples mask logits (docs/network.md §1) by two small matrix products."""
     up = jnp.asarray(upscale_matrix())
     return jnp.einsum("...ij,yi,xj->...yx", logits, up, up, precision=jax.lax.Precision.HIGHEST)

@@ -1,6 +1,6 @@
-"""The neck: halves a feature map, on one set of weights for every step of every stream (docs/network.md §1).
+"""The neck: downsamples a feature map by 2, with shared weights for every step of every stream (docs/network.md §1).
 
-A kind of neck is a function of (x, size, stride, hidden, dtype) and a row of NECKS.
+A kind of neck is a function of (x, size, stride, hidden, dtype) and a row of NECKS (docs/extending.md).
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from fastmask_jax.models.pointwise import Pointwise
 
 
 def average(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
-    """avgpool2(x); no parameters."""
+    """Computes avgpool2(x); no parameters."""
     return average_pool2(x, size, stride)
 
 
 def maximum(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
-    """maxpool2(x); no parameters."""
+    """Computes maxpool2(x); no parameters."""
     return max_pool2(x, size, stride)
 
 
 def residual(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
-    """relu(avgpool2(x) + avgpool2(conv1x1(relu(conv3x3(x))))), the convolutions near zero at the start."""
+    """Computes relu(avgpool2(x) + avgpool2(conv1x1(relu(conv3x3(x))))); the convolutions start near zero."""
     return nn.relu(
         average_pool2(x + _convolved(x, size, stride, hidden, dtype, nn.initializers.normal(1e-5)), size, stride)
     )
 
 
 def feedforward(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
-    """relu(avgpool2(conv1x1(relu(conv3x3(x)))))."""
+    """Computes relu(avgpool2(conv1x1(relu(conv3x3(x)))))."""
     # There is no shortcut to pass the features on, so it must not start near zero.
     return nn.relu(average_pool2(_convolved(x, size, stride, hidden, dtype, nn.initializers.he_normal()), size, stride))
 
@@ -47,12 +47,12 @@ NECKS: dict[str, Callable[..., jax.Array]] = {
 
 
 class Neck(nn.Module):
-    """One step down the pyramid.
+    """One downsampling step of the pyramid.
 
     Attributes:
       kind: a key of NECKS.
-      hidden: channels between the two convolutions of a neck that has some.
-      dtype: of the computation.
+      hidden: channels between the two convolutions, if the neck has them.
+      dtype: dtype of the computation.
     """
 
     kind: str = "residual"
@@ -61,7 +61,7 @@ class Neck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
-        """`x` at `stride` → the map at `2 * stride`; both zero in the padding."""
+        """Maps `x` at `stride` to `2 * stride`; both are zero in the padding."""
         return NECKS[self.kind](x, size, stride, self.hidden, self.dtype)
 
 

@@ -1,4 +1,4 @@
-"""ResNet to its fourth stage, with the last stage run once for each stream on the same weights (docs/network.md §1)."""
+"""ResNet to its fourth stage; the last stage runs once per stream with shared weights (docs/network.md §1)."""
 
 from typing import Literal
 
@@ -20,10 +20,10 @@ _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut. The stride is an argument: the last stage runs at several.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut. The stride is an argument: the last stage runs at several.
 
     Attributes:
-      width: channels of the 3x3 convolution; four times as many come out.
+      width: channels of the 3x3 convolution; the output has four times as many.
       project: whether the shortcut is a strided 1x1 convolution (the first block of a stage).
       flavor: "caffe" puts the stride on the first 1x1, "torchvision" on the 3x3.
       train_norms: whether gradients reach the norms' scales and biases.

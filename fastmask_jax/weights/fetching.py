@@ -1,6 +1,6 @@
-"""Files that are named, not given: "SCHEME:NAME" → a file on this disk. A scheme is a row of FETCHERS.
+"""Resolves "SCHEME:NAME" to a local file. A scheme is a function and a row of FETCHERS.
 
-A name without a scheme, a row of BUNDLED, is a network that comes with this package.
+A name without a scheme, a row of BUNDLED, is a bundled network.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,20 @@ _HUB_TIMEOUT = 10  # seconds for the first answer
 
 
 def from_hub(name: str) -> Path:
-    """`model.safetensors` of a repository of the Hugging Face hub, from its cache on this disk or else downloaded.
+    """Returns `model.safetensors` of a Hugging Face repository, from the local cache or downloaded.
 
     Args:
-      name: "OWNER/REPOSITORY", and after an @ a revision.
+      name: "OWNER/REPOSITORY", with an optional revision after an @.
 
-    Errors:
-      FileNotFoundError: not to be had; says where to get it by other means.
+    Raises:
+      FileNotFoundError: not available; the message says where else to get it.
       ValueError: no such name.
     """
     try:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise InvalidInput(f"hf:{name} is fetched by huggingface_hub: pip install huggingface_hub") from None
+        raise InvalidInput(f"hf:{name} needs huggingface_hub: pip install huggingface_hub") from None
     repository, _, revision = name.partition("@")
     huggingface_hub.logging.set_verbosity_error()  # its retries would be told one by one
     where = {"repo_id": repository, "filename": _HUB_FILE, "revision": revision or None}
@@ -57,17 +57,17 @@ def from_hub(name: str) -> Path:
 
 
 def from_pypi(name: str) -> Path:
-    """The .pth file of an installed package, which is not imported.
+    """Returns the .pth file of an installed package without importing it.
 
     Args:
       name: a key of PACKAGES.
 
-    Errors:
-      FileNotFoundError: not installed; says how to install it.
+    Raises:
+      FileNotFoundError: not installed; the message says how to install it.
       ValueError: no such name.
     """
     if name not in PACKAGES:
-        raise InvalidInput(f"pypi:{name}: one of {', '.join(f'pypi:{known}' for known in PACKAGES)} is to be had")
+        raise InvalidInput(f"pypi:{name}: one of {', '.join(f'pypi:{known}' for known in PACKAGES)} is available")
     try:
         files = metadata.files(PACKAGES[name]) or ()
     except metadata.PackageNotFoundError:

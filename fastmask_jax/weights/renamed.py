@@ -1,4 +1,4 @@
-"""Names that networks and configs of earlier versions were saved under → those of today."""
+"""Translates names in networks and configs of earlier versions to current ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,12 +26,12 @@ ADDED = {
 
 
 def current_name(name: str, separator: str = ".") -> str:
-    """Today's name of an array, such as "params.neck.conv1.kernel"."""
+    """Returns the current name of an array, such as "params.neck.conv1.kernel"."""
     return separator.join(PARTS.get(part, part) for part in name.split(separator))
 
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a whole config under today's keys; keys and values that are neither old nor known stay."""
+    """Returns a copy of a whole config with current keys; unknown keys and values are unchanged."""
     new = _renamed(config, "")
     for section, keys in ADDED.items():
         if isinstance(new.get(section), dict):

