@@ -32,6 +32,7 @@ RUN_IN_ORDER = (
     "evaluate.md",
     "python.md",
     "formats.md",
+    "extending.md",
     "README.md",
 )  # each needs the earlier
 OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "tensorboard"}
