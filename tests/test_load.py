@@ -34,6 +34,12 @@ def test_the_name_of_a_config_is_known_everywhere(weights, tmp_path, monkeypatch
     assert not generator.loaded.initial and not generator.loaded.unused
 
 
+def test_the_default_is_the_bundled_network_for_photographs():
+    generator = fastmask_jax.load(compilation_cache=False)
+    assert generator.config.model.body.kind == "efficientnet_lite"
+    assert not generator.loaded.initial and not generator.loaded.unused
+
+
 def test_another_package_of_the_name_configs_is_in_nobodys_way(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("configs.")]:  # another test's
         monkeypatch.delitem(sys.modules, name)

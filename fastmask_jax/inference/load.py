@@ -12,25 +12,27 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator, Report, to_stderr
 from fastmask_jax.weights.sources import config_of, load_trained
 
+DEFAULT = "coco_few"  # the bundled network for photographs
 PUBLISHED = "coco"  # whose network the files of others are taken for
 CACHE = "~/.cache/fastmask_jax"
 
 
 def load(
-    weights: str | os.PathLike,
+    weights: str | os.PathLike = DEFAULT,
     *,
     config: str | os.PathLike | ConfigDict | None = None,
     overrides: Sequence[str] = (),
     compilation_cache: bool | str | os.PathLike = True,
     report: Report = to_stderr,
 ) -> ProposalGenerator:
-    """A trained network, ready to propose.
+    """Loads a trained network, ready to propose.
 
     Args:
-      weights: a working directory of train.py, or any other source of docs/weights.md.
+      weights: a working directory of train.py, or any other source of docs/weights.md. Default: the bundled network for
+        photographs.
       config: name of a bundled config with its variant after a colon ("coco_lite", "coco:zoom"), path of a config
         file with the same, or a config. None: the one that the network was trained with, or "coco" for files of others.
-      overrides: changes of the config, as on the command line: ["evaluation.long_edge=1300"].
+      overrides: changes of the config, as on the command line: ["evaluation.long_edges=1300"].
       compilation_cache: keep compiled programs on disk, so that the next process starts fast: True in
         $JAX_COMPILATION_CACHE_DIR, else where JAX was told to, else ~/.cache/fastmask_jax; or in a folder; False: do
         not. This is a setting of the whole process.

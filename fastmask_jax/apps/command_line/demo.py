@@ -12,10 +12,10 @@ from pathlib import Path
 from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
 
-SHAPES = "shapes"
-_NOTES = {  # on the networks that come along
-    SHAPES: "learnt in minutes from drawn shapes and not made for photographs: `--weights coco_few` is",
-    "coco_few": "learnt from 473 photographs of COCO",
+DEFAULT = "coco_few"
+_NOTES = {  # on the bundled networks
+    "shapes": "trained in minutes on drawn shapes, not on photographs",
+    DEFAULT: "trained on 473 fully and 3,199 partly labeled photographs",
 }
 
 
@@ -29,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--weights",
-        default=SHAPES,
+        default=DEFAULT,
         metavar="SPEC",
-        help="trained network: see docs/weights.md (default: shapes, a small one that comes along; "
-        "for photographs take coco_few)",
+        help=f"trained network: see docs/weights.md (default: {DEFAULT}, the bundled network for photographs)",
     )
     parser.add_argument(
         "--config",

@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         help="an image, a video, a folder (with subfolders), a pattern such as 'photos/**/*.jpg', or @LIST, a file "
         "with one of these per line",
     )
-    parser.add_argument("--weights", required=True, metavar="SPEC", help="trained network: see docs/weights.md")
+    parser.add_argument(
+        "--weights",
+        default="coco_few",
+        metavar="SPEC",
+        help="trained network: see docs/weights.md (default: coco_few, the bundled network for photographs)",
+    )
     parser.add_argument(
         "--config",
         help="config file, with a variant after a colon (default: that of a network of this project's own, "
