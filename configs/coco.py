@@ -128,6 +128,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.batch_size = 1  # of each device
     config.evaluation.proposals = 1_000
     config.evaluation.mask_threshold = 0.2
+    config.evaluation.stability_weight = 0.0  # ranks sharp masks first; 0: by objectness alone
     config.evaluation.rerank_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
     config.evaluation.limit = 0  # images by sorted id; 0: all
 

@@ -83,8 +83,11 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
 def _like(value: object, old: object) -> object:
     """`value` in the type of `old`, items of a tuple in that of its first; TypeError where it is of another."""
     if isinstance(old, tuple):
-        items = value if isinstance(value, list | tuple) else [value]  # 1300 stands for (1300,)
-        return tuple(_like(item, old[0]) if old else item for item in items)
+        if len(old) == 1 and isinstance(value, int | float):
+            value = (value,)  # long_edges=1300 means (1300,)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_like(item, old[0]) if old else item for item in value)
     if isinstance(old, float) and type(value) is int:
         return float(value)
     if type(value) is not type(old):

@@ -26,7 +26,9 @@ EVALUATION = {
     "batch_size": 1,
     "proposals": 100,
     "mask_threshold": 0.4,
+    "stability_weight": 0.0,
     "rerank_iou": 1.0,
+    "exif": "ignore",
 }
 
 
@@ -254,6 +256,27 @@ def test_reranking_is_that_of_a_plain_loop(generator, images, found):
     assert (np.diff(ours.scores) <= 0).all() and ours.scores[len(kept)] < ours.scores[len(kept) - 1]
 
 
+def test_stability_lowers_the_scores_of_vague_masks(tiny_network, generator, images, found):
+    ours = generator.propose(images[0], stability_weight=1.5, candidates=100)
+    model, variables = tiny_network
+    propose = jax.jit(lambda image, size: model.apply(variables, image, size, 100, method="propose"))
+    decoded = propose(images[0][None].astype(np.float32), np.array([images[0].shape[:2]]))
+    probabilities = 1 / (1 + np.exp(-np.asarray(decoded.mask_logits[0], np.float64)))
+    want = {}
+    for window, score, mask in zip(
+        np.asarray(decoded.windows[0]), np.asarray(decoded.scores[0], np.float64), probabilities, strict=True
+    ):
+        if score < 0:
+            continue
+        share = ((mask >= 0.6).sum() + 1) / ((mask >= 0.2).sum() + 1)
+        odds = score / (1 - score) * share**1.5
+        want[tuple(window.tolist())] = odds / (1 + odds)
+    assert len(ours) > 50 and (np.diff(ours.scores) <= 0).all()
+    assert ours.windows.tolist() != found[0].windows.tolist()
+    for window, score in zip(ours.windows.tolist(), ours.scores, strict=True):
+        assert score == pytest.approx(want[tuple(window)], rel=1e-2)  # a cell on a threshold may fall on either side
+
+
 def test_other_weights_share_the_compiled_programs(tiny_network, generator, images, found):
     model, variables = tiny_network
     scaled = jax.tree.map(lambda x: 1.1 * x, variables)
@@ -274,7 +297,7 @@ def test_other_weights_share_the_compiled_programs(tiny_network, generator, imag
         ({"mask_threshold": 1.0}, "mask_threshold=1.0: a probability"),
         ({"candidates": 0}, "candidates=0"),
         ({"long_edges": 0}, r"long_edges=\(0,\): at least 4 pixels"),
-        ({"long_edges": (96, 7.5)}, r"long_edges=\(96, 7.5\): one whole number or several"),
+        ({"long_edges": (96, True)}, r"long_edges=\(96, True\): one whole number or several"),
         ({"long_edges": ()}, r"long_edges=\(\): one whole number or several"),
         ({"rerank_iou": 1.5}, "rerank_iou=1.5: an IoU"),
         ({"batch_size": 0}, "batch_size=0"),

@@ -30,7 +30,7 @@ OLD_CONFIG = {  # what version 0.1.0 wrote for a tiny network; keys that have ke
     "labels": {"centre": 0.2},
     "optimizer": {"rule": "adam", "momentum": 0.8},
     "train": {"measure_norms": 2},
-    "evaluation": {"demote_iou": 0.7},
+    "evaluation": {"demote_iou": 0.7, "long_edge": 96},
 }
 NEW_CONFIG = {
     "model": {
@@ -43,7 +43,7 @@ NEW_CONFIG = {
     "labels": {"center": 0.2},
     "optimizer": {"name": "adam", "momentum": 0.8, "b1": 0.8, "bias_factor": 1.0},
     "train": {"norm_calibration_images": 2},
-    "evaluation": {"rerank_iou": 0.7, "exif": "ignore"},
+    "evaluation": {"rerank_iou": 0.7, "long_edges": [96], "stability_weight": 0.0, "exif": "ignore"},
 }
 
 
@@ -83,8 +83,9 @@ def assert_same(found, wanted):
 def test_keys_by_hand():
     assert current_config(OLD_CONFIG) == NEW_CONFIG
     assert current_config(NEW_CONFIG) == NEW_CONFIG
+    assert "workers" not in current_config({"evaluation": {"workers": 2}})["evaluation"]
     assert current_config({"evaluation": {}, "mine": {"rule": 3}}) == {
-        "evaluation": {"rerank_iou": 1.0, "exif": "ignore"},
+        "evaluation": {"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"},
         "mine": {"rule": 3},
     }
 

@@ -11,6 +11,7 @@ from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.proposals import Proposals, merged, mirrored_boxes
 from fastmask_jax.inference.views import View
 from fastmask_jax.masks.rle import masks_to_results
+from fastmask_jax.masks.stability import stable_scores
 from fastmask_jax.masks.suppression import reranked_scores
 from fastmask_jax.models.fastmask import Decoded
 
@@ -38,8 +39,7 @@ class Assembler:
           decoded: the windows of each view, best first.
         """
         options = self.options
-        parts = [self._pasted(pixels, *each) for each in zip(views, decoded, strict=True)]
-        found = merged(parts) if len(parts) > 1 else parts[0]
+        found = merged([self._pasted(pixels, *each) for each in zip(views, decoded, strict=True)])
         if options.rerank_iou < 1:
             scores = reranked_scores(found.scored_masks, options.rerank_iou)
             found = replace(found, scores=scores)[np.argsort(-scores, kind="stable")]
@@ -59,6 +59,8 @@ class Assembler:
         least = 0.0 if options.rerank_iou < 1 else options.score_threshold
         good = decoded.scores[: options.candidates] >= least
         scores, windows, logits, attention = (part[: len(good)][good] for part in decoded)
+        if options.stability_weight > 0:
+            scores = stable_scores(scores, logits, options.stability_weight)
         masks = masks_to_results(
             scores,
             windows,

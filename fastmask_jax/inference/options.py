@@ -23,6 +23,7 @@ _WANTED = {
     "min_part": _NUMBER,
     "fill_holes": _NUMBER,
     "mask_threshold": _NUMBER,
+    "stability_weight": _NUMBER,
     "rerank_iou": _NUMBER,
     "exif": (str, "'ignore' or 'apply'"),
     "candidates": _WHOLE,
@@ -51,12 +52,15 @@ class ProposeOptions:
         share of the mask's pixels.
       mask_threshold: minimum probability for a mask pixel, between 0 and 1; lower values give larger masks. None: the
         config's `evaluation.mask_threshold`.
+      stability_weight: 0 or more. The odds of each score are multiplied by the stability of its mask (see
+        `masks.stability`) to this power, so that sharp masks rank first. 0: off. None: the config's
+        `evaluation.stability_weight`.
       rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score and
         ranks after all others; nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
       exif: "ignore": masks are of the pixels as the image file stores them, as in COCO; "apply": of the image turned
         upright by its EXIF orientation. None: the config's `evaluation.exif`.
       candidates: number of windows decoded before suppression, reranking and filtering. None: `count`, or at least the
-        config's `evaluation.proposals` with `nms_iou`, `min_area` or `rerank_iou`.
+        config's `evaluation.proposals` with `nms_iou`, `min_area`, `stability_weight` or `rerank_iou`.
       long_edges: one or several test scales: long edge of the resized image, in pixels. Larger scales find smaller
         objects, at a cost that grows with the square. Proposals of several scales are merged; many objects are then
         found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
@@ -72,6 +76,7 @@ class ProposeOptions:
     min_part: float | int = 0
     fill_holes: float | int = 0
     mask_threshold: float | None = None
+    stability_weight: float | None = None
     rerank_iou: float | None = None
     exif: Exif | None = None
     candidates: int | None = None
@@ -96,9 +101,9 @@ class ProposeOptions:
         if self.exif is not None:
             check_exif(self.exif)
         self._check("candidates", self.candidates is None or self.candidates >= 1, "at least 1, or None")
-        self._check(
-            "rerank_iou", self.rerank_iou is None or 0 <= self.rerank_iou <= 1, "an IoU between 0 and 1, or None"
-        )
+        weight, rerank = self.stability_weight, self.rerank_iou
+        self._check("stability_weight", weight is None or 0 <= weight <= 100, "a number from 0 to 100, or None")
+        self._check("rerank_iou", rerank is None or 0 <= rerank <= 1, "an IoU between 0 and 1, or None")
         edges = self.long_edges or (MULTIPLE,)
         whole = all(isinstance(edge, Integral) and not isinstance(edge, _FLAG) for edge in edges)
         self._check("long_edges", whole and self.long_edges != (), "one whole number or several, or None")
@@ -131,12 +136,13 @@ class ProposeOptions:
         """Returns these options with the values of a config's `evaluation` section in place of None."""
         taken = {
             name: evaluation[name]
-            for name in ("mask_threshold", "rerank_iou", "exif", "long_edges")
+            for name in ("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges")
             if getattr(self, name) is None
         }
         options = dataclasses.replace(self, **taken)
         if options.candidates is None:
-            chosen_among = options.nms_iou < 1 or options.min_area > 0 or options.rerank_iou < 1
-            wanted = max(options.count, evaluation["proposals"]) if chosen_among else options.count
+            filtered = options.nms_iou < 1 or options.min_area > 0
+            ranked = options.rerank_iou < 1 or options.stability_weight > 0
+            wanted = max(options.count, evaluation["proposals"]) if filtered or ranked else options.count
             options = dataclasses.replace(options, candidates=wanted)
         return options

@@ -18,7 +18,7 @@ CONFIG_KEYS = {
     "evaluation.long_edge": "evaluation.long_edges",
 }
 ADDED = {
-    "evaluation": {"rerank_iou": 1.0, "exif": "ignore"},
+    "evaluation": {"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"},
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
     "losses": {"objectness_attention": 0.25},
     "optimizer": {"bias_factor": 1.0},
@@ -40,7 +40,7 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(evaluation, dict):
         evaluation.pop("workers", None)  # images are read in threads
         if isinstance(evaluation.get("long_edges"), int):
-            evaluation["long_edges"] = (evaluation["long_edges"],)
+            evaluation["long_edges"] = [evaluation["long_edges"]]
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and "momentum" in optimizer:
         optimizer.setdefault("b1", optimizer["momentum"])  # which adam took from there

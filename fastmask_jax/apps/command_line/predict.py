@@ -32,6 +32,7 @@ _OPTIONS = (
     "min_part",
     "fill_holes",
     "mask_threshold",
+    "stability_weight",
     "rerank_iou",
     "long_edges",
     "flip",
@@ -137,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         help="fill holes of a mask up to this size; below 1: a share of its pixels",
     )
     chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
+    chosen.add_argument(
+        "--stability_weight",
+        type=float,
+        metavar="W",
+        help="rank sharp masks first (default: the config's; 0: rank by objectness alone)",
+    )
     chosen.add_argument(
         "--rerank_iou",
         type=float,

@@ -20,6 +20,8 @@ from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.masks.coco_results import JsonListWriter
 from fastmask_jax.masks.drawing import PALETTE, distinct_colors, overlay
 
+DRAWING_THREADS = 4
+
 
 class PredictedVideo(NamedTuple):
     """What was written."""

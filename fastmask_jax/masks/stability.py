@@ -1,0 +1,30 @@
+"""Scores that know how sure the network is of a mask's outline."""
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+CERTAIN, POSSIBLE = 0.6, 0.2  # probabilities
+
+
+def stability(mask_logits: Float[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K"]:
+    """Returns how little each mask depends on its threshold: cells of probability ≥ 0.6 per cell of ≥ 0.2, at most 1.
+
+    One cell is added to both counts, so that an empty mask is stable.
+    """
+    certain, possible = (np.count_nonzero(mask_logits >= np.log(p / (1 - p)), axis=(1, 2)) for p in (CERTAIN, POSSIBLE))
+    return ((certain + 1) / (possible + 1)).astype(np.float32)
+
+
+def stable_scores(
+    scores: Float32[np.ndarray, "K"], mask_logits: Float[np.ndarray, "K 40 40"], weight: float
+) -> Float32[np.ndarray, "K"]:
+    """Lowers the scores of unstable masks: multiplies the odds of each score by `stability` ** `weight`.
+
+    Args:
+      scores: objectness probabilities; negative ones, of windows that do not exist, stay as they are.
+      mask_logits: of the windows.
+      weight: 0 changes nothing.
+    """
+    factor = stability(mask_logits) ** np.float32(weight)
+    lowered = scores * factor / (1 - scores + scores * factor)
+    return np.where(scores < 0, scores, lowered).astype(np.float32)
