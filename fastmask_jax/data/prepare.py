@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
+from fastmask_jax.data.coco.held_out import hold_out, write_annotations
+from fastmask_jax.data.coco.image_check import check
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.record_builder import PROBLEMS, build
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.records import INDEX, check_array_record
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
-from fastmask_jax.errors import MissingFile
+from fastmask_jax.errors import ExistingFile, InvalidInput, MissingFile
 
+HELD_OUT = "val.json"
 COCO_SPLITS = ("train", "val")
 _DOWNLOADS = "http://images.cocodataset.org"
 _IDS_OF_A_SPLIT = 1_000_000  # drawn images' ids start from 1, and those of val from as many later
@@ -24,8 +27,13 @@ def prepare_coco(
     workers: int,
     overwrite: bool = False,
     exif: Exif = "ignore",
+    val: float = 0.0,
+    seed: int = 0,
 ) -> str:
     """Writes one annotation file and its images as records to `out`/`split_name`.
+
+    With `val`, that share of the images is held out, chosen by `seed`: their annotations go to `out`/val.json, for
+    evaluation on the same image folder.
 
     Returns a readable summary of what was written and what was skipped.
 
@@ -36,11 +44,24 @@ def prepare_coco(
     directory = out / split_name
     refuse_existing(directory, INDEX, overwrite)
     split = read_instances(annotations, images)
+    lines = []
+    if val:
+        if (out / HELD_OUT).exists() and not overwrite:
+            raise ExistingFile(f"{out / HELD_OUT}: already exists; use --overwrite to build it again")
+        split, held = hold_out(split, val, seed)
+        checked = check(held, workers, exif)
+        if not checked:
+            raise InvalidInput(f"{annotations}: none of {len(held.images)} images to hold out is usable")
+        objects = sum(not one.crowd for image in checked for one in image.objects)
+        lines.append(f"{HELD_OUT}: {len(checked)} images held out, {objects} objects")
     built = build(split, directory, split_name=split_name, workers=workers, overwrite=overwrite, exif=exif)
-    lines = [
+    if val:
+        write_annotations(held, checked, out / HELD_OUT)
+    lines.insert(
+        0,
         f"{split_name}: {built.images} images ({built.without_objects} without objects), {built.objects} objects, "
-        f"{built.crowds} crowds"
-    ]
+        f"{built.crowds} crowds",
+    )
     if built.turned:
         lines.append(f"turned upright by their EXIF orientation: {built.turned} images")
     if not built.objects:

@@ -14,7 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     common = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "coco":
-        done = prepare_coco(args.annotations, args.images, args.out, args.split, exif=args.exif, **common)
+        chosen = {"exif": args.exif, "val": args.val, "seed": args.seed}
+        done = prepare_coco(args.annotations, args.images, args.out, args.split, **chosen, **common)
     elif args.command == "shapes":
         done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
     else:
@@ -35,6 +36,13 @@ def _positive_number(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
     return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share of the images: at least 0 and below 1")
+    return share
 
 
 def _split_name(text: str) -> str:
@@ -64,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--split", type=_split_name, default="train", metavar="SPLIT", help="name of the split (default: train)"
     )
+    own.add_argument(
+        "--val",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="hold out this share of the images, such as 0.2, for evaluation: their annotations go to DIR/val.json",
+    )
+    own.add_argument("--seed", type=_whole_number, default=0, help="chooses the images held out by --val (default: 0)")
     own.add_argument(
         "--exif",
         choices=("ignore", "apply"),

@@ -33,6 +33,7 @@ class CocoSplit:
 
     images: list[CocoImage]
     report: ProblemReport
+    categories: list[Any] = field(default_factory=list)  # as in the JSON file; not used
 
 
 def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
@@ -61,7 +62,9 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
             lost.add(whole_number(entry.get("id")))
     lost -= {None, *usable}
     _assign(_entries(content, "annotations", annotations), usable, lost, report)
-    return CocoSplit([usable[image_id] for image_id in sorted(usable)], report)
+    categories = content.get("categories")
+    images_by_id = [usable[image_id] for image_id in sorted(usable)]
+    return CocoSplit(images_by_id, report, categories if isinstance(categories, list) else [])
 
 
 def _load(path: Path) -> dict[str, Any]:
