@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("av")
+import av
+from av.stream import Disposition
+
 from fastmask_jax.apps.video.frames import Frame, VideoReader, VideoWriter
 
 COLORS = np.array([(200, 40, 30), (20, 220, 60), (30, 60, 210), (240, 240, 20), (128, 128, 128)], np.uint8)
@@ -89,6 +92,59 @@ def test_a_phone_held_upright_gives_upright_frames(tmp_path):
         theirs = next(opencv_frames(path))
         assert ours.shape == theirs.shape == ((48, 64, 3) if turn[0] else (64, 48, 3))
         np.testing.assert_allclose(middles(ours), middles(theirs), atol=4)
+
+
+MATRICES = {  # a, b, c, d of x' = a x + c y, y' = b x + d y, and what that makes of the picture
+    (-1, 0, 0, 1): lambda p: p[:, ::-1],
+    (1, 0, 0, -1): lambda p: p[::-1],
+    (-1, 0, 0, -1): lambda p: p[::-1, ::-1],
+    (0, 1, 1, 0): lambda p: p.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda p: p.swapaxes(0, 1)[::-1, ::-1],
+    (0, 1, -1, 0): lambda p: np.rot90(p, -1),
+    (0, -1, 1, 0): lambda p: np.rot90(p),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_mirrored_and_turned_pictures_of_pixels_that_are_not_square(tmp_path, matrix):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        a, b, c, d = (number << 16 for number in matrix)
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        given = next(frames((48, 64))).pixels
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(given, format="rgb24")))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as video:
+        read = list(video)
+    expected = MATRICES[matrix](given)
+    assert len(read) == 3 and read[0].pixels.shape == expected.shape
+    np.testing.assert_allclose(middles(read[0].pixels), middles(expected), atol=12)
+    assert read[0].aspect == (Fraction(4, 3) if matrix[0] else Fraction(3, 4))
+    with VideoWriter(tmp_path / "again.mp4", video.rate, video.time_base) as writer:
+        writer.write(read[0])
+    with VideoReader(tmp_path / "again.mp4") as again:
+        assert next(iter(again)).aspect == read[0].aspect
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_cover_picture_is_no_video(tmp_path, first):
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        streams = {}
+        for kind in ("mjpeg", "libx264") if first else ("libx264", "mjpeg"):
+            streams[kind] = container.add_stream(kind, rate=25)
+            streams[kind].width, streams[kind].height = 64, 48
+            streams[kind].pix_fmt = "yuvj420p" if kind == "mjpeg" else "yuv420p"
+        streams["mjpeg"].disposition = Disposition.attached_pic
+        for kind, count in (("mjpeg", 1), ("libx264", 5)):
+            for frame in frames((48, 64), count):
+                container.mux(streams[kind].encode(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")))
+            container.mux(streams[kind].encode(None))
+    with VideoReader(tmp_path / "v.mp4") as video:
+        assert len(list(video)) == 5
 
 
 def test_a_video_that_is_cut_off_gives_the_frames_that_it_has(tmp_path):

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmask_jax.apps.predict.file_kind import kind_of
 from fastmask_jax.errors import InvalidInput, MissingFile
 
-IMAGES = {".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
 LIST = "@"  # before the name of a file that lists others
 _NUMBER = re.compile(r"(\d+)$")
 
@@ -40,7 +39,7 @@ class Found(NamedTuple):
 
 
 def find_files(words: Sequence[str]) -> Found:
-    """Expands inputs into files, by their suffixes; a file given by name counts as an image with any suffix.
+    """Expands inputs into images and videos (see `file_kind`); a file given by name that is neither counts as an image.
 
     An input is a file; a folder, for all images and videos below it except hidden ones; a pattern with *, ? or [],
     where ** matches subfolders; or @LIST, a file with one input per line. Missing files of a list are not an error
@@ -65,8 +64,8 @@ def find_files(words: Sequence[str]) -> Found:
     if not files:
         others = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
         raise MissingFile(f"{', '.join(words)}: no images or videos there" + (f", but {others}" if others else ""))
-    videos = [file for file in files if file.path.suffix.lower() in VIDEOS]
-    images = [file for file in files if file.path.suffix.lower() not in VIDEOS]
+    videos = [file for file in files if kind_of(file.path) == "video"]
+    images = [file for file in files if kind_of(file.path) != "video"]
     return Found(images, videos, passed_over)
 
 
@@ -111,7 +110,7 @@ def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[
             gone = path.is_symlink() and not path.exists()  # whoever reads it will say so
             if any(name.startswith(".") for name in part.parts) or not (path.is_file() or gone):
                 continue
-            if path.suffix.lower() in IMAGES | VIDEOS:
+            if kind_of(path):
                 yield path, part
             else:
                 passed_over[path.suffix or "without a suffix"] += 1

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ class PredictedVideo(NamedTuple):
 
 class _Shown(NamedTuple):
     time: int
+    aspect: Fraction
     proposals: Proposals
     followed: Followed
 
@@ -59,7 +61,7 @@ def predict_video(
     Raises:
       FileNotFoundError, ValueError: no video, or PyAV cannot read it; one line.
     """
-    times: deque[int] = deque()
+    times: deque[tuple[int, Fraction]] = deque()
     tracker = Tracker()
     broken, interrupted = "", False
     frames = objects = 0
@@ -68,7 +70,7 @@ def predict_video(
         nonlocal broken
         try:
             for frame in video:
-                times.append(frame.time)
+                times.append((frame.time, frame.aspect))
                 yield frame.pixels
         except ValueError as error:
             if not times and not frames:
@@ -78,7 +80,7 @@ def predict_video(
     def followed(video: VideoReader) -> Iterator[_Shown]:
         for proposals in generator.propose_iter(pixels(video), options):
             best = worth_showing(proposals, shown)
-            yield _Shown(times.popleft(), best, tracker.follow(best.rles))
+            yield _Shown(*times.popleft(), best, tracker.follow(best.rles))
 
     with VideoReader(file.path) as video:
         progress = begin(video.length)
@@ -103,4 +105,5 @@ def predict_video(
 def _drawn(one: _Shown) -> tuple[Frame, _Shown]:
     colors = distinct_colors(PALETTE)[one.followed.slots % PALETTE]
     labels = [f"{score:.2f}" for score in one.proposals.scores]
-    return Frame(overlay(one.proposals.image, one.proposals.rles, labels, colors), one.time), one
+    pixels = overlay(one.proposals.image, one.proposals.rles, labels, colors)
+    return Frame(pixels, one.time, one.aspect), one

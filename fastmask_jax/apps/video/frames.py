@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8
 
@@ -21,14 +23,21 @@ _EVEN = 2  # yuv420p, which every player knows, halves both sides of the colors
 
 
 class Frame(NamedTuple):
-    """A frame of a video and its timestamp, in units of the reader's `time_base`."""
+    """A frame of a video.
+
+    Attributes:
+      pixels: RGB, upright.
+      time: timestamp, in units of the reader's `time_base`.
+      aspect: width of a pixel divided by its height, on the screen.
+    """
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: int
+    aspect: Fraction = Fraction(1)
 
 
 class VideoReader(AbstractContextManager):
-    """Reads the frames of a file's first video stream, upright and in presentation order.
+    """Reads the frames of a file's main video stream, upright and in presentation order; cover pictures are no video.
 
     Attributes:
       rate: average frames per second.
@@ -45,14 +54,18 @@ class VideoReader(AbstractContextManager):
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError) as error:
             raise InvalidInput(f"{path}: not readable as a video: {_reason(error)}") from None
-        if not self._container.streams.video:
+        pictures = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not pictures:
+            covers = " but a cover picture" if self._container.streams.video else ""
             self._container.close()
-            raise InvalidInput(f"{path}: the file has no video stream")
-        self._stream = self._container.streams.video[0]
+            raise InvalidInput(f"{path}: the file has no video stream{covers}")
+        best = self._container.streams.best("video")
+        self._stream = best if best in pictures else pictures[0]
         self._stream.thread_type = "AUTO"
         # Fraction: PyAV 19 has a rational type of its own
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.time_base = Fraction(self._stream.time_base)
+        self._aspect = Fraction(self._stream.sample_aspect_ratio or 1)
         # Sound may go on for longer than the stream, and an edit list may leave out some of it: the shorter one counts.
         of_file, of_stream = Fraction(self._container.duration or 0, av.time_base), self._stream.duration
         self._seconds = min(of_file, of_stream * self.time_base) if of_stream else of_file
@@ -74,7 +87,8 @@ class VideoReader(AbstractContextManager):
                 last = frame.pts if rises else last + step
                 first = last if first is None else first
                 frames += 1
-                yield Frame(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)), last)
+                upright, sideways = _turned(pixels, frame)
+                yield Frame(upright, last, 1 / self._aspect if sideways else self._aspect)
         except (av.FFmpegError, OSError) as error:
             raise InvalidInput(f"{self.path}: damaged after {frames} frames: {_reason(error)}") from None
         if not frames:
@@ -122,6 +136,7 @@ class VideoWriter(AbstractContextManager):
         context = self._stream.codec_context
         if not context.is_open:
             context.height, context.width = pixels.shape[:2]
+            context.sample_aspect_ratio = frame.aspect
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
@@ -137,6 +152,20 @@ class VideoWriter(AbstractContextManager):
         self._container.close()
         if begun and kind is None:
             self._part.replace(self.path)
+
+
+def _turned(pixels: UInt8[np.ndarray, "_H _W 3"], frame: av.VideoFrame) -> tuple[UInt8[np.ndarray, "_h _w 3"], bool]:
+    """A frame's pixels, turned and mirrored by its display matrix, and whether that exchanges height and width."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    sideways = False
+    if matrix is not None:
+        (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
+        # (a, b) and (c, d): where the picture's x and y axes point to on the screen
+        sideways = abs(b) > abs(a)
+        if sideways:
+            pixels, a, d = pixels.swapaxes(0, 1), c, b
+        pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels), sideways
 
 
 def _reason(error: Exception) -> str:

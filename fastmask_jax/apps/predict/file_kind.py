@@ -1,0 +1,61 @@
+"""Tells images and videos from other files, by content first and by suffix second."""
+
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["image", "video"]
+
+IMAGES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".pbm", ".pnm", ".gif", ".avif", ".heic", ".heif"),
+}
+VIDEOS = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".ts"),
+    *(".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),
+}
+# Their content looks like that of images or videos.
+_SOUND = {".m4a", ".m4b", ".mka", ".weba", ".wma", ".oga", ".ogg", ".opus"}
+_RAW = {".cr2", ".nef", ".nrw", ".arw", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc"}
+
+_HEAD = 1024
+_IMAGE_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"#?RADIANCE", b"#?RGBE"),
+)
+_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3", b".RMF")
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHER_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"crx ")  # sound, and Canon's raw files
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes
+_PACKETS = ((0, 188), (4, 192))  # of transport streams: where the first one is marked, and how far on the next
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Returns what a file is by its first bytes; by its suffix, if these say nothing or cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix in _SOUND | _RAW:
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        head = b""
+    by_suffix: Kind | None = "image" if suffix in IMAGES else "video" if suffix in VIDEOS else None
+    return _by_content(head) or by_suffix
+
+
+def _by_content(head: bytes) -> Kind | None:
+    if head.startswith(_IMAGE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "image"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
+        return "image"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4] in b"#0123456789":
+        return "image"
+    if head[4:8] == b"ftyp" and head[8:12] not in _OTHER_BRANDS:
+        return "image" if head[8:12] in _IMAGE_BRANDS else "video"
+    if head.startswith(_VIDEO_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return "video"
+    if head[4:8] in (b"moov", b"mdat", b"wide") or (head[:4] == b"OggS" and b"theora" in head):
+        return "video"
+    if any(len(head) > 4 * step and set(head[at::step][:4]) == {0x47} for at, step in _PACKETS):
+        return "video"
+    return None
