@@ -139,6 +139,21 @@ def test_any_number_of_images(flatbuffers, network, tmp_path):
         assert_same(function.call(weights, image, size), expected(model, variables, image, size))
 
 
+def with_objectness_attention(model):
+    """The same network with a finer level and attention, of whose windows 20 are scored at most."""
+    attentive = model.clone(strides=(4, *model.strides), objectness_attention_width=4, attended_windows=20)
+    return attentive, draw(attentive)
+
+
+def test_a_network_with_objectness_attention(flatbuffers, network, tmp_path):
+    model, variables = with_objectness_attention(network[1])
+    write_jax(tmp_path / "net.npz", model, variables, ExportSpec(64, 96, None, K, 96, 0.4))
+    function, about, weights = read(tmp_path / "net.npz")
+    assert about["strides"] == [4, 8, 12]
+    image, size = images(2), SIZES[:2]
+    assert_same(function.call(weights, image, size), expected(model, variables, image, size))
+
+
 def test_the_command_and_the_example(flatbuffers, own_weights, network, photo, tmp_path, capsys):
     out = tmp_path / "net.npz"
     arguments = ["--weights", str(own_weights), "--format", "jax", "--size", "64x96", "--batch", "2"]

@@ -12,7 +12,19 @@ from fastmask_jax.export.onnx_file import write_onnx
 from fastmask_jax.export.spec import ExportSpec
 from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.fastmask import FastMask
-from tests.test_export import SIZES, K, assert_same, check_example, draw, expected, images, network, own_weights, photo
+from tests.test_export import (
+    SIZES,
+    K,
+    assert_same,
+    check_example,
+    draw,
+    expected,
+    images,
+    network,
+    own_weights,
+    photo,
+    with_objectness_attention,
+)
 
 _ = network, own_weights, photo  # fixtures, which pytest finds by their names here
 REASON = "needs requirements-export.txt"
@@ -66,6 +78,14 @@ def test_a_listed_batch_of_the_fast_body(onnxruntime, tmp_path):
     assert real.sum(1).tolist() == [35 + 20, 28 + 15] and (found[0][~real] == -1).all()
     for row, count in enumerate(real.sum(1)):
         assert_same([x[row, :count] for x in found], [x[row, :count] for x in wanted])
+
+
+def test_a_network_with_objectness_attention(onnxruntime, network, tmp_path):
+    model, variables = with_objectness_attention(network[1])
+    write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 2, K, 96, 0.4))
+    started, _ = session(onnxruntime, tmp_path / "net.onnx")
+    image, size = images(2), SIZES[:2]
+    assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
 
 
 def test_half_precision_is_refused(network, tmp_path):
