@@ -118,6 +118,41 @@ def command(monkeypatch, data, workdir, **changed):
     return run_command(train.main)
 
 
+@pytest.mark.parametrize(("scaling", "rate"), [("linear", 0.05 * BATCH / 2), ("none", 0.05)])
+def test_a_batch_that_the_devices_cannot_share_grows(data, tmp_path, capsys, monkeypatch, scaling, rate):
+    """And the learning rate with it, in a line; the run keeps that batch on other devices."""
+    monkeypatch.setattr(jax, "device_count", lambda *_: BATCH)
+    config = settings(data, train__batch_size=1, train__images=0, optimizer__batch_scaling=scaling)
+    loop.run(config, tmp_path)
+    line = f"a step takes {BATCH} images, 1 on each device, not train.batch_size=1; the learning rate is {rate:g}, not"
+    assert line in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["batch_size"] == BATCH
+    assert config.train.batch_size == 1
+
+
+def test_a_run_keeps_its_batch(data, straight, capsys, monkeypatch):
+    _, workdir = straight
+    loop.run(settings(data, train__batch_size=1), workdir)
+    out = capsys.readouterr().out
+    assert f"a step takes {BATCH} images" in out and "nothing is left to do" in out and "changed since" not in out
+    monkeypatch.setattr(jax, "device_count", lambda *_: 5)
+    assert command(monkeypatch, data, workdir) == 2
+    assert f"a batch of {BATCH} images, which 5 devices cannot share evenly" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_costs_its_steps_alone(data, straight, tmp_path, capsys):
+    """The run goes on from the one before, and ends with the same weights."""
+    want, _ = straight
+    loop.run(settings(data, train__checkpoint_every=2), tmp_path)
+    (tmp_path / f"checkpoints/{STEPS}/state/_METADATA").write_text("{")
+    capsys.readouterr()
+    outcome = loop.run(settings(data, train__checkpoint_every=2), tmp_path)
+    out = capsys.readouterr().out
+    assert f"checkpoints/{STEPS}: not a whole checkpoint" in out and "going on from step 2 of 4" in out
+    assert_bit_equal(outcome.state, want)
+    assert Checkpoints(tmp_path).steps == [2, STEPS] and (tmp_path / "damaged" / str(STEPS)).is_dir()
+
+
 def test_another_network_is_refused_in_a_line(data, straight, capsys, monkeypatch):
     _, workdir = straight
     config = (workdir / "config.json").read_text()
@@ -153,12 +188,21 @@ def test_nan_stops_with_step_images_and_the_last_good_checkpoint(data, tmp_path,
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: the loss is nan in step 3 (images [") and "\n" not in error
     assert all(int(n) in numbers for n in error.partition("[")[2].partition("]")[0].split(","))
-    # Checkpoint 2 holds the weights from which the NaN came: one before is known to have given a loss.
-    assert "the last good checkpoint is step 1" in error
+    assert "the last checkpoint is step 2 (moved away, the run goes on from step 1)" in error
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.steps == [1]
+    assert checkpoints.steps == [1, 2]
     template = jax.eval_shape(lambda: straight_template(data))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(checkpoints.restore(template, 1)))
+    for step in checkpoints.steps:
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(checkpoints.restore(template, step)))
+
+
+def test_nothing_is_deleted_after_nan(data, tmp_path, capsys, monkeypatch):
+    """Not even the checkpoint that the NaN came of: it may be the best one."""
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: {BEST: 0.5})
+    poisoned(monkeypatch, 2)
+    assert command(monkeypatch, data, tmp_path, train__evaluate_every=2, train__keep_checkpoints=1) == 1
+    assert "the last checkpoint is step 2. A lower" in capsys.readouterr().err
+    assert (Checkpoints(tmp_path).steps, Checkpoints(tmp_path).best) == ([2], 2)
 
 
 def straight_template(data):
@@ -174,7 +218,7 @@ def test_any_reading_that_is_no_number_stops(tmp_path, broken):
     metrics = {name: np.float32(1) for name in ("loss", "gradient_norm", "update_norm")} | {broken: np.float32("inf")}
     checkpoints = Checkpoints(tmp_path, {})
     with pytest.raises(loop.Diverged, match=rf"the {broken.replace('_', ' ')} is inf in step 1 .*nothing is saved yet"):
-        loop._read(loop._Pending(0, np.array([7]), metrics), checkpoints, 0)
+        loop._checked(loop._Pending(0, np.array([7]), metrics), checkpoints)
     checkpoints.close()
 
 

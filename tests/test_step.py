@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.build import build_model
-from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
+from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, shared_batch_size, split
 from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer
 from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, make_step, on_device
@@ -185,15 +186,14 @@ def test_an_image_without_positives_weighs_nothing(prepared, alone):
     np.testing.assert_allclose(8 * all_counted["mask"] - only_last["mask"], 7 * counted["mask"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("images", [0, 3, 12])
-def test_batches_that_devices_cannot_share(images):
-    devices = jax.device_count()
-    if images % devices:
-        fitting = -(-images // devices) * devices
-        with pytest.raises(ValueError, match=rf"batch_size={images} cannot be shared .* such as {fitting}"):
-            check_batch_size(images)
-    else:
-        check_batch_size(images)
+@pytest.mark.parametrize("images", [1, 3, 8, 12])
+def test_a_batch_grows_to_what_the_devices_can_share(images):
+    size = shared_batch_size(images)
+    assert size % DEVICES == 0 and images <= size < images + DEVICES
+    check_batch_size(size)
+    if DEVICES > 1:
+        with pytest.raises(InvalidInput, match=f"a batch of {size + 1} images, which {DEVICES} devices cannot share"):
+            check_batch_size(size + 1)
 
 
 def test_moving_average_follows_the_weights(prepared):

@@ -35,11 +35,17 @@ def split(batch: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
 
 
+def shared_batch_size(batch_size: int) -> int:
+    """The least batch of at least `batch_size` images that all devices of all processes can share evenly."""
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices
+
+
 def check_batch_size(batch_size: int) -> None:
-    """ValueError where the global batch cannot be shared evenly by all devices of all processes."""
+    """InvalidInput where all devices of all processes cannot share a run's batch evenly."""
     devices = jax.device_count()
     if batch_size % devices:
         raise InvalidInput(
-            f"train.batch_size={batch_size} cannot be shared evenly by {devices} devices: "
-            f"choose a multiple, such as {-(-batch_size // devices) * devices}"
+            f"this run has a batch of {batch_size} images, which {devices} devices cannot share evenly: go on with "
+            f"fewer devices (CUDA_VISIBLE_DEVICES), or begin anew in another --workdir"
         )

@@ -2,8 +2,9 @@
 
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from fastmask_jax.data.batches import TrainBatch
@@ -18,24 +20,27 @@ from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
-from fastmask_jax.errors import InvalidInput
+from fastmask_jax.errors import InvalidInput, UserError
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, split
+from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, shared_batch_size, split
 from fastmask_jax.training.evaluation import Evaluation, check_evaluation
 from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
-from fastmask_jax.training.optimizer import build_optimizer
+from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
 from fastmask_jax.training.progress_pictures import training_pictures
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, create_state, make_step, on_device
-from fastmask_jax.weights.checkpoints import Checkpoints, save_config
+from fastmask_jax.weights.checkpoints import Checkpoints, Resumed, save_config
 from fastmask_jax.weights.sources import load_weights
 
 IN_FLIGHT = 2  # steps whose losses are not read yet: reading one sooner would make the host wait for the devices
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError, RuntimeError):
     """The loss is no number any more."""
+
+
+TrainingData = tuple[MixedRecords, TrainSpec, BatchPlan]
 
 
 class Outcome(NamedTuple):
@@ -51,7 +56,7 @@ class _Pending(NamedTuple):
     metrics: Mapping[str, jax.Array]
 
 
-def training_data(config: ConfigDict, batch_size: int) -> tuple[MixedRecords, TrainSpec, BatchPlan]:
+def training_data(config: ConfigDict, batch_size: int) -> TrainingData:
     """The records of a config, how its images are labeled, and which image comes when."""
     others = [
         RecordSet(RecordSource(one.records), one.weight, one.partly_labeled)
@@ -82,9 +87,10 @@ def training_data(config: ConfigDict, batch_size: int) -> tuple[MixedRecords, Tr
 
 
 def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcome:
-    """Trains until `train.images` are seen, going on from the latest checkpoint of `workdir` if there is one.
+    """Trains until `train.images` are seen, going on from the latest whole checkpoint of `workdir` if there is one.
 
-    The state after a step is a function of config, seed and weights alone, however often the run was stopped.
+    The state after a step is a function of config, seed and weights alone, however often the run was stopped. A run
+    keeps the batch that it began with; it may go on with other devices, if they can share that batch evenly.
 
     Args:
       config: the whole config.
@@ -93,20 +99,19 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
 
     Errors:
       ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
-      Diverged: the loss became NaN or infinite; names the step, its images and the last good checkpoint.
+      Diverged: the loss became NaN or infinite; names the step, its images and the last checkpoint.
     """
-    check_batch_size(config.train.batch_size)
     check_evaluation(config)
-    source, spec, plan = training_data(config, config.train.batch_size)
-    total_steps = -(-config.train.images // config.train.batch_size)
+    asked, config = config, with_batch_of_run(config, workdir)
+    data = training_data(config, config.train.batch_size)
     model = build_model(config.model.to_dict(), axis_name=AXIS)
     optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
-    checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
-    start = checkpoints.latest or 0
     begin = partial(create_state, model, optimizer, config.seed, config.optimizer.average_decay > 0)
     template = jax.eval_shape(begin)
-    if start:
-        checkpoints.check(template, start)
+    total_steps = -(-config.train.images // config.train.batch_size)
+    checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
+    resumed = checkpoints.resume(template)
+    start = resumed.step if resumed else 0
     if jax.process_index() == 0:
         save_config(workdir, config)
     with (
@@ -120,79 +125,154 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
             quiet=jax.process_index() > 0,
         ) as reporter,
     ):
-        reporter.say(
-            f"{plan.images} images to train on ({plan.left_out} without an object left out), "
-            f"{sum(x.size for x in jax.tree.leaves(template.params)):,} parameters, "
-            f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
-        )
-        if start:
-            state = checkpoints.restore(template, start)
-            instead = ", not from --weights" if weights else ""
-            reporter.say(f"going on from step {start} of {total_steps} ({workdir}){instead}")
-            for change in checkpoints.changes(start):
-                reporter.say(f"changed since then: {change}")
-        else:
-            state = _fresh(config, model, begin(), weights, reporter)
+        _say_what_begins(reporter, data, template, asked, config)
+        if resumed:
+            _say_what_goes_on(reporter, resumed, total_steps, workdir, weights)
+        state = resumed.state if resumed else _fresh(config, model, begin(), weights, reporter)
+        del resumed  # which would keep a copy of the state on the device
         if start >= total_steps:
             reporter.say("nothing is left to do: this run is finished; more train.images would make it longer")
             return Outcome(state, None)
+        spec = _loss_spec(config)
+        step = map_over_devices(make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay))
         state = replicate(state)
-        step_function = map_over_devices(
-            make_step(model, optimizer, _loss_spec(config), config.seed, config.optimizer.average_decay)
+        training = _Training(config, workdir, model, schedule, checkpoints, reporter, stop, start, state)
+        training.go_on(step, data, total_steps)
+    return Outcome(training.state, stop[0] if stop else None)
+
+
+def with_batch_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with the batch that the run takes as `train.batch_size`.
+
+    A run that has checkpoints keeps its batch, since its steps count images in it. A fresh one takes the least batch,
+    from `train.batch_size` on, that the devices can share evenly.
+
+    Errors:
+      InvalidInput: these devices cannot share the batch that the run began with.
+    """
+    begun = None
+    if (workdir / "checkpoints").is_dir():
+        with closing(Checkpoints(workdir)) as checkpoints:
+            begun = (checkpoints.latest_config() or {}).get("train", {}).get("batch_size")
+    size = begun or shared_batch_size(config.train.batch_size)
+    check_batch_size(size)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.train.batch_size = size
+    return config
+
+
+def _say_what_begins(
+    reporter: Reporter, data: TrainingData, template: TrainState, asked: ConfigDict, config: ConfigDict
+) -> None:
+    devices, plan = jax.device_count(), data[2]
+    reporter.say(
+        f"{plan.images} images to train on ({plan.left_out} without an object left out), "
+        f"{sum(x.size for x in jax.tree.leaves(template.params)):,} parameters, "
+        f"{devices} device(s) of kind {jax.devices()[0].device_kind}"
+    )
+    sizes = asked.train.batch_size, config.train.batch_size
+    if sizes[0] != sizes[1]:
+        rates = [peak_learning_rate(config.optimizer.to_dict(), size) for size in sizes]
+        reporter.say(
+            f"a step takes {sizes[1]} images, {sizes[1] // devices} on each device, not train.batch_size={sizes[0]}; "
+            f"the learning rate is {rates[1]:g}, not {rates[0]:g} (optimizer.batch_scaling="
+            f"{config.optimizer.batch_scaling!r})"
         )
-        if config.train.picture_every:
-            fixed = _first(_batches(config, source, spec, plan, 0, workers=0))  # the images of the pictures
-        reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
 
-        evaluation = Evaluation(model, config, workdir, reporter.say)
-        batches = _batches(config, source, spec, plan, start, workers=config.data.workers)
-        pending: deque[_Pending] = deque()
-        seen: list[dict[str, float]] = []
-        step = start
 
-        def read(but: int = 0) -> None:
-            while len(pending) > but:
-                seen.append(_read(pending.popleft(), checkpoints, start))
+def _say_what_goes_on(
+    reporter: Reporter, resumed: Resumed, total_steps: int, workdir: Path, weights: str | None
+) -> None:
+    for line in resumed.passed_over:
+        reporter.say(line)
+    instead = ", not from --weights" if weights else ""
+    reporter.say(f"going on from step {resumed.step} of {total_steps} ({workdir}){instead}")
+    for change in resumed.changes:
+        reporter.say(f"changed since then: {change}")
 
-        def log() -> None:
-            means = {key: float(np.mean([one[key] for one in seen])) for key in seen[0]}
-            reporter.log(step, {**means, "learning_rate": float(schedule(step - 1))})
-            seen.clear()
 
+@dataclass
+class _Training:
+    """A run from one start to its end or a signal: steps, and what is due after some of them.
+
+    Attributes:
+      config, workdir, model, schedule, checkpoints, reporter: of the run.
+      stop: not empty after a signal.
+      step: steps done.
+      state: after them, on every device.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    model: FastMask
+    schedule: optax.Schedule
+    checkpoints: Checkpoints
+    reporter: Reporter
+    stop: list[signal.Signals]
+    step: int
+    state: TrainState
+
+    def __post_init__(self) -> None:
+        self._start = self.step
+        self._evaluate = Evaluation(self.model, self.config, self.workdir, self.reporter.say)
+        self._pending: deque[_Pending] = deque()
+        self._seen: list[dict[str, float]] = []  # metrics since the last log
+
+    def go_on(self, step_function: Callable, data: TrainingData, total_steps: int) -> None:
+        """Takes steps until all are done or a signal comes, and saves the last."""
+        shown = None
+        if self.config.train.picture_every:
+            shown = _first(_batches(self.config, data, 0, workers=0))  # the images of the pictures
+        self.reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
+        batches = _batches(self.config, data, self._start, workers=self.config.data.workers)
         try:
-            while step < total_steps and not stop:
-                batch = next(batches)
-                state, metrics = step_function(state, split(on_device(batch)))
-                pending.append(_Pending(step, batch.image_id, metrics))
-                step += 1
-                due = {key: config.train[key] > 0 and step % config.train[key] == 0 for key in _PERIODS}
-                read(but=0 if any(due.values()) else IN_FLIGHT)
-                reporter.advance(step)
-                if due["log_every"]:
-                    log()
-                evaluated = None
-                with reporter.pause():
-                    if due["picture_every"]:
-                        reporter.pictures(step, training_pictures(model, state.averaged_variables, fixed))
-                    if due["evaluate_every"]:
-                        evaluated = evaluation(state.averaged_variables, stop)
-                    if evaluated:
-                        reporter.evaluation(step, evaluated)
-                    if due["checkpoint_every"] or evaluated:
-                        checkpoints.save(state, evaluated)
-            read()
-            if seen:
-                log()
-            if step > start:
-                checkpoints.save(state)
+            while self.step < total_steps and not self.stop:
+                self._take(step_function, next(batches))
+                self._do_what_is_due(shown)
+            self._read()
+            self._log()
+            if self.step > self._start:
+                self.checkpoints.save(self.state)
         finally:
-            batch = None  # its memory is shared with the workers, and must be free before they end
             batches.close()
-        checkpoints.wait()
-        if stop:
-            saved = f"after step {step}, which is saved" if step else "before the first step"
-            reporter.say(f"stopped by {stop[0].name} {saved}; the same command goes on from there")
-        return Outcome(state, stop[0] if stop else None)
+        self.checkpoints.wait()
+        if self.stop:
+            saved = f"after step {self.step}, which is saved" if self.step else "before the first step"
+            self.reporter.say(f"stopped by {self.stop[0].name} {saved}; the same command goes on from there")
+
+    def _take(self, step_function: Callable, batch: TrainBatch) -> None:
+        self.state, metrics = step_function(self.state, split(on_device(batch)))
+        self._pending.append(_Pending(self.step, batch.image_id, metrics))
+        self.step += 1
+
+    def _do_what_is_due(self, shown: TrainBatch | None) -> None:
+        due = {key: self.config.train[key] > 0 and self.step % self.config.train[key] == 0 for key in _PERIODS}
+        self._read(but=0 if any(due.values()) else IN_FLIGHT)
+        self.reporter.advance(self.step)
+        if due["log_every"]:
+            self._log()
+        evaluated = None
+        with self.reporter.pause():
+            if due["picture_every"]:
+                pictures = training_pictures(self.model, self.state.averaged_variables, shown)
+                self.reporter.pictures(self.step, pictures)
+            if due["evaluate_every"]:
+                evaluated = self._evaluate(self.state.averaged_variables, self.stop)
+            if evaluated:
+                self.reporter.evaluation(self.step, evaluated)
+            if due["checkpoint_every"] or evaluated:
+                self.checkpoints.save(self.state, evaluated)
+
+    def _read(self, but: int = 0) -> None:
+        while len(self._pending) > but:
+            self._seen.append(_checked(self._pending.popleft(), self.checkpoints))
+
+    def _log(self) -> None:
+        if self._seen:
+            means = {key: float(np.mean([one[key] for one in self._seen])) for key in self._seen[0]}
+            self.reporter.log(self.step, {**means, "learning_rate": float(self.schedule(self.step - 1))})
+            self._seen.clear()
 
 
 _PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")
@@ -215,13 +295,9 @@ def _loss_spec(config: ConfigDict) -> LossSpec:
     return spec
 
 
-def _batches(
-    config: ConfigDict, source: MixedRecords, spec: TrainSpec, plan: BatchPlan, start: int, workers: int
-) -> Iterator[TrainBatch]:
+def _batches(config: ConfigDict, data: TrainingData, start: int, workers: int) -> Iterator[TrainBatch]:
     return train_batches(
-        source,
-        spec,
-        plan,
+        *data,
         start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -258,16 +334,17 @@ def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainSt
     return calibrate_frozen_stats(model, state, on_device(batch))
 
 
-def _read(pending: _Pending, checkpoints: Checkpoints, start: int) -> dict[str, float]:
+def _checked(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
+    """The metrics of a step, all of them finite. Checkpoints stay: each is of steps whose metrics were."""
     values = {key: float(value) for key, value in jax.device_get(pending.metrics).items()}
     broken = [name for name in ("loss", "gradient_norm", "update_norm") if not np.isfinite(values[name])]
     if broken:
-        if broken[0] == "loss" and pending.step > start:
-            checkpoints.drop(pending.step)  # weights of which this loss came, and no other loss in this run
         checkpoints.wait()
-        saved = (
-            f"the last good checkpoint is step {checkpoints.latest}" if checkpoints.latest else "nothing is saved yet"
-        )
+        saved = "nothing is saved yet"
+        if checkpoints.latest:
+            saved = f"the last checkpoint is step {checkpoints.latest}"
+            if len(checkpoints.steps) > 1 and checkpoints.latest == pending.step:
+                saved += f" (moved away, the run goes on from step {checkpoints.steps[-2]})"
         raise Diverged(
             f"the {broken[0].replace('_', ' ')} is {values[broken[0]]} in step {pending.step + 1} "
             f"(images {pending.image_ids.tolist()}); {saved}. "

@@ -16,10 +16,7 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
     it to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
     `drop_images` (schedule "step") or along half a cosine to zero at `total_images` (schedule "cosine").
     """
-    ratio = batch_size / optimizer["reference_batch"]
-    scalings = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
-    _choose("optimizer.batch_scaling", optimizer["batch_scaling"], scalings)
-    peak = optimizer["learning_rate"] * scalings[optimizer["batch_scaling"]]
+    peak = peak_learning_rate(optimizer, batch_size)
 
     def steps(images: int) -> int:
         return -(-images // batch_size)  # what has begun counts, as a run's last step does
@@ -36,6 +33,14 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup), after], [warmup])
+
+
+def peak_learning_rate(optimizer: Mapping[str, Any], batch_size: int) -> float:
+    """`learning_rate`, which is that of `reference_batch` images, for a batch of `batch_size` (`batch_scaling`)."""
+    ratio = batch_size / optimizer["reference_batch"]
+    scalings = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
+    _choose("optimizer.batch_scaling", optimizer["batch_scaling"], scalings)
+    return optimizer["learning_rate"] * scalings[optimizer["batch_scaling"]]
 
 
 def _choose(key: str, value: str, allowed: Any) -> None:

@@ -1,22 +1,51 @@
-"""Checkpoints by orbax: saved in the background, the latest few and the best one kept."""
+"""Checkpoints by orbax: saved in the background, the latest few and the best one kept, damaged ones passed over."""
 
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.weights.damage import DamagedCheckpoint, check_values, checksums, damaged, naming_damage
 from fastmask_jax.weights.renamed import current_config, current_name
 
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 _FOLDER = "checkpoints"
+_ASIDE = "damaged"  # folder of a working directory, for what training passed over
 _AVERAGE = "average"  # field of the state
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Resumed(NamedTuple):
+    """The state that training goes on from."""
+
+    step: int
+    state: Any
+    changes: list[str]  # settings that differ from those it was saved with: "section.key: old → new"
+    passed_over: list[str]  # a line for each later checkpoint, which is damaged
+
+
+class _Manager(ocp.CheckpointManager):
+    """Opens folders whose metrics nobody can read, too."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            metrics = super().metrics(step)
+            return None if metrics is None else {BEST: float(metrics[BEST])}
+        except (KeyError, TypeError, ValueError, FileNotFoundError):
+            _log.warning("step %s counts as not evaluated: its metrics in %s are broken", step, self.directory)
+            return None
 
 
 class Checkpoints:
@@ -31,24 +60,22 @@ class Checkpoints:
         """
         self.workdir = workdir
         self._config = config
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
+        options = ocp.CheckpointManagerOptions(create=False, read_only=True, save_interval_steps=0)
+        if config is not None:
+            best = checkpoint_managers.BestN(
                 get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-        self._manager = ocp.CheckpointManager(
-            (workdir / _FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(
-                create=config is not None,
-                read_only=config is None,
-                save_interval_steps=0 if config is None else 1,
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            )
+            options = ocp.CheckpointManagerOptions(
+                save_interval_steps=1,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                    [checkpoint_managers.LatestN(keep), best]
+                ),
                 best_fn=lambda metrics: metrics[BEST],
                 keep_checkpoints_without_metrics=True,
-            ),
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "config": ocp.JsonCheckpointHandler()},
-        )
+            )
+        handlers = {"state": ocp.PyTreeCheckpointHandler()}
+        handlers |= {item: ocp.JsonCheckpointHandler() for item in ("config", "written")}
+        self._manager = _Manager((workdir / _FOLDER).absolute(), options=options, item_handlers=handlers)
 
     @property
     def latest(self) -> int | None:
@@ -58,15 +85,20 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Step of the checkpoint with the highest `BEST` metric; the latest one where none was evaluated."""
-        return self._manager.best_step() if self._scored() else self.latest
+        return next(iter(self._by_preference()), None)
 
     @property
     def steps(self) -> list[int]:
         """Steps of all checkpoints."""
         return sorted(self._manager.all_steps())
 
-    def _scored(self) -> bool:
-        return any(self._manager.metrics(step) for step in self._manager.all_steps())
+    def _by_preference(self) -> list[int]:
+        """All steps: from the best to the worst of those that were evaluated, then the others, the latest first."""
+        metrics = {step: self._manager.metrics(step) for step in self.steps}
+        return sorted(metrics, key=lambda step: (-metrics[step][BEST] if metrics[step] else math.inf, -step))
+
+    def _folder(self, step: int) -> Path:
+        return self.workdir / _FOLDER / str(step)
 
     def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Begins to save; training may go on. A step that is saved already is left as it is.
@@ -78,32 +110,109 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest:
             return
+        local = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
+        written = {"orbax": ocp.__version__, "crc32": checksums(_leaves(local))}
         if jax.process_count() > 1:  # orbax wants arrays that all processes own
-            state = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
-        else:  # one of the equal copies: before jax 0.8 pmap returns a sharding that orbax does not know
-            state = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
+            local = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
+        # Else one of the equal copies: before jax 0.8 pmap returns a sharding that orbax does not know.
         self._manager.save(
             step,
-            args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), config=ocp.args.JsonSave(dict(self._config))),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(local),
+                config=ocp.args.JsonSave(dict(self._config)),
+                written=ocp.args.JsonSave(written),
+            ),
             metrics=None if metrics is None or math.isnan(metrics[BEST]) else {BEST: float(metrics[BEST])},
         )
 
-    def drop(self, step: int) -> None:
-        """Deletes the checkpoint of a step, if there is one."""
-        self.wait()
-        if step in self.steps:
-            self._manager.delete(step)
+    def resume(self, template: Any) -> Resumed | None:
+        """Restores the latest checkpoint that is whole, to go on from; None where there is no checkpoint.
+
+        Later ones, which are damaged, are moved to `<workdir>/damaged`.
+
+        Args:
+          template: as for `restore`.
+
+        Errors:
+          DamagedCheckpoint: there are checkpoints, but none is whole.
+          InvalidInput: as of `restore`.
+        """
+        steps, found = sorted(self.steps, reverse=True), None
+        lines: list[str] = []
+        for step in steps:
+            try:
+                found = Resumed(step, self.restore(template, step), self.changes(step), lines)
+                break
+            except DamagedCheckpoint as error:
+                lines.append(f"{error}; moved to {self.workdir / _ASIDE}")
+        if found is None and steps:
+            raise DamagedCheckpoint(
+                f"{self._folder(steps[0])} and {len(steps) - 1} before it are damaged, and there is no other: "
+                f"move {self.workdir / _FOLDER} away to begin anew"
+            )
+        if found and found.step != steps[0]:
+            self._move_aside({self._folder(step): str(step) for step in steps if step > found.step})
+            self._manager.reload()
+        return found
+
+    def _move_aside(self, named: Mapping[Path, str]) -> None:
+        """Moves each folder, under a name, to `<workdir>/damaged`: once, after all processes have seen it."""
+        if not named:
+            return
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are found")
+        if jax.process_index() == 0:
+            aside = self.workdir / _ASIDE
+            aside.mkdir(exist_ok=True)
+            for folder, name in named.items():
+                taken = sum(path.name.partition(".")[0] == name for path in aside.iterdir())
+                folder.rename(aside / (f"{name}.{taken}" if taken else name))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are moved")
 
     def changes(self, step: int) -> list[str]:
         """Settings in which this config differs from that of the checkpoint: "section.key: old → new"."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        saved = _flat(current_config(restored["config"]))
+        saved = _flat(self._saved_config(step))
         now = _flat(current_config(json.loads(json.dumps(self._config))))
         return [
             f"{key}: {saved.get(key, 'absent')} → {now.get(key, 'absent')}"
             for key in sorted(saved.keys() | now.keys())
             if saved.get(key) != now.get(key)
         ]
+
+    def latest_config(self) -> dict[str, Any] | None:
+        """The config of the latest checkpoint that has a whole one."""
+        for step in reversed(self.steps):
+            try:
+                return self._saved_config(step)
+            except DamagedCheckpoint:
+                continue
+        return None
+
+    def _saved_config(self, step: int) -> dict[str, Any]:
+        with self._naming_damage(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+        return current_config(restored["config"])
+
+    def best_whole(self, read: Callable[[int], T]) -> tuple[int, T] | None:
+        """(step, what `read` makes of it) of the best checkpoint that is whole; None where there is no checkpoint.
+
+        Each one that is passed over is logged as a warning.
+
+        Errors:
+          DamagedCheckpoint: there are checkpoints, but none is whole.
+        """
+        failure = None
+        for step in self._by_preference():
+            if failure:
+                _log.warning("%s; step %s is taken instead", failure, step)
+            try:
+                return step, read(step)
+            except DamagedCheckpoint as error:
+                failure = error
+        if failure:
+            raise failure
+        return None
 
     def restore(self, template: Any, step: int, averaged: bool = False) -> Any:
         """The state, or some of its fields, saved at `step`, as arrays on the first device.
@@ -114,7 +223,8 @@ class Checkpoints:
           averaged: for `params`, read their moving average where one was kept: the weights for inference.
 
         Errors:
-          ValueError: the checkpoint's network is not that of `template`; names the first array that differs.
+          InvalidInput: the checkpoint's network is not that of `template`; names the first array that differs.
+          DamagedCheckpoint and others: as of `damage.naming_damage`.
         """
         self.check(template, step)
         wanted = _shapes(template)
@@ -135,18 +245,33 @@ class Checkpoints:
         )
         how = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        with self._naming_damage(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        check_values(self._folder(step), _leaves(restored), self._written(step).get("crc32", {}))
         if averaged:
             restored["params"] = restored.pop(_AVERAGE)
         return {current_name(name, "/"): array for name, array in _leaves(restored).items()}
 
     def _saved(self, step: int) -> dict[str, Any]:
         """Shapes and dtypes of the state saved at `step`."""
-        found = self._manager.item_metadata(step)["state"]
-        saved = getattr(found, "tree", found)
-        if saved is None:
-            raise ValueError("it does not say what it holds")
+        if not (self._folder(step) / "state").is_dir():
+            raise damaged(self._folder(step), "it holds no state")
+        with self._naming_damage(step):
+            found = self._manager.item_metadata(step)["state"]
+            saved = getattr(found, "tree", found)
+            if saved is None:
+                raise ValueError("it does not say what it holds")
         return saved
+
+    def _written(self, step: int) -> dict[str, Any]:
+        """The version of orbax that wrote a checkpoint, and the checksums of its arrays; empty for one of before."""
+        if not (self._folder(step) / "written").is_dir():
+            return {}
+        with naming_damage(self._folder(step), None):
+            return self._manager.restore(step, args=ocp.args.Composite(written=ocp.args.JsonRestore()))["written"]
+
+    def _naming_damage(self, step: int) -> AbstractContextManager[None]:
+        return naming_damage(self._folder(step), self._written(step).get("orbax"))
 
     def check(self, template: Any, step: int) -> None:
         """ValueError where names or shapes at `step` differ from those of `template`, a state or a part of one."""
@@ -154,7 +279,7 @@ class Checkpoints:
         wanted = _shapes(template)
         asked = {name.split("/")[0] for name in wanted}
         saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in asked}
-        where = f"{self.workdir / _FOLDER / str(step)}"
+        where = self._folder(step)
         for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
             if saved.get(name) != wanted.get(name):
                 raise InvalidInput(

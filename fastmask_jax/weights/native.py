@@ -29,46 +29,45 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
       shapes: of that network's arrays.
 
     Errors:
-      FileNotFoundError, ValueError: no checkpoint there, or a damaged one, or its body is another; one line.
+      FileNotFoundError, ValueError: no checkpoint there, or none that is whole, or its body is another; one line.
     """
     if not (workdir / "checkpoints").is_dir():
         raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
     checkpoints = Checkpoints(workdir)
-    step = checkpoints.best
-    if step is None:
+    found = checkpoints.best_whole(lambda step: checkpoints.arrays(step, COLLECTIONS, averaged=True))
+    checkpoints.close()
+    if found is None:
         raise MissingFile(f"{workdir}: there is no checkpoint in it yet")
     saved_model = read_workdir_config(workdir)["model"]
-    try:
-        restored = checkpoints.arrays(step, COLLECTIONS, averaged=True)
-    except Exception as error:  # what is damaged may raise anything
-        folder = workdir / "checkpoints" / str(step)
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise InvalidInput(
-            f"{folder}/state: not a whole checkpoint ({reason}): remove {folder}, and the one before it is taken"
-        ) from error
-    finally:
-        checkpoints.close()
+    step, restored = found
     arrays = {name.replace("/", "."): np.asarray(array) for name, array in restored.items()}
     return fit_native(f"{workdir} (step {step})", arrays, saved_model, model, shapes)
 
 
 def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) -> tuple[FastMask, dict[str, Any], int]:
-    """(network, its variables, step) of a checkpoint: that of `step`, or the best, or the latest.
+    """(network, its variables, step) of a checkpoint: that of `step`, or the best that is whole, or else the latest.
 
     Errors:
       FileNotFoundError: no checkpoint there, or not of that step.
+      DamagedCheckpoint: that of `step`, or every one, is damaged.
       ValueError: the checkpoint does not fit the config's network; names the first array that differs.
     """
     if not (workdir / "checkpoints").is_dir():
         raise MissingFile(f"--workdir: no checkpoints in {workdir}; train.py makes them there")
     checkpoints = Checkpoints(workdir)
-    found = checkpoints.best if step is None else step
-    if found is None or found not in checkpoints.steps:
-        raise MissingFile(f"{workdir}: no checkpoint of step {found}; there are {checkpoints.steps}")
     model = build_model(config.model.to_dict())
-    variables = checkpoints.restore(jax.eval_shape(lambda: initial_variables(model, 0)), found, averaged=True)
+    template = jax.eval_shape(lambda: initial_variables(model, 0))
+
+    def read(step: int) -> dict[str, Any]:
+        return checkpoints.restore(template, step, averaged=True)
+
+    if step is not None and step not in checkpoints.steps:
+        raise MissingFile(f"{workdir}: no checkpoint of step {step}; there are {checkpoints.steps}")
+    found = checkpoints.best_whole(read) if step is None else (step, read(step))
     checkpoints.close()
-    return model, variables, found
+    if found is None:
+        raise MissingFile(f"{workdir}: there is no checkpoint in it yet")
+    return model, found[1], found[0]
 
 
 def read_workdir_config(workdir: Path) -> dict[str, Any]:
