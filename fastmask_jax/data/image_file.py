@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from fastmask_jax.data import jpeg_end
 from fastmask_jax.data.exif import Exif, as_stored, check_exif, orientation_of, upright
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _TIFF = (b"II*\0", b"MM\0*")
 _RADIANCE = b"#?"  # files of light, which may be above 1
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -34,8 +34,8 @@ def decode_image(data: bytes, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3
       ValueError: the bytes are no complete image, or its values have no known range.
     """
     check_exif(exif)
-    # Some versions of OpenCV fill up a truncated JPEG with gray; a whole one has its end marker after its last scan.
-    truncated = data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+    # Some versions of OpenCV fill up a truncated JPEG with gray.
+    truncated = data.startswith(jpeg_end.START) and not jpeg_end.has_jpeg_end(data)
     pixels = None
     if data and not truncated:
         stored = as_stored(data)

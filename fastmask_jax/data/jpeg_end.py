@@ -1,0 +1,31 @@
+"""Tells a complete JPEG from a truncated one, whatever follows it in the file."""
+
+import re
+
+START = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)  # FF00 is a byte of data, further FFs before a marker only fill
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # restart markers belong to the scan
+_END, _SCAN = 0xD9, 0xDA
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+
+
+def has_jpeg_end(data: bytes) -> bool:
+    """Whether a JPEG's own data is complete: its segments are walked to the marker that ends the image.
+
+    What a segment holds, such as a thumbnail in EXIF, and what follows the end, such as the video of a motion photo,
+    may contain any markers (ITU-T T.81, B.1.1).
+
+    Args:
+      data: begins with `START`.
+    """
+    at, marker = len(START), _MARKER
+    while found := marker.search(data, at):
+        code, at, marker = data[found.start() + 1], found.end(), _MARKER
+        if code == _END:
+            return True
+        if code in _WITHOUT_LENGTH:
+            continue
+        at += max(int.from_bytes(data[at : at + 2], "big"), 2)  # the length counts itself
+        if code == _SCAN:
+            marker = _MARKER_AFTER_SCAN
+    return False
