@@ -1,28 +1,50 @@
 #!/usr/bin/env bash
-# All that is to be measured on a machine with an accelerator, in one call:
+# Measures all there is to measure on this machine's devices, in one call:
 #   bash benchmarks/device.sh OUT [COCO_ROOT]
-# tests, benchmarks, quickstart's training, and, where COCO_ROOT has annotations/instances_{train,val}.json and images/,
-# training and evaluation of the full network on it (STEPS images, default 20000). Everything lands in OUT.
+# the tests of the computation, the benchmarks, quickstart's training, and, where COCO_ROOT is laid out as in
+# docs/train_coco.md, training and evaluation of the full network on COCO. Everything lands in OUT; the exit status is 1
+# if anything failed, and the last lines say what.
+#
+#   IMAGES=20000            images that the full network is trained on
+#   ONLY="tests windows"    these steps alone
+#   PYTHON=python3
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: bash benchmarks/device.sh OUT [COCO_ROOT]}
 coco=${2:-}
-steps=${STEPS:-20000}
 python=${PYTHON:-python3}
 mkdir -p "$out"
 export PYTHONPATH=.
+failed=()
 
-say() { echo "== $*" | tee -a "$out/summary.txt"; }
-measure() { # NAME COMMAND...: output to OUT/NAME.txt, the exit code to the summary
-    local name=$1
+say() { echo "$*" | tee -a "$out/summary.txt"; }
+measure() { # NAME COMMAND...: output to OUT/NAME.txt, the exit status to the summary
+    local name=$1 begin=$SECONDS status
     shift
-    local begin=$SECONDS
+    [[ " ${ONLY:-$name} " == *" $name "* ]] || return 0
     "$@" >"$out/$name.txt" 2>&1
-    say "$name: exit $? after $((SECONDS - begin)) s: $*"
+    status=$?
+    say "$name: exit $status after $((SECONDS - begin)) s: $*"
+    [ "$status" = 0 ] || failed+=("$name")
 }
 
-$python -c 'import jax; print(jax.__version__, jax.devices())' | tee "$out/summary.txt"
-measure tests $python -m pytest -q -n 4
+: >"$out/summary.txt"
+# The name that JAX_PLATFORMS wants; a list of the devices goes to the summary.
+devices='
+import jax
+device = jax.devices()[0]
+platform = device.platform
+if platform == "gpu":
+    platform = "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
+print(platform, jax.__version__, jax.devices())'
+described=$($python -c "$devices") || { echo "JAX does not start: $python -c 'import jax; jax.devices()'"; exit 1; }
+say "$described"
+platform=${described%% *}
+
+# On the devices, where tests/conftest.py takes the CPU of itself. Float32 products are computed as such, not in TF32 or
+# bfloat16: the tests compare with float64. One process: a TPU belongs to one.
+measure tests env JAX_PLATFORMS="$platform" JAX_DEFAULT_MATMUL_PRECISION=float32 $python -m pytest -q \
+    tests/test_{fastmask,step,norms,windows,neck,losses,optimizer,literal_training,checkpoints,weights_bundled}.py
 measure windows $python benchmarks/windows.py
 measure bodies $python benchmarks/bodies.py
 measure step_float32 $python benchmarks/step.py --config configs/coco.py --batch 1 4 8
@@ -31,12 +53,14 @@ measure step_bfloat16 $python benchmarks/step.py --config configs/coco.py:bfloat
 measure train_shapes $python train.py --config configs/shapes.py --workdir "$out/shapes"
 measure evaluate_shapes $python evaluate.py --config configs/shapes.py --workdir "$out/shapes"
 if [ -n "$coco" ]; then
-    val=(--annotations "$coco/annotations/instances_val.json" --images "$coco/images")
-    measure records $python prepare.py coco --annotations "$coco/annotations/instances_train.json" \
-        --images "$coco/images" --out "$out/records" --overwrite
+    val=(--annotations "$coco/annotations/instances_val2014.json" --images "$coco/val2014")
+    [ -e "$out/records/train/index.npz" ] || measure records $python prepare.py coco2014 --root "$coco" --out "$out/records"
     measure train_coco $python train.py --config configs/coco.py:bfloat16 --workdir "$out/coco" \
-        --config.data.records="$out/records/train" --config.train.images="$steps" --config.train.batch_size=4 \
-        --config.data.workers=8
-    measure evaluate_coco $python evaluate.py --config configs/coco.py:bfloat16 --workdir "$out/coco" "${val[@]}"
+        --config.data.records="$out/records/train" --config.train.images="${IMAGES:-20000}" \
+        --config.train.batch_size=4 --config.data.workers=8
+    measure evaluate_coco $python evaluate.py --config configs/coco.py:bfloat16 --workdir "$out/coco" "${val[@]}" --limit 5000
 fi
-cat "$out/summary.txt"
+if [ ${#failed[@]} != 0 ]; then
+    say "failed: ${failed[*]}"
+    exit 1
+fi
