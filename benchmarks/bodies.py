@@ -22,7 +22,6 @@ DEPTHWISE = ((164, 218, 144, 3, 1), (164, 218, 144, 5, 2), (82, 109, 240, 5, 1),
 BODIES = {
     "ResNet-50": ResNet(),
     "EfficientNet-Lite0": EfficientNetLite(),
-    "EfficientNet-Lite0, frozen": EfficientNetLite(frozen_stages=2),
 }
 
 

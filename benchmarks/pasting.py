@@ -20,11 +20,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.geometry import all_windows, original_window_boxes, resized_size
-from fastmask_jax.masks.paste import THRESHOLD, paste, upsample
+from fastmask_jax.masks.paste import paste, upsample
 from fastmask_jax.masks.rle import encode, masks_to_results, tight_boxes
 
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 ORIGINAL = (480, 640)
+THRESHOLD = 0.2  # as published
 
 
 def logits_of(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,7 +63,7 @@ def measure(kind: str, masks: int, repeats: int) -> None:
     resized = resized_size(*ORIGINAL, 870)
     windows = rng.permutation(all_windows(*resized, STRIDES))[:masks]
     logits = logits_of(kind, len(windows), rng)
-    where = {"strides": STRIDES, "resized": resized, "original": ORIGINAL}
+    where = {"strides": STRIDES, "resized": resized, "original": ORIGINAL, "threshold": THRESHOLD}
     scores = np.ones(len(windows), np.float32)
     runs = paste(windows, logits, **where)
     stages: dict[str, Callable[[], object]] = {

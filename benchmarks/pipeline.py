@@ -15,8 +15,9 @@ from statistics import median
 import cv2
 import numpy as np
 
+from fastmask_jax.configuration import load_config
 from fastmask_jax.data.augment import random_flip, resize_into
-from fastmask_jax.data.labels import label_windows, sample
+from fastmask_jax.data.labels import LabelSpec, label_windows, sample
 from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import RecordSource
@@ -98,7 +99,10 @@ def main() -> int:
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    spec = TrainSpec(STRIDES)
+    config = load_config("coco")
+    spec = TrainSpec(
+        STRIDES, tuple(range(config.data.long_edges[0], config.data.long_edges[1] + 1)), LabelSpec(**config.labels)
+    )
     index = source.index
     plan = BatchPlan(
         index.height,

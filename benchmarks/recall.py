@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from fastmask_jax.configuration import load_config
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.evaluation.ellipse_baseline import write_ellipse_baseline
 
@@ -26,7 +27,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
         start = time.perf_counter()
-        entries = write_ellipse_baseline(options.annotations, results, limit=options.images)
+        entries = write_ellipse_baseline(
+            options.annotations, results, load_config("coco"), max_proposals=1000, limit=options.images
+        )
         print(f"{entries} proposals of {options.images} images made and written: {time.perf_counter() - start:.2f} s")
         for _ in range(options.repeats):
             for engine, times in seconds.items():

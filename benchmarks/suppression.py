@@ -75,6 +75,7 @@ def proposals_of(count: int, objects: int, largest: float, roughness: float) -> 
         strides=STRIDES,
         resized=RESIZED,
         original=ORIGINAL,
+        threshold=0.2,
     )
 
 

@@ -11,9 +11,8 @@ more variants are wider and deeper bodies, with ImageNet weights of their own (`
     lite2                        EfficientNet-Lite2: as lite1, with more channels from stage 3 on
 
 Cost: 4,794,213 parameters, 777,376 of them the body's. The body alone, on one 656x872 image and two cores of an AMD
-EPYC that others used at the same time: 0.18 s forward, 0.73 s with its gradient, 0.46 s with
-`--config.model.body.frozen_stages=2` (python benchmarks/bodies.py --only EfficientNet). Result on COCO: not yet
-measured.
+EPYC that others used at the same time: 0.18 s forward, 0.73 s with its gradient (python benchmarks/bodies.py --only
+EfficientNet). Result on COCO: not yet measured.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +35,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.body.depths = (1, 2, 2, 3, 3)
     config.model.body.features = 672
     config.model.body.stream_strides = stream_strides
-    config.model.body.frozen_stages = 0
     config.model.body.train_norms = False
     config.model.body.remat = False
     config.model.channels = 64

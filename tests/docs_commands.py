@@ -39,7 +39,6 @@ _LITE = {
     "model.body.channels": (4, 4, 4, 4, 4),
     "model.body.depths": (1, 1, 1, 1),
     "model.body.features": 8,
-    "model.body.frozen_stages": 3,
     "model.strides": (16,),
 }
 

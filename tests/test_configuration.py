@@ -163,6 +163,19 @@ def test_a_fault_of_ours_keeps_its_traceback(mistake):
     assert lines[-1] == REPORT
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("dtype", "float16", "'bfloat16' has float32's range"),
+        ("body.stream_strides", "(2, 4)", r"level 32 of strides=.* is reached by two streams of (16, 32)"),
+    ],
+)
+def test_a_network_that_would_train_badly_is_refused(key, value, says):
+    config = load_config(COCO, [f"--config.model.{key}={value}"])
+    with pytest.raises(InvalidInput, match=says.replace("(", r"\(").replace(")", r"\)")):
+        jax.eval_shape(lambda: initial_variables(build_model(config.model.to_dict()), 0))
+
+
 def parameters(spec: str) -> int:
     shapes = jax.eval_shape(lambda: initial_variables(build_model(load_config(spec).model.to_dict()), 0))
     return sum(x.size for x in jax.tree.leaves(shapes["params"]))

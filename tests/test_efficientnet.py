@@ -175,23 +175,9 @@ def test_parameter_count():
         assert sum(x.size for x in jax.tree.leaves(variables["params"][part])) == number, part
 
 
-def test_frozen_stages_get_no_gradient():
-    net = EfficientNetLite((4, 3, 4, 5, 6), (1, 2, 1, 1), 9, stream_strides=(2,), frozen_stages=2)
-    variables = random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
-    image, size = jnp.asarray(random_image(48, 48))[None], jnp.array([[48, 48]])
-
-    def loss(params):
-        return sum(jnp.sum(y) for y in net.apply({**variables, "params": params}, image, size))
-
-    gradients = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(variables["params"]))
-    kernels = {path[0]: np.abs(g).max() for path, g in gradients.items() if path[-1] == "kernel"}
-    frozen = {name for name, largest in kernels.items() if largest == 0}
-    assert frozen == {"stem", "stage1_block1", "stage2_block1", "stage2_block2"}
-
-
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"depths": (1, 2)}, "depths"), ({"channels": (8, 8)}, "channels"), ({"frozen_stages": 4}, "frozen_stages")],
+    [({"depths": (1, 2)}, "depths"), ({"channels": (8, 8)}, "channels")],
 )
 def test_what_does_not_fit_is_named(options, word):
     with pytest.raises(ValueError, match=word):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.configuration import load_config
 from fastmask_jax.evaluation import ellipse_baseline
 from fastmask_jax.evaluation.ellipse_baseline import (
     ellipse_logits,
@@ -39,7 +40,8 @@ def test_larger_windows_first_then_nearer_the_center(size):
 def test_masks_are_the_ellipses_cut_at_the_border():
     original = (300, 420)
     resized = resized_size(*original, 870)
-    proposals = ellipse_proposals(original, max_proposals=400)
+    view = {"strides": STRIDES, "long_edge": 870, "threshold": 0.2}
+    proposals = ellipse_proposals(original, **view, max_proposals=400)
     windows = ranked_windows(resized, STRIDES, 400)[proposals.kept]
     assert (np.diff(proposals.scores) < 0).all() and proposals.scores[0] <= 1
     y, x = np.mgrid[0.5 : original[0], 0.5 : original[1]]
@@ -55,7 +57,7 @@ def test_masks_are_the_ellipses_cut_at_the_border():
 
 
 def test_ellipse_is_even_on_all_sides():
-    logits = ellipse_logits()
+    logits = ellipse_logits(0.2)
     for turned in (logits.T, logits[::-1], logits[:, ::-1]):
         np.testing.assert_allclose(logits, turned, atol=1e-5)
     assert (logits > np.log(0.25)).mean() == pytest.approx(np.pi / 4 * 0.55**2, rel=0.03)
@@ -85,14 +87,14 @@ def annotation_file(tmp_path):
 def test_file_is_the_same_each_time(tmp_path):
     annotations = annotation_file(tmp_path)
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    assert write_ellipse_baseline(annotations, one, max_proposals=60) == write_ellipse_baseline(
-        annotations, two, max_proposals=60
-    )
+    config = load_config("coco")
+    first, second = (write_ellipse_baseline(annotations, path, config, max_proposals=60) for path in (one, two))
+    assert first == second
     assert one.read_bytes() == two.read_bytes()
     entries = list(read_results(one))
     assert [entry["image_id"] for entry in entries] == sorted(entry["image_id"] for entry in entries)
     assert {entry["image_id"] for entry in entries} == {2, 5, 9}
-    write_ellipse_baseline(annotations, one, limit=2)
+    write_ellipse_baseline(annotations, one, config, max_proposals=60, limit=2)
     assert {entry["image_id"] for entry in read_results(one)} == {2, 5}
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmask_jax.data.labels import LabelSpec, label_windows, sample, whole_boxes
+from fastmask_jax.data.labels import label_windows, sample, whole_boxes
+from tests.tiny import label_spec
 
-SPEC = LabelSpec()
+SPEC = label_spec()
 STRIDES = (16, 24, 32, 48, 64, 96, 128)
 
 
@@ -136,7 +137,7 @@ def test_sample_draws_without_replacement_and_pads():
 
 def test_sample_is_uniform():
     labels = label_windows(np.array([[120, 140, 80, 40]]), np.zeros(1, bool), (320, 320), (320, 320), (16,), SPEC)
-    few = LabelSpec(score_positives=3, score_negatives=3, mask_positives=3)
+    few = label_spec(score_positives=3, score_negatives=3, mask_positives=3)
     rng = np.random.default_rng(1)
     times = {tuple(window): 0 for window in labels.windows[labels.positive].tolist()}
     for _ in range(900):
@@ -170,7 +171,7 @@ def test_unknown_windows_are_no_negatives(data):
     unlabeled = np.zeros(original, bool)
     unlabeled[data.draw(st.integers(0, 19)) :, : data.draw(st.integers(1, 20))] = True
     partly, crowd, strides = data.draw(st.booleans()), np.zeros(len(boxes), bool), (8, 12, 32)
-    spec = LabelSpec(ignore_unknown=True)
+    spec = label_spec(ignore_unknown=True)
     got = label_windows(boxes, crowd, original, resized, strides, spec, unlabeled, partly)
     plain = label_windows(boxes, crowd, original, resized, strides, SPEC)
     background, known = background_by_loops(boxes, original, resized, strides, spec, unlabeled, partly, plain.matched)
@@ -182,7 +183,7 @@ def test_unknown_windows_are_no_negatives(data):
 @pytest.mark.parametrize(("longest", "level"), [(39, None), (40, 0), (50, 0), (67, 0), (68, 0), (110, 1), (109, 1)])
 def test_the_finest_level_takes_smaller_objects(longest, level):
     """Strides 16 and 24 at .25 and .42 to .68: 40 to 108.8 pixels, and 100.8 to 163.2."""
-    spec = LabelSpec(finest_fit_low=0.25)
+    spec = label_spec(finest_fit_low=0.25)
     box = np.array([[100, 100, longest, longest]])
     labels = label_windows(box, np.zeros(1, bool), (400, 400), (400, 400), (16, 24), spec)
     found = set(labels.windows[labels.positive][:, 0].tolist())
@@ -191,7 +192,7 @@ def test_the_finest_level_takes_smaller_objects(longest, level):
 
 def test_random_negatives_join_and_positives_are_those_of_the_masks():
     labels = label_windows(np.array([[120, 140, 80, 40]]), np.zeros(1, bool), (320, 320), (320, 320), STRIDES, SPEC)
-    spec = LabelSpec(score_positives=4, score_negatives=5, mask_positives=6, random_negatives=200)
+    spec = label_spec(score_positives=4, score_negatives=5, mask_positives=6, random_negatives=200)
     drawn = sample(labels, np.random.default_rng(0), spec)
     np.testing.assert_array_equal(drawn.score_windows[:4], drawn.mask_windows[:4])
     np.testing.assert_array_equal(drawn.score_labels, [1] * 4 + [0] * 205)

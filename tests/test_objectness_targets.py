@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.labels import LabelSpec, label_windows
+from fastmask_jax.data.labels import label_windows
 from fastmask_jax.data.objectness_targets import attended_windows, draw_objectness_targets, place_in_bucket
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.targets import InstanceMask
 from fastmask_jax.geometry import all_windows, window_grids
 from fastmask_jax.training.losses import objectness_attention_loss
 from tests.test_pipeline import RECORDS, make_plan
+from tests.tiny import label_spec
 
 STRIDES = (8, 12, 16, 24)
-SPEC = LabelSpec(fit_low=0.4, fit_high=0.8, center=0.25)
+SPEC = label_spec(fit_low=0.4, fit_high=0.8, center=0.25)
 
 
 def instance(pixels):
@@ -42,7 +43,7 @@ def test_targets_are_the_union_of_fitting_masks_resized_by_opencv(seed, count, h
     original, resized = (height, width), (height * 2 // 4 * 4, width * 2 // 4 * 4)
     boxes, masks = ellipses(original, count, seed)
     crowd = np.random.default_rng(seed).random(count) < 0.2
-    spec = LabelSpec(fit_low=0.4, fit_high=0.8, finest_fit_low=finest)
+    spec = label_spec(fit_low=0.4, fit_high=0.8, finest_fit_low=finest)
     got = attended_windows(boxes, crowd, [instance(m) for m in masks], original, resized, STRIDES, spec)
     want = []
     for stride, (rows, columns) in zip(STRIDES, window_grids(*resized, STRIDES), strict=True):

@@ -120,7 +120,7 @@ def test_negative_border_cells_are_drawn_towards_zero():
     windows = np.array([[2, 6, 6]], np.int32)
     logits = np.full((1, 40, 40), -9.0, np.float32)
     logits[0, 0, :] = -2.0
-    mask = next(drawn(paste(windows, logits, strides=STRIDES, resized=resized, original=original)))
+    mask = next(drawn(paste(windows, logits, strides=STRIDES, resized=resized, original=original, threshold=0.2)))
     assert mask[32].sum() > 300 and not mask[60:].any()
     assert differences(windows, logits, resized, original)[1] == 0
 
@@ -129,9 +129,9 @@ def test_windows_beyond_the_image_and_without_a_pixel_have_no_run():
     windows = np.array([[0, 0, 0], [6, 0, 0]], np.int32)
     logits = np.full((2, 40, 40), 5.0, np.float32)
     logits[1] = -9
-    runs = paste(windows, logits, strides=STRIDES, resized=(868, 868), original=(2, 2))
+    runs = paste(windows, logits, strides=STRIDES, resized=(868, 868), original=(2, 2), threshold=0.2)
     assert (np.diff(runs.splits) == 0).sum() >= 1 and runs.size == (2, 2)
-    nothing = paste(windows[:0], logits[:0], strides=STRIDES, resized=(868, 868), original=(2, 2))
+    nothing = paste(windows[:0], logits[:0], strides=STRIDES, resized=(868, 868), original=(2, 2), threshold=0.2)
     assert len(nothing.edges) == 0 and nothing.splits.tolist() == [0]
 
 

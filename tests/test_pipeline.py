@@ -9,14 +9,15 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.augment import mirror, random_flip
 from fastmask_jax.data.batches import TrainBatch
-from fastmask_jax.data.labels import LabelSpec, label_windows
+from fastmask_jax.data.labels import label_windows
 from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.geometry import resized_size
+from tests.tiny import label_spec
 
 BUCKETS = ((96, 128), (128, 96), (128, 128))
-SPEC = TrainSpec(strides=(8, 12, 16), long_edges=(100, 112, 128), labels=LabelSpec(mask_positives=8))
+SPEC = TrainSpec(strides=(8, 12, 16), long_edges=(100, 112, 128), labels=label_spec(mask_positives=8))
 
 
 def make_record(number, height, width, objects=4):
@@ -195,7 +196,9 @@ def test_impossible_shares_and_scales_are_refused():
         read(process_count=3)
     plan = make_plan(RECORDS)
     with pytest.raises(ValueError, match="long edge 130 is more"):
-        train_batches(RECORDS, TrainSpec(strides=(8,), long_edges=(130,)), plan, 0, workers=0, seed=0)
+        train_batches(
+            RECORDS, TrainSpec(strides=(8,), long_edges=(130,), labels=label_spec()), plan, 0, workers=0, seed=0
+        )
 
 
 def test_labels_do_not_depend_on_the_padding():

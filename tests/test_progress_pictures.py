@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import BatchLoader, TrainSpec
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
@@ -21,6 +20,7 @@ from fastmask_jax.training.progress_pictures import (
     prediction_picture,
     training_pictures,
 )
+from tests.tiny import label_spec
 
 STRIDES = (16, 24, 32, 48)
 LONG_EDGE = 256
@@ -61,7 +61,7 @@ def batch():
         long_edge_max=LONG_EDGE,
         seed=0,
     )
-    spec = TrainSpec(STRIDES, (LONG_EDGE,), LabelSpec(score_positives=4, score_negatives=4, mask_positives=8))
+    spec = TrainSpec(STRIDES, (LONG_EDGE,), label_spec(score_positives=4, score_negatives=4, mask_positives=8))
     return BatchLoader(records, spec, plan, range(2), 0)(0)
 
 
@@ -151,7 +151,7 @@ def test_a_perfect_prediction_scores_iou_1_and_covers_the_object(batch, monkeypa
     overlaid.clear()
     scores = np.linspace(0.9, 0.5, used, dtype=np.float32)
     image = batch.image[0, : batch.size[0, 0], : batch.size[0, 1]]
-    picture = prediction_picture(image, Decoded(scores, batch.mask_windows[0, :used], logits, attention), STRIDES)
+    picture = prediction_picture(image, Decoded(scores, batch.mask_windows[0, :used], logits, attention), STRIDES, 0.2)
     assert (picture == distinct_colors(1)[0]).all(-1).any()
     (proposal,) = overlaid[0]  # the others say the same
     shown = truth(batch, 0).repeat(3, 0).repeat(3, 1)
@@ -166,14 +166,14 @@ def test_pictures_of_windows_that_do_not_exist(batch):
         np.zeros((3, 40, 40), np.float32),
         np.zeros((3, 10, 10), np.float32),
     )
-    assert prediction_picture(batch.image[0], decoded, STRIDES).dtype == np.uint8
+    assert prediction_picture(batch.image[0], decoded, STRIDES, 0.2).dtype == np.uint8
 
 
 def test_a_network_is_pictured_without_compiling_twice(batch, tiny_network):
     network, variables = tiny_network
-    drawn = training_pictures(network, variables, batch)
+    drawn = training_pictures(network, variables, batch, 0.2)
     compiled = progress_pictures._answer._cache_size()
-    again = training_pictures(network, variables, batch)
+    again = training_pictures(network, variables, batch, 0.2)
     assert progress_pictures._answer._cache_size() == compiled
     assert sorted(drawn) == [f"{kind}/{number}" for kind in ("attention", "labels", "proposals") for number in (7, 8)]
     for tag, picture in drawn.items():

@@ -107,7 +107,7 @@ def test_masks_to_results():
     logits[4] = logits[9] = -9.0
     scores = np.linspace(1, 0, len(windows), dtype=np.float32)
     scores[-3:] = -1  # windows that do not exist
-    kwargs = {"strides": STRIDES, "resized": resized, "original": original}
+    kwargs = {"strides": STRIDES, "resized": resized, "original": original, "threshold": 0.2}
     result = masks_to_results(scores, windows, logits, **kwargs)
     masks = list(drawn(paste(windows, logits, **kwargs)))
     expected = [k for k, mask in enumerate(masks) if mask.any() and scores[k] >= 0]
@@ -127,5 +127,6 @@ def test_masks_to_results_of_nothing():
         strides=STRIDES,
         resized=(64, 64),
         original=(64, 64),
+        threshold=0.2,
     )
     assert (result.segmentations, result.empty, result.boxes.shape) == ([], 0, (0, 4))

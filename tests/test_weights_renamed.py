@@ -25,7 +25,7 @@ from tests import tiny
 from tests.plain_network import random_variables
 
 OLD_CONFIG = {  # what version 0.1.0 wrote for a tiny network; keys that have kept their names are left out here
-    "model": {"body": {"flavour": "caffe", "middle_step": 1, "stream_steps": [2, 3]}},
+    "model": {"body": {"flavour": "caffe", "middle_step": 1, "stream_steps": [2, 3], "frozen_stages": 2}},
     "data": {"parts": True, "colour": 0.3, "copies": 3},
     "labels": {"centre": 0.2},
     "optimizer": {"rule": "adam", "momentum": 0.8},

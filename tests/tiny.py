@@ -9,6 +9,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from fastmask_jax.configuration import load_config
+from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import train_batches
 from fastmask_jax.data.prepare import prepare_shapes
 from fastmask_jax.data.shapes.dataset import ShapesSpec
@@ -74,6 +75,12 @@ def overrides(data: Path, **changed) -> list[str]:
 def config(data: Path, **changed):
     """The tiny config."""
     return load_config(CONFIG, overrides(data, **changed))
+
+
+def label_spec(**changed) -> LabelSpec:
+    """The paper's numbers (docs/network.md §2), but for `changed`."""
+    paper = {"fit_low": 0.42, "fit_high": 0.68, "center": 0.2}
+    return LabelSpec(**paper | {"score_positives": 32, "score_negatives": 32, "mask_positives": 64} | changed)
 
 
 def batch(settings, images: int):

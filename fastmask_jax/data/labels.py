@@ -14,15 +14,13 @@ from fastmask_jax.geometry import WINDOW, all_windows, window_grids
 class LabelSpec:
     """The numbers of docs/network.md §2. Fractions are of a window's side."""
 
-    fit_low: float = 0.42
-    fit_high: float = 0.68
-    center: float = 0.2
-    score_positives: int = 32
-    score_negatives: int = 32
-    mask_positives: int = 64
-    finest_fit_low: float = (
-        0.0  # `fit_low` of the finest level, for objects that are small for every level; 0: the same
-    )
+    fit_low: float
+    fit_high: float
+    center: float
+    score_positives: int
+    score_negatives: int
+    mask_positives: int
+    finest_fit_low: float = 0.0  # `fit_low` of the finest level; 0: the same
     random_negatives: int = 0  # drawn from all windows that are not positive
     ignore_unknown: bool = False  # windows that may hold an object nobody labeled are no negatives
 

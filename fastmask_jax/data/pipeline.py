@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
@@ -59,8 +59,8 @@ class TrainSpec:
     """
 
     strides: tuple[int, ...]
-    long_edges: tuple[int, ...] = tuple(range(800, 870))
-    labels: LabelSpec = field(default_factory=LabelSpec)
+    long_edges: tuple[int, ...]
+    labels: LabelSpec
     random_crop: bool = False
     color_jitter: float = 0.0
     copy_paste: int = 0

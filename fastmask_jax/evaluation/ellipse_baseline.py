@@ -6,31 +6,31 @@ python -m fastmask_jax.evaluation.ellipse_baseline --annotations instances_val20
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32
+from ml_collections import ConfigDict
 
+from fastmask_jax.configuration import load_config, run_command
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
 from fastmask_jax.geometry import MASK, all_windows, resized_size
 from fastmask_jax.masks.coco_results import ResultsWriter
-from fastmask_jax.masks.paste import THRESHOLD
 from fastmask_jax.masks.rle import ScoredMasks, masks_to_results
 
-STRIDES = (16, 24, 32, 48, 64, 96, 128)
-LONG_EDGE = 870
 ELLIPSE = 0.55  # its diameter in sides of the window: the middle of the sizes that fit a window (docs/network.md §2)
 STEEPNESS = 20.0  # of the logit, per radius: sharp, yet straight enough across a cell to be resized well
 
 
-def ellipse_logits() -> Float32[np.ndarray, "40 40"]:
-    """Returns mask logits of a centered ellipse whose rim has the logit of the threshold."""
+def ellipse_logits(threshold: float) -> Float32[np.ndarray, "40 40"]:
+    """Returns mask logits of a centered ellipse whose rim has the logit of `threshold`."""
     across = (np.arange(MASK) + 0.5) / MASK * 2 - 1
     radius = np.hypot(across[:, None], across) / ELLIPSE
-    return (np.log(THRESHOLD / (1 - THRESHOLD)) + STEEPNESS * (1 - radius)).astype(np.float32)
+    return (np.log(threshold / (1 - threshold)) + STEEPNESS * (1 - radius)).astype(np.float32)
 
 
 def ranked_windows(resized: tuple[int, int], strides: Sequence[int], most: int) -> Int32[np.ndarray, "K 3"]:
@@ -44,25 +44,37 @@ def ranked_windows(resized: tuple[int, int], strides: Sequence[int], most: int) 
 def ellipse_proposals(
     original: tuple[int, int],
     *,
-    strides: Sequence[int] = STRIDES,
-    long_edge: int = LONG_EDGE,
-    max_proposals: int = 1000,
+    strides: Sequence[int],
+    long_edge: int,
+    threshold: float,
+    max_proposals: int,
 ) -> ScoredMasks:
     """Returns proposals for an image of which only (height, width) is known; scores decrease from 1 with the rank."""
     resized = resized_size(*original, long_edge)
     windows = ranked_windows(resized, strides, max_proposals)
     scores = (1 - np.arange(len(windows)) / max(len(windows), 1)).astype(np.float32)
-    logits = np.broadcast_to(ellipse_logits(), (len(windows), MASK, MASK))
-    return masks_to_results(scores, windows, logits, strides=strides, resized=resized, original=original)
+    logits = np.broadcast_to(ellipse_logits(threshold), (len(windows), MASK, MASK))
+    sizes = {"strides": strides, "resized": resized, "original": original}
+    return masks_to_results(scores, windows, logits, **sizes, threshold=threshold)
 
 
-def write_ellipse_baseline(annotations: Path, out: Path, *, max_proposals: int = 1000, limit: int | None = None) -> int:
-    """Writes the baseline's proposals for (the first `limit` by id of) a COCO file's images; returns their number."""
+def write_ellipse_baseline(
+    annotations: Path, out: Path, config: ConfigDict, *, max_proposals: int, limit: int | None = None
+) -> int:
+    """Writes the baseline's proposals for (the first `limit` by id of) a COCO file's images; returns their number.
+
+    Windows, scale and mask threshold are those of a network's config.
+    """
+    view = {
+        "strides": config.model.strides,
+        "long_edge": max(config.evaluation.long_edges),
+        "threshold": config.evaluation.mask_threshold,
+    }
     with ResultsWriter(out) as writer:
         for image in read_instances(annotations, None).images[:limit]:
             if image.size is None:
                 raise InvalidInput(f"{annotations}: image {image.image_id} has no height and width")
-            writer.write(image.image_id, ellipse_proposals(image.size, max_proposals=max_proposals))
+            writer.write(image.image_id, ellipse_proposals(image.size, **view, max_proposals=max_proposals))
     return writer.entries
 
 
@@ -75,15 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="results file to write")
     parser.add_argument("--max_proposals", type=int, default=1000, help="proposals per image (default: 1000)")
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT images by sorted id")
-    options = parser.parse_args(arguments)
-    try:
-        entries = write_ellipse_baseline(
-            options.annotations, options.out, max_proposals=options.max_proposals, limit=options.limit
-        )
-        figures = average_recall(options.annotations, options.out, limit=options.limit)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser.add_argument("--config", default="coco", help="network whose windows it takes (default: the paper's, coco)")
+    return run_command(partial(_run, parser.parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    most = options.max_proposals
+    entries = write_ellipse_baseline(options.annotations, options.out, config, max_proposals=most, limit=options.limit)
+    figures = average_recall(options.annotations, options.out, limit=options.limit)
     print(f"{entries} proposals in {options.out}")
     print(text_table([Row("ellipses, nothing learned", figures), PUBLISHED_FASTMASK]))
     return 0

@@ -16,8 +16,6 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_window_boxes, upscale_matrix
 
-THRESHOLD = 0.2  # probability at and above which a pixel belongs to a mask (docs/network.md §3)
-
 
 class Runs(NamedTuple):
     """Masks of one image as runs of pixels in column order (pixel (y, x) has index x * H + y).
@@ -126,7 +124,7 @@ def paste(
     strides: Sequence[int],
     resized: tuple[int, int],
     original: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: float,
 ) -> Runs:
     """Pastes masks of windows into the original image (docs/network.md §3). Thread-safe.
 

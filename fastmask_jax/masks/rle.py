@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64
 
-from fastmask_jax.masks.paste import THRESHOLD, Runs, paste
+from fastmask_jax.masks.paste import Runs, paste
 
 
 class ScoredMasks(NamedTuple):
@@ -208,7 +208,7 @@ def masks_to_results(
     strides: Sequence[int],
     resized: tuple[int, int],
     original: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: float,
     from_mirror: bool = False,
 ) -> ScoredMasks:
     """Pastes decoded windows as scored masks with boxes in the original image (docs/network.md §3). Thread-safe.

@@ -17,7 +17,7 @@ from fastmask_jax.models.heads import HEADS
 from fastmask_jax.models.neck import NECKS
 from fastmask_jax.models.resnet import ResNet
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
 
 
@@ -36,6 +36,8 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
     name = fields.pop("dtype")
     body_fields = dict(fields.pop("body"))
     kind = body_fields.pop("kind")
+    if name == "float16":
+        raise InvalidInput("model.dtype='float16' overflows without a scaled loss: 'bfloat16' has float32's range")
     _choose("dtype", name, DTYPES)
     _choose("body.kind", kind, sorted(BODIES))
     _choose("neck", fields.get("neck", FastMask.neck), list(NECKS))

@@ -93,7 +93,6 @@ class EfficientNetLite(nn.Module):
       depths: blocks of each stage.
       features: output channels.
       stream_strides: stride of stage 4 in each stream: (2, 3) gives strides 16 and 24, (2,) the one-stream network.
-      frozen_stages: no gradient reaches the first so many stages nor the stem; 0: it reaches everything.
       train_norms: whether gradients reach the norms' scales and biases; the statistics stay frozen all the same.
       remat: recompute each block in the backward pass: less memory, a third more work.
       dtype: of the computation; parameters are float32.
@@ -103,7 +102,6 @@ class EfficientNetLite(nn.Module):
     depths: tuple[int, ...] = (1, 2, 2, 3, 3)
     features: int = 672
     stream_strides: tuple[int, ...] = (2, 3)
-    frozen_stages: int = 0
     train_norms: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -132,7 +130,7 @@ class EfficientNetLite(nn.Module):
           fine: return the output of stage 3 (its few channels, of both signs), at `fine_stride`, before the streams.
 
         Raises:
-          ValueError: `channels` and `depths` do not name the same stages, or `frozen_stages` reaches into the streams.
+          ValueError: `channels` and `depths` do not name the same stages.
         """
         stages = len(self.depths)
         if len(self.channels) != stages + 1 or not STREAM_STAGE <= stages <= len(KERNELS):
@@ -140,8 +138,6 @@ class EfficientNetLite(nn.Module):
                 f"model.body.channels={self.channels} must be the stem's and one for each of the "
                 f"{STREAM_STAGE} to {len(KERNELS)} stages of model.body.depths={self.depths}"
             )
-        if self.frozen_stages >= STREAM_STAGE:
-            raise InvalidInput(f"model.body.frozen_stages={self.frozen_stages} must be less than {STREAM_STAGE}")
         x = (image.astype(jnp.float32) - _MEAN) / _STD
         x = mask_padding(x, size, 1).astype(self.dtype)
         x = nn.Conv(
@@ -158,8 +154,6 @@ class EfficientNetLite(nn.Module):
         blocks = [self._stage(stage) for stage in range(1, stages + 1)]
         for stage in range(1, STREAM_STAGE):
             x, input_stride = _run(blocks[stage - 1], x, size, input_stride, STRIDES[stage - 1])
-            if stage == self.frozen_stages:
-                x = lax.stop_gradient(x)
         last = Pointwise(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
         last_norm = self._norm("last_norm")
         streams = [mask_padding(x, size, input_stride)] if fine else []

@@ -120,6 +120,10 @@ class FastMask(nn.Module):
             stride = base
             reach = max((s for s in self.strides if s in chain_of(base, max(self.strides))), default=0)
             while stride <= reach:
+                if stride in maps:
+                    raise InvalidInput(
+                        f"level {stride} of strides={self.strides} is reached by two streams of {self.body.strides}"
+                    )
                 if stride in self.strides:
                     maps[stride] = x
                 if 2 * stride <= reach:

@@ -255,7 +255,8 @@ class _Training:
         evaluated = None
         with self.reporter.pause():
             if due["picture_every"]:
-                pictures = training_pictures(self.model, self.state.averaged_variables, shown)
+                threshold = self.config.evaluation.mask_threshold
+                pictures = training_pictures(self.model, self.state.averaged_variables, shown, threshold)
                 self.reporter.pictures(self.step, pictures)
             if due["evaluate_every"]:
                 evaluated = self._evaluate(self.state.averaged_variables, self.stop)

@@ -28,7 +28,7 @@ from fastmask_jax.masks.drawing import (
     heat,
     overlay,
 )
-from fastmask_jax.masks.paste import THRESHOLD, upsample
+from fastmask_jax.masks.paste import upsample
 from fastmask_jax.masks.rle import masks_to_results
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 from fastmask_jax.models.fastmask import Decoded, FastMask, Sampled
@@ -51,8 +51,12 @@ class Answers(NamedTuple):
     proposals: Decoded  # of the image, without a batch axis
 
 
-def training_pictures(model: FastMask, variables: Any, batch: TrainBatch) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
+def training_pictures(
+    model: FastMask, variables: Any, batch: TrainBatch, threshold: float
+) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
     """Pictures of labels, attention and proposals for the first few images of a batch, by tag ("labels/<image id>").
+
+    `threshold` is that of the proposals' masks.
 
     The first call for a model and a bucket compiles; later ones do not.
     """
@@ -67,7 +71,7 @@ def training_pictures(model: FastMask, variables: Any, batch: TrainBatch) -> dic
             batch, row, model.strides, answers.attention, answers.mask_logits
         )
         pictures[f"proposals/{name}"] = prediction_picture(
-            batch.image[row, :height, :width], answers.proposals, model.strides
+            batch.image[row, :height, :width], answers.proposals, model.strides, threshold
         )
     return pictures
 
@@ -172,7 +176,7 @@ def prediction_picture(
     image: UInt8[np.ndarray, "h w 3"],
     decoded: Decoded,
     strides: Sequence[int],
-    threshold: float = THRESHOLD,
+    threshold: float,
     count: int = PROPOSALS,
 ) -> UInt8[np.ndarray, "_H _W 3"]:
     """The best proposals of an image that differ from each other, and the windows of a few with their attention.

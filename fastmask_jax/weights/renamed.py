@@ -17,6 +17,7 @@ CONFIG_KEYS = {
     "evaluation.demote_iou": "evaluation.rerank_iou",
     "evaluation.long_edge": "evaluation.long_edges",
 }
+REMOVED = {"model.body.frozen_stages"}  # of training alone: the network that was saved is the same without
 ADDED = {
     "evaluation": {"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"},
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
@@ -50,6 +51,8 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     new = {}
     for key, value in section.items():
+        if prefix + key in REMOVED:
+            continue
         name = CONFIG_KEYS.get(prefix + key, prefix + key).rpartition(".")[2]
         new[name] = _renamed(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
     return new
