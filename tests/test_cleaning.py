@@ -67,7 +67,7 @@ def test_small_parts_go_and_small_holes_fill(seed, share, min_part, fill_holes):
 
 def test_numbers_below_zero_are_refused():
     (rle,) = encoded([np.ones((2, 2), bool)])
-    with pytest.raises(ValueError, match="min_part=-1: a number of pixels"):
+    with pytest.raises(ValueError, match="min_part=-1: expected a number of pixels"):
         clean(rle, min_part=-1)
-    with pytest.raises(ValueError, match="fill_holes=nan: a number of pixels"):
+    with pytest.raises(ValueError, match="fill_holes=nan: expected a number of pixels"):
         clean(rle, fill_holes=float("nan"))

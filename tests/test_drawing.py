@@ -174,7 +174,7 @@ def test_labels_are_read_on_every_color():
 
 def test_an_opacity_beyond_its_range_is_refused():
     for wrong in (2.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"opacity=.*: between 0 .* and 1 is wanted"):
+        with pytest.raises(ValueError, match=r"opacity=.*: expected a value between 0 .* and 1"):
             overlay(noise(6, 8), np.ones((1, 6, 8), bool), opacity=wrong)
 
 

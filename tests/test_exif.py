@@ -60,7 +60,7 @@ def test_orientations_that_there_are_not_are_upright(stated):
 
 
 def test_other_choices_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"exif='turn': 'ignore' .* or 'apply'"):
+    with pytest.raises(ValueError, match=r"exif='turn': expected 'ignore' .* or 'apply'"):
         decode_image.__wrapped__(file_of(1), "turn")
 
 

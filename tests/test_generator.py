@@ -128,7 +128,7 @@ def test_a_broken_image_is_reported_and_the_rest_goes_on(generator, images, foun
     assert none == [None] * 3 and len(lines) == 3
     assert "missing.jpg: no such image" in lines[0]
     assert "bad.jpg: an image of 8 bytes" in lines[1]
-    assert "float64[4, 4] is no image: uint8 is wanted" in lines[2]
+    assert "float64[4, 4] is not an image: expected uint8" in lines[2]
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg: no such image"):
         generator.propose(several)
 
@@ -290,19 +290,22 @@ def test_other_weights_share_the_compiled_programs(tiny_network, generator, imag
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"count": 0}, "count=0: at least 1 is wanted"),
-        ({"score_threshold": 2.0}, "score_threshold=2.0: an objectness between 0 and 1"),
-        ({"nms_iou": -0.1}, "nms_iou=-0.1: an IoU between 0 and 1"),
+        ({"count": 0}, "count=0: expected at least 1"),
+        ({"score_threshold": 2.0}, "score_threshold=2.0: expected an objectness between 0 and 1"),
+        ({"nms_iou": -0.1}, "nms_iou=-0.1: expected an IoU between 0 and 1"),
         ({"min_area": -1}, "min_area=-1"),
-        ({"mask_threshold": 1.0}, "mask_threshold=1.0: a probability"),
+        ({"mask_threshold": 1.0}, "mask_threshold=1.0: expected a probability"),
         ({"candidates": 0}, "candidates=0"),
-        ({"long_edges": 0}, r"long_edges=\(0,\): at least 4 pixels"),
-        ({"long_edges": (96, True)}, r"long_edges=\(96, True\): one whole number or several"),
-        ({"long_edges": ()}, r"long_edges=\(\): one whole number or several"),
-        ({"rerank_iou": 1.5}, "rerank_iou=1.5: an IoU"),
+        ({"long_edges": 0}, r"long_edges=\(0,\): expected at least 4 pixels"),
+        (
+            {"long_edges": (96, True)},
+            r"long_edges=\(96, True\): expected one or several integers",
+        ),
+        ({"long_edges": ()}, r"long_edges=\(\): expected one or several integers"),
+        ({"rerank_iou": 1.5}, "rerank_iou=1.5: expected an IoU"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": True}, "batch_size=True: a whole number"),
-        ({"score_threshold": float("nan")}, "score_threshold=nan: an objectness"),
+        ({"batch_size": True}, "batch_size=True: expected an integer"),
+        ({"score_threshold": float("nan")}, "score_threshold=nan: expected an objectness"),
         ({"nms": 0.5}, "nms: no such option of propose; did you mean nms_iou"),
     ],
 )
@@ -315,5 +318,5 @@ def test_one_image_is_not_several(generator, images):
     with pytest.raises(ValueError, match="pass one to propose"):
         generator.propose_iter(images[0])
     assert generator.propose([]) == []
-    with pytest.raises(ValueError, match=r"uint8\[2, 72, 96, 3\] is no image.*several images go in a list"):
+    with pytest.raises(ValueError, match=r"uint8\[2, 72, 96, 3\] is not an image.*several images as a list"):
         generator.propose(np.stack([images[0]] * 2))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmask_jax.masks.hierarchy import groups, hierarchy
-from fastmask_jax.masks.rle import Proposals
+from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import suppress
 from tests.test_label_map import encoded
 
@@ -65,7 +65,7 @@ def test_the_best_of_the_groups_are_what_suppression_keeps(seed, count, iou_thre
     bitmaps, rng = random_bitmaps(seed, count)
     rles, scores = encoded(bitmaps), rng.integers(0, 4, count).astype(np.float32)
     boxes = np.tile(np.array([0, 0, 12, 12], np.float32), (count, 1))
-    kept = suppress(Proposals(scores, boxes, rles, np.arange(count), 0), iou_threshold).tolist()
+    kept = suppress(ScoredMasks(scores, boxes, rles, np.arange(count), 0), iou_threshold).tolist()
     found = groups(rles, scores, iou_threshold)
     assert sorted(set(found.tolist())) == sorted(kept)
     for k in range(count):
@@ -76,7 +76,7 @@ def test_the_best_of_the_groups_are_what_suppression_keeps(seed, count, iou_thre
 
 
 def test_shares_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"inside=0: a share .* above 0 to 1"):
+    with pytest.raises(ValueError, match=r"inside=0: expected a share .* above 0 to 1"):
         hierarchy([], np.zeros(0, np.int64), 0)
-    with pytest.raises(ValueError, match=r"iou_threshold=1\.5: an IoU"):
+    with pytest.raises(ValueError, match=r"iou_threshold=1\.5: expected an IoU"):
         groups([], np.zeros(0, np.float32), 1.5)

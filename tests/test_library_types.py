@@ -22,22 +22,22 @@ def said(call, *values, **named):
         print("nothing")
 """
 CASES = [
-    ("ProposeOptions, count='5'", "count='5': a whole number is wanted"),
-    ("ProposeOptions, count=2.5", "count=2.5: a whole number is wanted"),
-    ("ProposeOptions, count=None", "count=None: a whole number is wanted"),
-    ("ProposeOptions, candidates=3.0", "candidates=3.0: a whole number is wanted"),
-    ("ProposeOptions, nms_iou='0.5'", "nms_iou='0.5': a number is wanted"),
-    ("ProposeOptions, exif=1", "exif=1: 'ignore' or 'apply' is wanted"),
-    ("ProposeOptions, exif='turn'", "exif='turn': 'ignore'"),
-    ("ProposeOptions, min_part=-1", "min_part=-1: a number of pixels, or a share below 1, is wanted"),
-    ("ProposeOptions, flip='no'", "flip='no': True or False is wanted"),
+    ("ProposeOptions, count='5'", "count='5': expected an integer"),
+    ("ProposeOptions, count=2.5", "count=2.5: expected an integer"),
+    ("ProposeOptions, count=None", "count=None: expected an integer"),
+    ("ProposeOptions, candidates=3.0", "candidates=3.0: expected an integer"),
+    ("ProposeOptions, nms_iou='0.5'", "nms_iou='0.5': expected a number"),
+    ("ProposeOptions, exif=1", "exif=1: expected 'ignore' or 'apply'"),
+    ("ProposeOptions, exif='turn'", "exif='turn': expected 'ignore'"),
+    ("ProposeOptions, min_part=-1", "min_part=-1: expected a number of pixels, or a share below 1"),
+    ("ProposeOptions, flip='no'", "flip='no': expected True or False"),
     ("ProposeOptions, long_edges=None, candidates=None, mask_threshold=None", "nothing"),
     ("ProposeOptions, np.int64(7), np.float32(0.5), min_area=np.int32(3), flip=np.bool_(True)", "nothing"),
     ("generator.propose, ['a.jpg'], 5", "options=5: expected ProposeOptions; pass options by name"),
     ("generator.propose, 'a.jpg', 'b.jpg'", "options='b.jpg': expected ProposeOptions; pass options by name"),
-    ("generator.propose, None", "NoneType is no image: a path, a PIL image or a NumPy array"),
-    ("generator.propose, 3", "int is no image: a path, a PIL image or a NumPy array"),
-    ("read_image, jax.numpy.zeros((2, 2))", "ArrayImpl is no image: a path, a PIL image or a NumPy array"),
+    ("generator.propose, None", "NoneType is not an image: expected a path, a PIL image or a NumPy array"),
+    ("generator.propose, 3", "int is not an image: expected a path, a PIL image or a NumPy array"),
+    ("read_image, jax.numpy.zeros((2, 2))", "ArrayImpl is not an image: expected a path, a PIL image or a NumPy array"),
 ]
 
 

@@ -74,8 +74,8 @@ def test_files_of_others_are_taken_for_the_published_network(weights):
         ({"config": "cocoa"}, "config cocoa: no such file, and none of the bundled configs coco, .*shapes"),
         ({"config": "coco:loud"}, "no variant 'loud'"),
         ({"config": "coco", "overrides": ["evaluation.longedge=3"]}, "did you mean --config.evaluation.long_edges"),
-        ({"config": "coco", "overrides": "evaluation.long_edge=3"}, r"a list of texts is wanted, \['evaluation.long"),
-        ({"config": "coco", "compilation_cache": __file__}, "compilation_cache=.*: not a folder that can be written"),
+        ({"config": "coco", "overrides": "evaluation.long_edge=3"}, r"expected a list, \['evaluation.long"),
+        ({"config": "coco", "compilation_cache": __file__}, "compilation_cache=.*: not a writable folder"),
         ({"weights": "nowhere.caffemodel"}, "nowhere.caffemodel: no file or folder"),
     ],
 )

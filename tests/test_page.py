@@ -198,7 +198,7 @@ def test_what_is_no_image_or_too_large_is_refused(served, photo, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("1", (8000, 5000)).save(tmp_path / "large.png")
     with opened(served.address) as (page, problems):
-        for name, line in (("broken.png", "is broken"), ("text.jpg", "is no image"), ("large.png", "8000 x 5000")):
+        for name, line in (("broken.png", "is damaged"), ("text.jpg", "is not an image"), ("large.png", "8000 x 5000")):
             upload(page, tmp_path / name)
             says(page, "status", line)
             toast = page.locator(".toast-body", has_text=line)

@@ -87,7 +87,7 @@ def test_a_ring_with_an_island():
 def test_no_pixel_no_polygon():
     assert polygons(encoded([np.zeros((4, 5), bool)])[0]) == []
     assert one_ring([]).shape == (0, 2)
-    with pytest.raises(ValueError, match="tolerance=-1: a number of pixels"):
+    with pytest.raises(ValueError, match="tolerance=-1: expected a number of pixels"):
         polygons(encoded([np.ones((2, 2), bool)])[0], -1)
 
 

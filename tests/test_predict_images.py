@@ -207,7 +207,7 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--count", "0"], "count=0: at least 1"),
+        (["--count", "0"], "count=0: expected at least 1"),
         (["--nms_iou", "2"], "nms_iou=2.0"),
         (["--shown", "0"], "--shown 0: at least 1"),
         (["--batch_size", "0"], "--batch_size 0: at least 1"),

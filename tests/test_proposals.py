@@ -103,10 +103,10 @@ def test_overlay_changes_the_masks_and_little_else():
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"count": -1}, "count=-1: at least 1"),
-        ({"nms_iou": 2.0}, "nms_iou=2.0: an IoU between 0 and 1"),
-        ({"score_threshold": 7.0}, "score_threshold=7.0: an objectness"),
-        ({"min_area": -1}, "min_area=-1: a number of pixels"),
+        ({"count": -1}, "count=-1: expected at least 1"),
+        ({"nms_iou": 2.0}, "nms_iou=2.0: expected an IoU between 0 and 1"),
+        ({"score_threshold": 7.0}, "score_threshold=7.0: expected an objectness"),
+        ({"min_area": -1}, "min_area=-1: expected a number of pixels"),
     ],
 )
 def test_filters_out_of_range_are_refused(wrong, line):
@@ -254,12 +254,12 @@ def test_broken_images_are_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:200])
     cases = [
         (tmp_path / "none.png", r"none\.png: no such image"),
-        (tmp_path, "is a folder: give the images in it"),
+        (tmp_path, "is a folder: pass the images in it"),
         (Image.open(tmp_path / "cut.png"), r"cut\.png: .*truncated"),
         (Image.fromarray(np.full((3, 3), 300, np.float32)), "a PIL image: pixels are float32 from 300 to 300"),
-        (np.zeros((3, 3), np.float32), r"float32\[3, 3\] is no image: uint8 is wanted, 0 to 255"),
-        (np.zeros((3, 3, 2), np.uint8), r"uint8\[3, 3, 2\] is no image"),
-        (np.zeros((0, 3, 3), np.uint8), r"uint8\[0, 3, 3\] is no image"),
+        (np.zeros((3, 3), np.float32), r"float32\[3, 3\] is not an image: expected uint8, 0 to 255"),
+        (np.zeros((3, 3, 2), np.uint8), r"uint8\[3, 3, 2\] is not an image"),
+        (np.zeros((0, 3, 3), np.uint8), r"uint8\[0, 3, 3\] is not an image"),
     ]
     for image, line in cases:
         with pytest.raises((ValueError, FileNotFoundError), match=line) as error:

@@ -20,7 +20,9 @@ def test_stability_by_hand():
     np.testing.assert_allclose(stability(logits_of(np.concatenate([mask, sharp]))), [0.5, 1.0], rtol=1e-6)
     scores = np.array([0.8, 0.8], np.float32)
     # Odds of 4 times 0.5 ** 2 are 1.
-    np.testing.assert_allclose(stable_scores(scores, logits_of(np.concatenate([mask, sharp])), 2.0), [0.5, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(
+        stable_scores(scores, logits_of(np.concatenate([mask, sharp])), 2.0), [0.5, 0.8], rtol=1e-6
+    )
 
 
 @given(seed=st.integers(0, 1000), weight=st.floats(0, 5))

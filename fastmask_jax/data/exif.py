@@ -21,7 +21,7 @@ SIDEWAYS = (5, 6, 7, 8)  # these exchange height and width
 def check_exif(exif: object) -> None:
     """Raises a ValueError if this is no choice of what to do with an orientation."""
     if exif not in _CHOICES:
-        raise InvalidInput(f"exif={exif!r}: 'ignore' (pixels as stored, as in COCO) or 'apply' (upright) is wanted")
+        raise InvalidInput(f"exif={exif!r}: expected 'ignore' (pixels as stored, as in COCO) or 'apply' (upright)")
 
 
 def orientation_of(image: bytes | Path | Image.Image) -> int:

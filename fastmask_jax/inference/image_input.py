@@ -1,4 +1,4 @@
-"""Images as users have them, a file, a PIL image or an array, to RGB pixels."""
+"""Converts files, PIL images and arrays to RGB pixels."""
 
 import os
 from pathlib import Path
@@ -17,21 +17,21 @@ AnyImage = str | os.PathLike | Image.Image | np.ndarray
 
 
 def is_image(thing: Any) -> bool:
-    """Whether this is one image, and not several."""
+    """Returns whether this is one image, not several."""
     return isinstance(thing, AnyImage)
 
 
 def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3"]:
-    """RGB pixels of one image; never the array that was given, which may change later.
+    """Returns the RGB pixels of one image, as a new array.
 
     Args:
       image: path of a file, a PIL image of any mode, or uint8 [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
-        Alpha is dropped. Files and PIL images of more than 8 bits are brought to 8 (see `pixel_depth.to_uint8`).
-      exif: "ignore": pixels as stored, as in COCO; "apply": files and PIL images are turned as their EXIF orientation
-        asks for. Boxes and masks are those of the pixels that this returns.
+        Alpha is dropped. Files and PIL images of more than 8 bits are converted to 8 (see `pixel_depth.to_uint8`).
+      exif: "ignore": pixels as stored, as in COCO; "apply": rotate files and PIL images by their EXIF orientation.
+        Boxes and masks refer to the returned pixels.
 
-    Errors:
-      FileNotFoundError, ValueError: no such file, or no such image; one line.
+    Raises:
+      FileNotFoundError, ValueError: a missing file, or not an image; one line.
     """
     check_exif(exif)
     if isinstance(image, np.ndarray):
@@ -41,13 +41,13 @@ def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W
         return upright(pixels, orientation_of(image)) if exif == "apply" else pixels
     if not isinstance(image, str | os.PathLike):
         raise InvalidInput(
-            f"{type(image).__name__} is no image: a path, a PIL image or a NumPy array is wanted (of other arrays "
-            "np.asarray makes one)"
+            f"{type(image).__name__} is not an image: expected a path, a PIL image or a NumPy array (convert other "
+            "arrays by np.asarray)"
         )
     path = Path(image)
     if path.is_dir():
         raise InvalidInput(
-            f"{path} is a folder: give the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
+            f"{path} is a folder: pass the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
         )
     try:
         return decode_image(path.read_bytes(), exif)
@@ -61,12 +61,14 @@ def _from_array(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
     what = f"an array of {image.dtype}{list(image.shape)}"
     if image.dtype != np.uint8:
         raise InvalidInput(
-            f"{what} is no image: uint8 is wanted, 0 to 255; of values from 0 to 1, (255 * x).astype('u1')"
+            f"{what} is not an image: expected uint8, 0 to 255; convert values from 0 to 1 by (255 * x).astype('u1')"
         )
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise InvalidInput(f"{what} is no image: [H, W], [H, W, 3] or [H, W, 4] is wanted; several images go in a list")
+        raise InvalidInput(
+            f"{what} is not an image: expected [H, W], [H, W, 3] or [H, W, 4]; pass several images as a list"
+        )
     colors = image[:, :, :3]
     return np.array(np.broadcast_to(colors, (*colors.shape[:2], 3)), order="C")
 

@@ -1,4 +1,4 @@
-"""From a source of weights to a generator of proposals."""
+"""Loads a generator of proposals from a source of weights."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from fastmask_jax.inference.generator import ProposalGenerator, Report, to_stder
 from fastmask_jax.weights.sources import config_of, load_trained
 
 DEFAULT = "coco_few"  # the bundled network for photographs
-PUBLISHED = "coco"  # whose network the files of others are taken for
+PUBLISHED = "coco"  # the config assumed for third-party files
 CACHE = "~/.cache/fastmask_jax"
 
 
@@ -30,19 +30,19 @@ def load(
     Args:
       weights: a working directory of train.py, or any other source of docs/weights.md. Default: the bundled network for
         photographs.
-      config: name of a bundled config with its variant after a colon ("coco_lite", "coco:zoom"), path of a config
-        file with the same, or a config. None: the one that the network was trained with, or "coco" for files of others.
-      overrides: changes of the config, as on the command line: ["evaluation.long_edges=1300"].
-      compilation_cache: keep compiled programs on disk, so that the next process starts fast: True in
-        $JAX_COMPILATION_CACHE_DIR, else where JAX was told to, else ~/.cache/fastmask_jax; or in a folder; False: do
-        not. This is a setting of the whole process.
-      report: gets a line of text when a pause needs explaining; called from another thread. Default: stderr.
+      config: name of a bundled config, with an optional variant after a colon ("coco_lite", "coco:zoom"), path of a
+        config file, likewise, or a config. None: the config stored with the weights, or "coco" for third-party files.
+      overrides: settings as on the command line: ["evaluation.long_edges=1300"].
+      compilation_cache: cache compiled programs on disk for later processes. True: in $JAX_COMPILATION_CACHE_DIR, in
+        the folder that JAX is configured with, or in ~/.cache/fastmask_jax; a path: in that folder; False: no cache.
+        The setting applies to the whole process.
+      report: called with a line of text, from another thread, when compilation takes long. Default: prints to stderr.
 
-    Errors:
+    Raises:
       FileNotFoundError, ValueError: no such source, config or key, or weights that do not fit; one line.
     """
     if isinstance(overrides, str):
-        raise InvalidInput(f"overrides={overrides!r}: a list of texts is wanted, [{overrides!r}]")
+        raise InvalidInput(f"overrides={overrides!r}: expected a list, [{overrides!r}]")
     settings = _config(os.fspath(weights), config, overrides)
     if compilation_cache:
         keep_compiled(None if compilation_cache is True else compilation_cache)
@@ -59,12 +59,12 @@ def _config(weights: str, config: str | os.PathLike | ConfigDict | None, overrid
 
 
 def keep_compiled(folder: str | os.PathLike | None = None) -> None:
-    """JAX keeps what it compiles on disk: in `folder`, or where it was told to, or in ~/.cache/fastmask_jax.
+    """Enables JAX's compilation cache: in `folder`, in the folder JAX is configured with, or in ~/.cache/fastmask_jax.
 
-    Where the last one cannot be written to, it keeps nothing.
+    If the default folder is not writable, nothing is cached.
 
-    Errors:
-      ValueError: `folder` cannot be written to; one line.
+    Raises:
+      ValueError: `folder` is not writable; one line.
     """
     if folder is None and jax.config.jax_compilation_cache_dir is not None:
         return
@@ -77,4 +77,4 @@ def keep_compiled(folder: str | os.PathLike | None = None) -> None:
     if writable:
         jax.config.update("jax_compilation_cache_dir", str(place))
     elif folder is not None:
-        raise InvalidInput(f"compilation_cache={place}: not a folder that can be written to; name another, or False")
+        raise InvalidInput(f"compilation_cache={place}: not a writable folder; choose another, or False")

@@ -14,7 +14,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import MULTIPLE
 
 _FLAG = bool | np.bool_
-_WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")  # NumPy's count as well
+_WHOLE, _NUMBER = (Integral, "an integer"), (Real, "a number")  # NumPy's count as well
 _WANTED = {
     "count": _WHOLE,
     "score_threshold": _NUMBER,
@@ -27,7 +27,7 @@ _WANTED = {
     "rerank_iou": _NUMBER,
     "exif": (str, "'ignore' or 'apply'"),
     "candidates": _WHOLE,
-    "long_edges": (tuple, "a whole number or several"),
+    "long_edges": (tuple, "an integer or several"),
     "flip": (_FLAG, "True or False"),
     "batch_size": _WHOLE,
 }
@@ -95,7 +95,7 @@ class ProposeOptions:
         self._check("nms_iou", 0 <= self.nms_iou <= 1, "an IoU between 0 and 1 (1: no suppression)")
         self._check("min_area", self.min_area >= 0, "a number of pixels")
         for name in ("min_part", "fill_holes"):
-            self._check(name, getattr(self, name) >= 0, "a number of pixels, or a share below 1,")
+            self._check(name, getattr(self, name) >= 0, "a number of pixels, or a share below 1")
         threshold = self.mask_threshold
         self._check("mask_threshold", threshold is None or 0 < threshold < 1, "a probability between 0 and 1, or None")
         if self.exif is not None:
@@ -106,13 +106,13 @@ class ProposeOptions:
         self._check("rerank_iou", rerank is None or 0 <= rerank <= 1, "an IoU between 0 and 1, or None")
         edges = self.long_edges or (MULTIPLE,)
         whole = all(isinstance(edge, Integral) and not isinstance(edge, _FLAG) for edge in edges)
-        self._check("long_edges", whole and self.long_edges != (), "one whole number or several, or None")
+        self._check("long_edges", whole and self.long_edges != (), "one or several integers, or None")
         self._check("long_edges", min(edges) >= MULTIPLE, f"at least {MULTIPLE} pixels, or None")
         self._check("batch_size", self.batch_size >= 1, "at least 1")
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
-            raise InvalidInput(f"{name}={getattr(self, name)!r}: {wanted} is wanted")
+            raise InvalidInput(f"{name}={getattr(self, name)!r}: expected {wanted}")
 
     def _check_type(self, name: str, wanted: Any, said: str) -> None:
         value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Small parts and small holes of masks removed."""
+"""Removes small parts and fills small holes of masks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     """
     for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):
         if not value >= 0:
-            raise InvalidInput(f"{name}={value!r}: a number of pixels is wanted, or a share of the mask below 1")
+            raise InvalidInput(f"{name}={value!r}: expected a number of pixels, or a share of the mask below 1")
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return dict(rle)

@@ -1,4 +1,4 @@
-"""Which masks lie in which, and which show the same object."""
+"""Finds which masks contain which, and which show the same object."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Hierarchy(NamedTuple):
     depth: Int32[np.ndarray, "n"]
 
     def children(self, k: int) -> Int64[np.ndarray, "c"]:
-        """Numbers of the masks whose parent is mask k, ascending."""
+        """Returns the indices of the masks whose parent is mask k, ascending."""
         return np.flatnonzero(self.parent == k)
 
 
@@ -48,7 +48,7 @@ def hierarchy(
       ValueError: no such share.
     """
     if not 0 < inside <= 1:
-        raise InvalidInput(f"inside={inside!r}: a share of a mask's pixels is wanted, above 0 to 1, such as {INSIDE}")
+        raise InvalidInput(f"inside={inside!r}: expected a share of a mask's pixels, above 0 to 1, such as {INSIDE}")
     count = len(rles)
     parent, root, depth = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
     x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4).T
@@ -86,7 +86,7 @@ def groups(
       ValueError: no such IoU.
     """
     if not 0 <= iou_threshold <= 1:
-        raise InvalidInput(f"iou_threshold={iou_threshold!r}: an IoU between 0 and 1 is wanted, such as {SHOWN_IOU}")
+        raise InvalidInput(f"iou_threshold={iou_threshold!r}: expected an IoU between 0 and 1, such as {SHOWN_IOU}")
     best: list[int] = []
     group = np.arange(len(rles), dtype=np.int32)
     for k in np.argsort(-scores, kind="stable").tolist():

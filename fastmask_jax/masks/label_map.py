@@ -1,4 +1,4 @@
-"""Overlapping masks to one label for every pixel, and label maps to PNG files."""
+"""Converts overlapping masks to one label per pixel, and label maps to PNG images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +61,7 @@ def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
 def _runs(
     rles: Sequence[Mapping[str, Any]],
 ) -> tuple[Int64[np.ndarray, "N 2"], Int64[np.ndarray, "N"], Int64[np.ndarray, "n"]]:
-    """(begin, end) of the runs of all masks, counted down the columns; the mask of each run; pixels of each mask."""
+    """Returns (begin, end) of the runs of all masks in column order; the mask of each run; the area of each mask."""
     decoded = decode_counts([rle["counts"].encode() for rle in rles])
     counts, owner = decoded.counts, decoded.owner
     first = np.searchsorted(owner, np.arange(len(rles)))

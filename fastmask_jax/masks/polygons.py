@@ -1,4 +1,4 @@
-"""Masks to polygons along the sides of their pixels.
+"""Converts masks to polygons along the sides of their pixels.
 
 Coordinates are (x, y) in pixels of the image; pixel k covers [k, k + 1), as in COCO. An outline with tolerance 0 runs
 along pixel sides: it encloses the mask's pixels and no others, and its area is their number.
@@ -42,7 +42,7 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
       ValueError: a tolerance below 0.
     """
     if not 0 <= tolerance < np.inf:
-        raise InvalidInput(f"tolerance={tolerance!r}: a number of pixels is wanted, 0 or more")
+        raise InvalidInput(f"tolerance={tolerance!r}: expected a number of pixels, 0 or more")
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return []
@@ -65,7 +65,7 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
 
 
 def signed_area(ring: Ring) -> float:
-    """Area inside a ring; positive where it runs clockwise as seen, with y down."""
+    """Computes the area inside a ring; positive if it runs clockwise as seen, with y down."""
     x, y = ring.T
     return float(x @ np.roll(y, -1) - np.roll(x, -1) @ y) / 2
 
@@ -99,14 +99,14 @@ def one_ring(parts: Sequence[Polygon]) -> Ring:
 
 
 def _joined(ring: Ring, other: Ring, edge: int, at: Float64[np.ndarray, "2"]) -> Ring:
-    """The ring up to its point `edge`, a cut from `at` to the other ring's first point, around it, back, and on."""
+    """Joins two rings: up to point `edge`, a cut from `at` to the other ring, around it, back, and on."""
     return np.concatenate([ring[: edge + 1], [at], other, other[:1], [at], ring[edge + 1 :]])
 
 
 def _left_of(ring: Ring, point: Float64[np.ndarray, "2"]) -> tuple[int, Float64[np.ndarray, "2"]]:
-    """Number of the ring's edge that lies nearest to the left of a point, and the place on it at the point's height.
+    """Returns the index of the nearest edge to the left of a point, and the position on it at the point's height.
 
-    A simplified outline may leave nothing there: then the nearest corner.
+    If a simplified outline has no edge there, the nearest corner is returned.
     """
     (x1, y1), (x2, y2) = ring.T, np.roll(ring, -1, axis=0).T
     crosses = (np.minimum(y1, y2) <= point[1]) & (point[1] <= np.maximum(y1, y2)) & (y1 != y2)
@@ -121,7 +121,7 @@ def _left_of(ring: Ring, point: Float64[np.ndarray, "2"]) -> tuple[int, Float64[
 
 
 def _simplified(ring: Ring, tolerance: float | int) -> Ring:
-    """The ring with fewer corners; one that would lose its area stays as it is."""
+    """Simplifies a ring, unless it would lose its area."""
     if tolerance == 0 or len(ring) <= 4:
         return ring
     fewer = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)[:, 0].astype(np.float64)
@@ -143,7 +143,7 @@ class _Corners(NamedTuple):
 
 
 def _outlines(mask: Bool[np.ndarray, "h w"]) -> list[tuple[Ring, int]]:
-    """Outlines of a mask, (ring, label of the part), none of which meets itself."""
+    """Returns the outlines of a mask as (ring, label of the part); no outline touches itself."""
     corners = _corners(mask)
     places, follower, parts = (values.tolist() for values in corners)
     done = [False] * len(places)
