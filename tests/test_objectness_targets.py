@@ -150,5 +150,5 @@ def test_labels_within_some_windows():
     within = labels.within(chosen)
     np.testing.assert_array_equal(within.positive, labels.positive & chosen)
     np.testing.assert_array_equal(within.hard_negative, labels.hard_negative & chosen)
-    np.testing.assert_array_equal(within.background, labels.background & chosen)
+    np.testing.assert_array_equal(within.background, labels.background)
     np.testing.assert_array_equal(within.matched[within.positive], labels.matched[within.positive])

@@ -36,9 +36,12 @@ class WindowLabels(NamedTuple):
     ]  # not positive, and known to hold no object that fits: random negatives come from here
 
     def within(self, chosen: Bool[np.ndarray, "N"]) -> "WindowLabels":
-        """Returns the same windows; unselected ones become neither positive nor negative."""
+        """Returns the same windows; unselected ones become neither positive nor hard negative.
+
+        The background stays: random negatives are drawn from all windows.
+        """
         matched = np.where(chosen, self.matched, np.int32(-1))
-        return WindowLabels(self.windows, matched, self.hard_negative & chosen, self.background & chosen)
+        return self._replace(matched=matched, hard_negative=self.hard_negative & chosen)
 
     @property
     def positive(self) -> Bool[np.ndarray, "N"]:

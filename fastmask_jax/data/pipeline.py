@@ -161,7 +161,10 @@ def choose_example(
         if one.labels.positive.any():
             break
         number = int(rng.choice(substitutes))
-    labels = one.labels if one.labels.positive.any() else one.labels.within(np.zeros_like(one.known))
+    labels = one.labels
+    if not labels.positive.any():
+        nothing = np.zeros_like(one.known)
+        labels = labels._replace(hard_negative=nothing, background=nothing)
     windows, targets = sample(labels, rng, spec.labels), np.zeros(0, np.uint8)
     if one.attended is not None:
         targets = draw_objectness_targets(one.attended, one.known, one.resized, spec.strides, rng)
