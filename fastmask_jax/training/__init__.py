@@ -1,1 +1,1 @@
-"""Losses, the optimizer, the step, and the loop."""
+"""Training: losses, optimizer, step, devices and loop."""

@@ -1,6 +1,6 @@
-"""All that knows about several devices and processes: `pmap` lives here alone.
+"""Runs the step on several devices and processes; the only file that uses `pmap`.
 
-The step is written against an axis name; another mapping over devices (`shard_map`, say) would replace this file.
+The step refers to devices only by an axis name, so another mapping (such as `shard_map`) replaces only this file.
 """
 
 from typing import Any
@@ -16,33 +16,33 @@ AXIS = "devices"
 
 
 def replicate(state: Any) -> Any:
-    """A copy of `state` on every local device, as the mapped step takes it (and may donate it)."""
+    """Copies `state` to every local device for the mapped step (which may donate it)."""
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
 def map_over_devices(step: Step) -> Step:
-    """The step over all devices of all processes: one compiled program; the state is broadcast, and donated.
+    """Maps the step over all devices of all processes: one compiled program; the state is replicated and donated.
 
-    The batch has a leading axis of local devices (see `split`); metrics come back as scalars.
+    The batch has a leading axis of local devices (see `split`); metrics are returned as scalars.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,))
 
 
 def split(batch: Any) -> Any:
-    """[B, ...] → [local devices, B / local devices, ...] for every array of a batch."""
+    """Reshapes every array of a batch from [B, ...] to [local devices, B / local devices, ...]."""
     devices = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
 
 
 def shared_batch_size(batch_size: int) -> int:
-    """The least batch of at least `batch_size` images that all devices of all processes can share evenly."""
+    """Returns the smallest batch size, at least `batch_size`, that all devices of all processes can share evenly."""
     devices = jax.device_count()
     return -(-batch_size // devices) * devices
 
 
 def check_batch_size(batch_size: int) -> None:
-    """InvalidInput where all devices of all processes cannot share a run's batch evenly."""
+    """Raises InvalidInput if the devices of all processes cannot share a run's batch evenly."""
     devices = jax.device_count()
     if batch_size % devices:
         raise InvalidInput(

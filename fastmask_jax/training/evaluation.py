@@ -1,4 +1,4 @@
-"""Average recall while a network is trained."""
+"""Evaluates average recall during training."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from fastmask_jax.models.fastmask import FastMask
 
 
 class _Stopped(Exception):
-    """A signal came during the evaluation."""
+    """Raised if a signal arrives during the evaluation."""
 
 
 class Evaluation:
-    """Evaluates weights of one network again and again; its programs are compiled once."""
+    """Evaluates successive weights of one network; its programs are compiled once."""
 
     def __init__(self, model: FastMask, config: ConfigDict, workdir: Path, report: Callable[[str], None]) -> None:
         self._model, self._config, self._report = model, config, report
@@ -25,8 +25,9 @@ class Evaluation:
         self._generator: ProposalGenerator | None = None
 
     def __call__(self, variables: Any, stop: Sequence[Any]) -> dict[str, float] | None:
-        """Returns the metrics of the config's split; None if `stop` gets an entry meanwhile: whoever sends a signal
-        will not wait for long.
+        """Returns the metrics of the config's split, or None if `stop` gets an entry meanwhile.
+
+        After a signal, a process is soon killed, so the evaluation is abandoned.
         """
         if self._generator is None:
             self._generator = ProposalGenerator(self._model, variables, self._config, report=self._report)
@@ -45,10 +46,10 @@ class Evaluation:
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Checks that the files of the evaluation exist, before hours of training.
+    """Checks before training that the files of the evaluation exist.
 
-    Errors:
-      FileNotFoundError: they do not; one line.
+    Raises:
+      FileNotFoundError: a file is missing; one line.
     """
     if config.train.evaluate_every > 0:
         for key, exists in (("annotations", Path.is_file), ("images", Path.is_dir)):

@@ -1,6 +1,6 @@
-"""The three losses of FastMask, image by image (docs/network.md §2).
+"""The losses of FastMask, per image (docs/network.md §2).
 
-Letters: B images, S objectness samples, P mask samples of an image.
+Letters: B images, S objectness samples, P mask samples per image.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fastmask_jax.models.heads import upscale
 
 
 class LossSpec(NamedTuple):
-    """Weights of the losses, and what objectness learns (docs/configuration.md)."""
+    """Weights of the losses, and the objectness target (docs/configuration.md)."""
 
     objectness: float = 1.0
     mask: float = 1.0
@@ -31,7 +31,7 @@ SCORE_TARGETS = ("label", "iou")
 
 
 class ImageLosses(NamedTuple):
-    """Losses and metrics of each image; means over its sampled windows, 0 for an image without any."""
+    """Losses and metrics of each image; means over its sampled windows, 0 without windows."""
 
     objectness: Float[Array, "B"]
     mask: Float[Array, "B"]
@@ -52,9 +52,12 @@ def image_losses(
     mask_weights: Float[Array, "B P"],
     spec: LossSpec,
 ) -> ImageLosses:
-    """Sigmoid cross-entropies: of objectness over windows, of masks over 160x160 pixels and windows, of attention over
-    10x10 cells and windows; and the Dice loss of masks. Weights are 1 for a sampled window and 0 for a row that only
-    fills the array. The first rows of scores and masks are the same windows (see `data.labels.WindowSample`)."""
+    """Computes the losses of each image.
+
+    Sigmoid cross-entropies of objectness over windows, of masks over 160x160 pixels and windows, and of attention over
+    10x10 cells and windows; and the Dice loss of masks. Weights are 1 for sampled windows and 0 for padding rows. The
+    first rows of scores and masks are the same windows (see `data.labels.WindowSample`).
+    """
     fine = upscale(mask_logits)  # [B, P, 160, 160]
     target = mask_targets.astype(jnp.float32)
     mask = optax.sigmoid_binary_cross_entropy(fine, target).mean((2, 3))
@@ -82,12 +85,13 @@ def image_losses(
 def objectness_attention_loss(
     logits: Sequence[Float[Array, "B _rows _columns"]], targets: UInt8[Array, "B M"]
 ) -> Float[Array, "B"]:
-    """Cross-entropy of the objectness attention: means over the windows of each level that count, summed over levels
-    (docs/network.md §5).
+    """Computes the cross-entropy of the objectness attention (docs/network.md §5).
+
+    The mean over the windows of each level that count, summed over levels.
 
     Args:
-      logits: of every window of the levels.
-      targets: of the same windows, level by level: 1 object, 0 none, 2 does not count.
+      logits: logits of every window of the levels.
+      targets: targets of the same windows, level by level: 1 object, 0 none, 2 ignored.
     """
     losses, start = [], 0
     for level in logits:
@@ -103,8 +107,11 @@ def objectness_attention_loss(
 def _objectness(
     scores: jax.Array, targets: jax.Array, labels: jax.Array, weights: jax.Array, focal: float
 ) -> Float[Array, "B"]:
-    """Cross-entropy of windows: their mean; with `focal`, their sum over the number of positive windows (Li et al.,
-    "Generalized Focal Loss", NeurIPS 2020), since most weigh next to nothing."""
+    """Computes the mean cross-entropy of windows.
+
+    With `focal`, most windows have weights near 0, so the sum is divided by the number of positive windows instead (Li
+    et al., "Generalized Focal Loss", NeurIPS 2020).
+    """
     entropy = optax.sigmoid_binary_cross_entropy(scores, targets)
     if not focal:
         return _mean(entropy, weights)
@@ -113,7 +120,7 @@ def _objectness(
 
 
 def _hardest(scores: jax.Array, labels: jax.Array, weights: jax.Array, count: int) -> Float[Array, "B S"]:
-    """1 for positives and for the `count` negatives of highest score of each image; for all windows where it is 0."""
+    """Returns 1 for positives and the `count` highest-scoring negatives of each image; 1 for all if `count` is 0."""
     if not count:
         return jnp.ones_like(scores)
     negative = (labels < 0.5) & (weights > 0)
@@ -123,7 +130,7 @@ def _hardest(scores: jax.Array, labels: jax.Array, weights: jax.Array, count: in
 
 
 def _first_rows(iou: Float[Array, "B P"], rows: int) -> Float[Array, "B S"]:
-    """IoU of the first windows' masks, as a target; rows beyond them are no positives."""
+    """Returns the IoU of the first windows' masks as targets; later rows are not positive."""
     return jnp.pad(jax.lax.stop_gradient(iou), ((0, 0), (0, max(rows - iou.shape[1], 0))))[:, :rows]
 
 

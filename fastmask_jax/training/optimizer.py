@@ -1,4 +1,4 @@
-"""The optimizer, its schedule in images seen, and what decays and moves at which rate (docs/network.md §2)."""
+"""Builds the optimizer, its schedule in images seen, weight decay and learning rate factors (docs/network.md §2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from fastmask_jax.errors import InvalidInput
 
 
 def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_images: int) -> optax.Schedule:
-    """step → learning rate of everything but the body.
+    """Returns the schedule: step → learning rate of all parameters except the body's.
 
-    `learning_rate` is that of a batch of `reference_batch` images; `batch_scaling` ("linear", "sqrt" or "none") takes
+    `learning_rate` refers to a batch of `reference_batch` images; `batch_scaling` ("linear", "sqrt" or "none") scales
     it to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
     `drop_images` (schedule "step") or along half a cosine to zero at `total_images` (schedule "cosine").
     """
@@ -36,7 +36,7 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
 
 
 def peak_learning_rate(optimizer: Mapping[str, Any], batch_size: int) -> float:
-    """`learning_rate`, which is that of `reference_batch` images, for a batch of `batch_size` (`batch_scaling`)."""
+    """Scales `learning_rate`, which refers to `reference_batch` images, to `batch_size` by `batch_scaling`."""
     ratio = batch_size / optimizer["reference_batch"]
     scalings = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
     _choose("optimizer.batch_scaling", optimizer["batch_scaling"], scalings)
@@ -51,12 +51,13 @@ def _choose(key: str, value: str, allowed: Any) -> None:
 def build_optimizer(
     optimizer: Mapping[str, Any], batch_size: int, total_images: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The transformation that a config's `optimizer` section describes, and its schedule.
+    """Builds the transformation that a config's `optimizer` section describes, and its schedule.
 
-    In order: clipping of the global norm (`clip_norm`, 0: none), the named rule with weight decay on all but norms, the
-    schedule, the factors of the body (`body_factor`) and of all other biases but norms' (`bias_factor`). `name`
-    "momentum" is the paper's SGD: the decay joins the gradient before `momentum` gathers it. "adam" is AdamW with
-    first-moment decay `b1`. The state's form depends on the name alone, so that a run may go on with other settings.
+    In order: clipping of the global norm (`clip_norm`, 0: none), the named rule with weight decay on all parameters
+    except norms, the schedule, and the factors of the body (`body_factor`) and of all other biases except norms'
+    (`bias_factor`). "momentum" is the paper's SGD: the decay is added to the gradient before momentum. "adam" is AdamW
+    with first-moment decay `b1`. The structure of the state depends only on the name, so a run can resume with other
+    settings.
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
     clip, name = optimizer["clip_norm"], optimizer["name"]
@@ -77,17 +78,17 @@ def build_optimizer(
 
 
 def decayed(params: Any) -> Any:
-    """True for every parameter that decays: all but the scales and shifts of norms."""
+    """Returns True for every parameter with weight decay: all except scales and shifts of norms."""
     return jax.tree_util.tree_map_with_path(lambda path, _: len(path) < 2 or "norm" not in path[-2].key, params)
 
 
 def of_body(params: Any) -> Any:
-    """True for the parameters of the body."""
+    """Returns True for the parameters of the body."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "body", params)
 
 
 def other_biases(params: Any) -> Any:
-    """True for the biases that are neither the body's nor a norm's."""
+    """Returns True for biases that belong neither to the body nor to a norm."""
 
     def chosen(path: Any, _: Any) -> bool:
         return path[-1].key == "bias" and path[0].key != "body" and "norm" not in path[-2].key

@@ -1,7 +1,7 @@
-"""What training shows of itself on fixed images: what the network is taught, and what it says.
+"""Draws training pictures of fixed images: targets and predictions.
 
-Labels are drawn from the batch alone, as the step gets it: a mask shifted by half a pixel, or mirrored, is seen.
-Small images are enlarged by whole numbers. Letters as in docs/design.md; n windows that are taught.
+Labels are drawn from the batch that the step receives, so a mask shifted by half a pixel, or mirrored, is visible.
+Small images are upscaled by integers. Letters as in docs/design.md; n labeled windows.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ POSITIVE, NEGATIVE = (80, 255, 120), (255, 70, 70)
 
 
 class Answers(NamedTuple):
-    """What the network says of one image, as NumPy arrays."""
+    """Predictions for one image, as NumPy arrays."""
 
     mask_logits: Float[np.ndarray, "P 40 40"]  # of the windows that are taught
     attention: Float[np.ndarray, "P 10 10"]  # probabilities of these
@@ -54,9 +54,9 @@ class Answers(NamedTuple):
 def training_pictures(
     model: FastMask, variables: Any, batch: TrainBatch, threshold: float
 ) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
-    """Pictures of labels, attention and proposals for the first few images of a batch, by tag ("labels/<image id>").
+    """Draws labels, attention and proposals of the first images of a batch, by tag ("labels/<image id>").
 
-    `threshold` is that of the proposals' masks.
+    `threshold` is the mask threshold of the proposals.
 
     The first call for a model and a bucket compiles; later ones do not.
     """
@@ -77,7 +77,7 @@ def training_pictures(
 
 
 def ask(model: FastMask, variables: Any, batch: TrainBatch, row: int) -> Answers:
-    """The network's answers, in use (stored statistics, no dropout), to one image of a training batch."""
+    """Returns predictions in inference mode (stored statistics, no dropout) for one image of a training batch."""
     one = slice(row, row + 1)
     sampled, decoded = jax.device_get(
         _answer(model, variables, batch.image[one], batch.size[one], batch.mask_windows[one])
@@ -97,11 +97,11 @@ def _answer(
 
 
 def label_picture(batch: TrainBatch, row: int, strides: Sequence[int]) -> UInt8[np.ndarray, "_H _W 3"]:
-    """What the network is taught of one image: masks and boxes laid back where their windows are, and the windows.
+    """Draws the targets of one image: masks and boxes at the positions of their windows, and the windows.
 
-    On the image: the contour of every window's mask target (those of one object have one color, and must lie on each
-    other), the box of its attention target, centers of the windows sampled (green discs: positive, red crosses:
-    hard negative). Below or beside it, one window of each of a few objects with its targets, cell by cell.
+    On the image: the contour of every window's mask target (one color per object; contours of one object must
+    coincide), the box of its attention target, and the centers of sampled windows (green discs: positive, red crosses:
+    hard negative). Below or next to it, one window for each of a few objects with its targets, cell by cell.
     """
     taught = _taught(batch, row, strides)
     owner = objects_of(taught.masks)
@@ -138,7 +138,7 @@ def attention_picture(
     attention: Float[np.ndarray, "P 10 10"],
     mask_logits: Float[np.ndarray, "P 40 40"],
 ) -> UInt8[np.ndarray, "_H _W 3"]:
-    """Attention and mask as taught and as predicted, for one window of each of a few objects: a row each.
+    """Draws target and predicted attention and mask for one window of each of a few objects, one per row.
 
     Args:
       attention: probabilities for the windows `batch.mask_windows[row]`.
@@ -179,14 +179,14 @@ def prediction_picture(
     threshold: float,
     count: int = PROPOSALS,
 ) -> UInt8[np.ndarray, "_H _W 3"]:
-    """The best proposals of an image that differ from each other, and the windows of a few with their attention.
+    """Draws the top proposals of an image after suppression, and the windows of a few with their attention.
 
     Args:
       image: resized, without padding.
-      decoded: of this image alone: scores [K], windows [K, 3], mask_logits [K, 40, 40], attention [K, 10, 10].
+      decoded: for this image: scores [K], windows [K, 3], mask_logits [K, 40, 40], attention [K, 10, 10].
       strides: strides of the levels.
-      threshold: probability at and above which a pixel belongs to a mask.
-      count: proposals shown.
+      threshold: minimum probability for a mask pixel.
+      count: number of proposals shown.
     """
     resized = image.shape[:2]
     image, large = _enlarged(image, strides)
@@ -222,7 +222,7 @@ def prediction_picture(
 
 
 def objects_of(masks: Bool[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
-    """Numbers 0, 1, 2 ... of the objects that masks show: those that overlap by IoU ≥ ½ with the first of an object."""
+    """Assigns object numbers 0, 1, 2 ... to masks: a mask with IoU ≥ ½ with the first of an object belongs to it."""
     owner, firsts = np.zeros(len(masks), np.int64), []
     if not len(masks):
         return owner
@@ -237,7 +237,7 @@ def objects_of(masks: Bool[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
 
 
 def lay_back(target: UInt8[np.ndarray, "160 160"], box: Box, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """A window's mask target at its box in an image of `size` (height, width); bilinear, at least ½."""
+    """Resizes a window's mask target to its box in an image of `size` (height, width); bilinear, threshold ½."""
     x1, y1, x2, y2 = (int(edge) for edge in box)
     cells = cv2.resize(target.astype(np.float32), (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR) >= 0.5
     result = np.zeros(size, bool)
@@ -267,7 +267,7 @@ def _taught(batch: TrainBatch, row: int, strides: Sequence[int]) -> _Taught:
 def _enlarged(
     image: UInt8[np.ndarray, "h w 3"], strides: Sequence[int]
 ) -> tuple[UInt8[np.ndarray, "_h _w 3"], tuple[int, ...]]:
-    """A small image with every pixel repeated, and the strides in its pixels."""
+    """Upscales a small image by repeating pixels; returns it with the strides in its pixels."""
     factor = max(1, round(SHOWN_SIDE / max(image.shape[:2])))
     return image.repeat(factor, axis=0).repeat(factor, axis=1), tuple(factor * stride for stride in strides)
 
@@ -277,7 +277,7 @@ def _firsts(owner: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
 
 
 def _box(cells: UInt8[np.ndarray, "10 10"], box: Box) -> tuple[int, int, int, int]:
-    """Edges of the rectangle that the cells of a window mark, in pixels of the box."""
+    """Returns the edges of the rectangle of marked cells in a window, in pixels of its box."""
     x1, y1, x2, _ = (int(edge) for edge in box)
     side = (x2 - x1) / WINDOW
     rows, columns = np.flatnonzero(cells.any(1)), np.flatnonzero(cells.any(0))
@@ -290,7 +290,7 @@ def _box(cells: UInt8[np.ndarray, "10 10"], box: Box) -> tuple[int, int, int, in
 
 
 def _with_tiles(panel: np.ndarray, tiles: list[np.ndarray], captions: list[str]) -> UInt8[np.ndarray, "_H _W 3"]:
-    """The tiles in rows below a lying picture, in columns beside a standing one."""
+    """Arranges tiles in rows below a landscape picture, or in columns next to a portrait one."""
     if not tiles:
         return panel
     lying = panel.shape[1] >= panel.shape[0]

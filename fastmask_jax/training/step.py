@@ -1,4 +1,4 @@
-"""The training step: a pure function (state, batch) → (state, metrics), made once from the model and the optimizer."""
+"""Creates the training step, a pure function (state, batch) → (state, metrics), from the model and the optimizer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from fastmask_jax.training.losses import LossSpec, image_losses, objectness_atte
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes in training; a pytree, whose leaves JAX also replaces by shapes or shardings."""
+    """State of training; a pytree whose leaves may also be shapes or shardings."""
 
     step: Any  # int32[]: steps done
     params: Any
@@ -28,7 +28,7 @@ class TrainState:
 
     @property
     def averaged_variables(self) -> dict[str, Any]:
-        """The collections for use: with the average of the parameters, where one is kept."""
+        """The collections for inference, with averaged parameters if they are kept."""
         return {**self.variables, "params": self.average or self.params}
 
     @property
@@ -38,7 +38,7 @@ class TrainState:
 
 
 class DeviceBatch(NamedTuple):
-    """The part of a TrainBatch that devices need (image ids stay on the host); same shapes."""
+    """The part of a TrainBatch for the devices (image ids stay on the host); same shapes."""
 
     image: Any
     size: Any
@@ -54,7 +54,7 @@ class DeviceBatch(NamedTuple):
 
 
 def on_device(batch: TrainBatch) -> DeviceBatch:
-    """Drops what stays on the host."""
+    """Drops the fields that stay on the host."""
     return DeviceBatch(*(getattr(batch, field) for field in DeviceBatch._fields))
 
 
@@ -64,7 +64,7 @@ Step = Callable[[TrainState, DeviceBatch], tuple[TrainState, Mapping[str, Float[
 def create_state(
     model: FastMask, optimizer: optax.GradientTransformation, seed: int, averaged: bool = False
 ) -> TrainState:
-    """The state before the first step; with `averaged`, it keeps a moving average of the parameters."""
+    """Returns the state before the first step; with `averaged`, including a moving average of the parameters."""
     variables = initial_variables(model, seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -79,13 +79,13 @@ def create_state(
 def make_step(
     model: FastMask, optimizer: optax.GradientTransformation, spec: LossSpec, seed: int, average_decay: float = 0.0
 ) -> Step:
-    """The step function of one device; gradients, moments and metrics are summed over `model.axis_name` if it has one.
+    """Creates the step of one device; gradients, moments and metrics are summed over `model.axis_name`, if set.
 
-    Images without any sampled positive weigh nothing (docs/network.md §2), and the others alike, whichever device holds
-    them: D devices with one image each do what one device with D images does. Dropout keys come from
-    (seed, step, slot of the image), so that they, too, do not depend on the devices.
+    Images without a sampled positive have weight 0 (docs/network.md §2), all others equal weights on every device: D
+    devices with one image each take the same step as one device with D images. Dropout keys are functions of (seed,
+    step, slot of the image), so they do not depend on the devices either.
 
-    `average_decay` is that of the state's moving average, which follows faster in the first steps.
+    `average_decay` is the decay of the state's moving average, which adapts faster in the first steps.
     """
     axis = model.axis_name
 
@@ -153,7 +153,7 @@ def make_step(
 
 
 def calibrate_frozen_stats(model: FastMask, state: TrainState, batch: DeviceBatch) -> TrainState:
-    """Statistics for the body's frozen norms from one batch of images: what a body that starts from nothing needs."""
+    """Measures statistics of the body's frozen norms on one batch of images, for a body with random weights."""
     measured = jax.jit(
         lambda variables, image, size: model.clone(axis_name=None).apply(
             variables, image, size, method="levels", mutable=["frozen_stats"]

@@ -1,6 +1,6 @@
-"""Tells a damaged checkpoint from a machine that cannot read it just now, and from one of another orbax.
+"""Distinguishes damaged checkpoints from temporary read errors and from those of another orbax version.
 
-Only a damaged checkpoint is called so: whoever reads that may delete it.
+Only damaged checkpoints are reported as such, because users may delete them.
 """
 
 import errno
@@ -23,22 +23,22 @@ _UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # o
 
 
 class DamagedCheckpoint(InvalidInput):
-    """Files of a checkpoint are missing, cut off or changed."""
+    """Files of a checkpoint are missing, truncated or changed."""
 
 
 @contextmanager
 def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
-    """Errors inside it, of reading a checkpoint, come out as what they are.
+    """Translates errors of reading a checkpoint inside the block.
 
     Args:
-      folder: of the checkpoint.
+      folder: folder of the checkpoint.
       written_by: version of orbax that wrote it; None: unknown.
 
-    Errors:
-      DamagedCheckpoint: a file of the checkpoint is missing or broken; one line.
+    Raises:
+      DamagedCheckpoint: a file of the checkpoint is missing or damaged; one line.
       InvalidInput: orbax cannot read it, and it is not known whether the same version wrote it; one line.
       PermissionError: a file may not be read.
-      Anything else (MemoryError, another OSError, ImportError) says nothing about the checkpoint, and is passed on.
+      Other errors (MemoryError, other OSErrors, ImportError) say nothing about the checkpoint and are passed on.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
 
 
 def _as_what_it_is(error: Exception, folder: Path, written_by: str | None) -> Exception:
-    """The error to raise for one that reading a checkpoint gave: often that itself."""
+    """Returns the error to raise for an error of reading a checkpoint, in many cases the same."""
     status = str(error).partition(":")[0] if isinstance(error, ValueError) else ""
     if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError) or status in _DAMAGED:
         return damaged(folder, _reason(error))
@@ -67,17 +67,17 @@ def _as_what_it_is(error: Exception, folder: Path, written_by: str | None) -> Ex
 
 
 def damaged(folder: Path, reason: str) -> DamagedCheckpoint:
-    """The error that says so."""
+    """Returns the error for a damaged checkpoint."""
     return DamagedCheckpoint(f"{folder}: not a whole checkpoint ({reason})")
 
 
 def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """CRC-32 of each array's bytes, by name."""
+    """Returns the CRC-32 of each array's bytes, by name."""
     return {name: zlib.crc32(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def check_values(folder: Path, arrays: Mapping[str, Any], saved: Mapping[str, int]) -> None:
-    """DamagedCheckpoint where an array is not the one that was saved; `saved` are their checksums, as far as known."""
+    """Raises DamagedCheckpoint if an array differs from the saved one; `saved` are the known checksums."""
     for name, found in checksums({name: array for name, array in arrays.items() if name in saved}).items():
         if found != saved[name]:
             raise damaged(folder, f"the values of {name} have changed since it was saved")

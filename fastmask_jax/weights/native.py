@@ -1,4 +1,4 @@
-"""Networks of this project's own: from a run's checkpoint or an exported file, into networks that differ in part."""
+"""Loads networks of this project, from a run or an exported file, into networks that may differ in part."""
 
 import json
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ _SAME = ("kind", "flavor")  # of a body: where these differ, equal names do not 
 
 
 def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:
-    """What fits of the best, or else the latest, checkpoint of a run.
+    """Reads the arrays that fit from the best checkpoint of a run, or from the latest if none was evaluated.
 
     Args:
-      workdir: of `train.py`.
-      model: the `model` section of the config for which the weights are wanted.
-      shapes: of that network's arrays.
+      workdir: working directory of `train.py`.
+      model: the `model` section of the config of the network to fill.
+      shapes: shapes of that network's arrays.
 
-    Errors:
-      FileNotFoundError, ValueError: no checkpoint there, or none that is whole, or its body is another; one line.
+    Raises:
+      FileNotFoundError, ValueError: no checkpoint, no undamaged one, or another body; one line.
     """
     if not (workdir / "checkpoints").is_dir():
         raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
@@ -45,11 +45,11 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
 
 
 def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) -> tuple[FastMask, dict[str, Any], int]:
-    """(network, its variables, step) of a checkpoint: that of `step`, or the best that is whole, or else the latest.
+    """Restores (network, variables, step) from the checkpoint of `step`, or the best undamaged one, or the latest.
 
-    Errors:
-      FileNotFoundError: no checkpoint there, or not of that step.
-      DamagedCheckpoint: that of `step`, or every one, is damaged.
+    Raises:
+      FileNotFoundError: no checkpoint, or none of that step.
+      DamagedCheckpoint: the checkpoint of `step`, or every checkpoint, is damaged.
       ValueError: the checkpoint does not fit the config's network; names the first array that differs.
     """
     if not (workdir / "checkpoints").is_dir():
@@ -71,10 +71,10 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
 
 
 def read_workdir_config(workdir: Path) -> dict[str, Any]:
-    """The config that `train.py` left in a working directory.
+    """Reads the config of a working directory of `train.py`.
 
-    Errors:
-      FileNotFoundError, ValueError: as of `parse_config`, or none there; one line that names folder or file.
+    Raises:
+      FileNotFoundError, ValueError: as for `parse_config`, or no config; one line that names folder or file.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -86,10 +86,10 @@ def read_workdir_config(workdir: Path) -> dict[str, Any]:
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """A network's config out of JSON.
+    """Parses a network's config from JSON.
 
-    Errors:
-      ValueError: not JSON, or without the section that says what network it is; one line.
+    Raises:
+      ValueError: not JSON, or without a model section; one line.
     """
     try:
         config = json.loads(text)
@@ -108,15 +108,15 @@ def fit_native(
     model: Mapping[str, Any],
     shapes: Mapping[str, Shape],
 ) -> Found:
-    """What fits, layer by layer, of a network of ours: levels, necks and heads may be others, but not the body.
+    """Selects the arrays that fit, layer by layer: levels, necks and heads may differ, but not the body.
 
     Args:
-      source: for messages.
-      arrays: by the network's names.
-      saved_model, model: `model` sections, of the network that was saved and of the one to be filled.
-      shapes: of the latter's arrays.
+      source: name of the source, for messages.
+      arrays: arrays by the network's names.
+      saved_model, model: `model` sections of the saved network and of the network to fill.
+      shapes: shapes of the latter's arrays.
 
-    Errors:
+    Raises:
       ValueError: the bodies differ, or nothing fits; names the first array or setting that differs.
     """
     for key in _SAME:
