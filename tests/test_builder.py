@@ -60,6 +60,14 @@ def records(drawn, tmp_path_factory) -> Path:
     return directory
 
 
+def test_owners_without_a_name(drawn, tmp_path, monkeypatch):
+    """As in a container whose user is a number alone."""
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("grp.getgrgid", {}.__getitem__)
+    assert build(read(drawn), tmp_path / "train", split_name="train", workers=0).images == 12
+    assert len(RecordSource(tmp_path / "train")[0].object_ids)
+
+
 def assert_records_equal_source(source: RecordSource, annotations: Path, images: Path) -> None:
     content = json.loads(annotations.read_text())
     entries = sorted(content["images"], key=lambda e: e["id"])

@@ -126,5 +126,9 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", None)
         keep_compiled()
         assert jax.config.jax_compilation_cache_dir is None
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user, who has neither name nor home
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

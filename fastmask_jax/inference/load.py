@@ -1,5 +1,6 @@
 """Loads a generator of proposals from a source of weights."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,12 +69,12 @@ def keep_compiled(folder: str | os.PathLike | None = None) -> None:
     """
     if folder is None and jax.config.jax_compilation_cache_dir is not None:
         return
-    place = Path(CACHE if folder is None else folder).expanduser()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        writable = os.access(place, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
+    place = Path(os.path.expanduser(CACHE if folder is None else folder))
+    writable = False
+    if place.parts[0] != "~":  # as it stays for a user without a home, in many containers
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            writable = os.access(place, os.W_OK | os.X_OK)
     if writable:
         jax.config.update("jax_compilation_cache_dir", str(place))
     elif folder is not None:

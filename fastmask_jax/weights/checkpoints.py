@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.unknown_owners import allow_unknown_owners
 from fastmask_jax.weights.damage import DamagedCheckpoint, check_values, checksums, damaged, naming_damage
 from fastmask_jax.weights.renamed import current_config, current_name
 
@@ -23,6 +24,8 @@ _FOLDER = "checkpoints"
 _ASIDE = "damaged"  # folder of a working directory, for what training passed over
 _AVERAGE = "average"  # field of the state
 _log = logging.getLogger(__name__)
+
+allow_unknown_owners()
 
 T = TypeVar("T")
 
