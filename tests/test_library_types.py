@@ -1,10 +1,15 @@
 """Values of other types than are wanted, as programs have them: without the run-time checks of the other tests."""
 
+import dataclasses
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
+
+from fastmask_jax.inference.generator import ProposalGenerator
+from fastmask_jax.inference.options import OptionsByName, ProposeOptions
 
 BEGIN = """
 import jax, numpy as np
@@ -39,6 +44,13 @@ CASES = [
     ("generator.propose, 3", "int is not an image: expected a path, a PIL image or a NumPy array"),
     ("read_image, jax.numpy.zeros((2, 2))", "ArrayImpl is not an image: expected a path, a PIL image or a NumPy array"),
 ]
+
+
+def test_options_by_name_are_those_of_the_class():
+    """With the same types: what an editor completes in `propose(..., )` is what there is."""
+    of_class = {field.name: field.type for field in dataclasses.fields(ProposeOptions)}
+    assert typing.get_type_hints(OptionsByName) == of_class
+    assert typing.get_type_hints(ProposalGenerator.propose)["changes"] == typing.Unpack[OptionsByName]
 
 
 @pytest.fixture(scope="module")

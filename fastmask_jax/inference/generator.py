@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +16,7 @@ from fastmask_jax.inference.assembly import Assembler
 from fastmask_jax.inference.batching import Batcher
 from fastmask_jax.inference.device_model import DeviceModel, Report
 from fastmask_jax.inference.image_input import AnyImage, is_image, read_image
-from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.inference.options import OptionsByName, ProposeOptions
 from fastmask_jax.inference.ordered_map import ordered_map
 from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.inference.views import Buckets, View, views_of
@@ -77,7 +77,10 @@ class ProposalGenerator:
         return self._model.compile_seconds
 
     def propose(
-        self, images: AnyImage | Iterable[AnyImage], options: ProposeOptions | None = None, **changes: Any
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        options: ProposeOptions | None = None,
+        **changes: Unpack[OptionsByName],
     ) -> Proposals | list[Proposals]:
         """Returns the proposals of one image, or of several as a list in their order.
 
@@ -99,7 +102,7 @@ class ProposalGenerator:
         options: ProposeOptions | None = None,
         *,
         on_problem: Callable[[str], None] | None = None,
-        **changes: Any,
+        **changes: Unpack[OptionsByName],
     ) -> Iterator[Proposals | None]:
         """Yields the proposals of each image, in the images' order; memory does not grow with their number.
 

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -31,6 +31,25 @@ _WANTED = {
     "flip": (_FLAG, "True or False"),
     "batch_size": _WHOLE,
 }
+
+
+class OptionsByName(TypedDict, total=False):
+    """The fields of `ProposeOptions` as keyword arguments, for editors to complete and type checkers to check."""
+
+    count: int
+    score_threshold: float
+    nms_iou: float
+    min_area: float | int
+    min_part: float | int
+    fill_holes: float | int
+    mask_threshold: float | None
+    stability_weight: float | None
+    rerank_iou: float | None
+    exif: Exif | None
+    candidates: int | None
+    long_edges: int | Sequence[int] | None
+    flip: bool
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class ProposeOptions:
         good = isinstance(value, wanted) and (wanted is _FLAG or not isinstance(value, _FLAG))
         self._check(name, good or (value is None and getattr(type(self), name) is None), said)
 
-    def changed(self, **changes: Any) -> "ProposeOptions":
+    def changed(self, **changes: Unpack[OptionsByName]) -> "ProposeOptions":
         """Returns these options with some changes.
 
         Raises:
