@@ -93,7 +93,7 @@ class Budget(NamedTuple):
 def read_variants(path: Path) -> dict[str, Variant]:
     """The variants of a JSON file.
 
-    Errors:
+    Raises:
       ValueError: it is not of the form that the module's docstring shows; one line.
     """
     try:
@@ -131,7 +131,7 @@ def run(folder: Path, variant: Variant, seed: int, budget: Budget, held: Sequenc
     Returns:
       The readings of evaluate.py, and `parameters`; or {"failed": line} where a command ended with an error.
 
-    Errors:
+    Raises:
       ValueError: `folder` holds a run of other settings; one line.
     """
     spec, overrides = settings_of(variant, seed, budget)

@@ -1,7 +1,7 @@
-"""Bodies on one image, forward and with the gradient of all weights: python benchmarks/bodies.py [--only ResNet]
+"""Times bodies on one image, forward and with the gradient of all weights: python benchmarks/bodies.py [--only ResNet]
 
 Prints a Markdown table for each image size: medians over alternating rounds in one process. "frozen" stops the gradient
-behind stage 2. The last table is of depthwise convolutions alone, as XLA has them and as models/depthwise.py does.
+after stage 2. The last table compares depthwise convolutions of XLA and of models/depthwise.py.
 """
 
 import argparse

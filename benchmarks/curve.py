@@ -1,4 +1,4 @@
-"""Average recall along a training run: every checkpoint that was kept (train.keep_checkpoints), evaluated.
+"""Evaluates average recall of every kept checkpoint of a training run (train.keep_checkpoints).
 
     python benchmarks/curve.py --config configs/coco_few.py --workdir runs/few --annotations val.json --images FOLDER
 

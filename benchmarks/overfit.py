@@ -1,9 +1,9 @@
-"""Trains the full network on four COCO images until it knows them by heart, and prints average recall on them.
+"""Overfits the full network to four COCO images and prints average recall on them.
 
     python benchmarks/overfit.py --annotations instances_train.json --images FOLDER --workdir runs/overfit
 
 The four are the first landscape images by id with at least five objects of at least 32² pixels, each at least 120
-pixels long, and no crowd. Recall is to reach 0.6 over their medium and large objects.
+pixels long, and no crowd. Recall should reach 0.6 over their medium and large objects.
 """
 
 import argparse
@@ -16,7 +16,7 @@ LONGEST_SIDE, OBJECTS, IMAGES = 120, 5, 4
 
 
 def choose(content: dict) -> dict:
-    """The part of a COCO instances file that is about the four images."""
+    """Returns the part of a COCO instances file about the four images."""
     objects: dict[int, list[dict]] = {}
     for entry in content["annotations"]:
         objects.setdefault(entry["image_id"], []).append(entry)

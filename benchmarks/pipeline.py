@@ -1,4 +1,4 @@
-"""How many images a second the training pipeline makes, and where an image's time goes.
+"""Measures images per second of the training pipeline, and the time of each stage.
 
     python benchmarks/pipeline.py --records data/coco/train
 

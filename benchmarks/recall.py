@@ -1,4 +1,4 @@
-"""How long average recall takes: faster-coco-eval beside pycocotools, on proposals without learning.
+"""Times average recall with faster-coco-eval and pycocotools, on image-independent proposals.
 
     python benchmarks/recall.py --annotations instances_val.json --images 40
 

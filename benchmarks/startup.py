@@ -1,4 +1,4 @@
-"""How soon a process has its first proposals: when everything is to be compiled, and when the process before kept it.
+"""Times the first proposals of a process, with an empty and with a filled compilation cache.
 
     python benchmarks/startup.py --config coco_lite
 

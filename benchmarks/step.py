@@ -1,4 +1,4 @@
-"""Time of a training step and of proposing, on random images in the largest bucket; a Markdown table.
+"""Times a training step and proposing, on random images in the largest bucket; prints a Markdown table.
 
 python benchmarks/step.py --config configs/coco.py --batch 1 2 --proposals 100 1000
 

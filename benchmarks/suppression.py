@@ -1,4 +1,4 @@
-"""How long suppression by mask IoU takes for 1000 proposals of a 640×480 image.
+"""Times suppression by mask IoU for 1000 proposals of a 640×480 image.
 
     python benchmarks/suppression.py
 

@@ -1,4 +1,4 @@
-"""Medians of alternating runs, and the tables that show them."""
+"""Medians of alternating runs, and tables of them."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import jax
 
 
 def device_name() -> str:
-    """The accelerator, or the processor and how many cores JAX may use of it."""
+    """Returns the accelerator, or the processor and the number of cores that JAX may use."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
@@ -24,7 +24,7 @@ def device_name() -> str:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Which form of sliding windows is fastest where: python benchmarks/windows.py [--rounds 5]
+"""Times the forms of sliding windows: python benchmarks/windows.py [--rounds 5]
 
 Prints three Markdown tables of medians over alternating rounds in one process: scoring every window of one image (the
 first fully connected layer, 12800 → 512, which is nearly all of the work); training's sampled windows, forward and

@@ -8,18 +8,18 @@ Source: Hu, Lan, Jiang, Cao, Sha, "FastMask: Segment Multi-scale Object Candidat
 
 Variants, joined with commas: `configs/coco.py:zoom,max_neck`.
 
-    zoom                         level 192 more, images resized to 1300 in use
-    one_stream                   strides 16, 32, 64, 128 alone
-    torchvision                  the body in torchvision's layout (docs/network.md §1)
+    zoom                         adds level 192; resizes images to 1300 in inference
+    one_stream                   only strides 16, 32, 64, 128
+    torchvision                  body in torchvision's layout (docs/network.md §1)
     average_neck, max_neck, feedforward_neck
     standard_head                no attention
     bfloat16                     computes in bfloat16; parameters stay float32
     attentionmask                AttentionMask with levels 8 to 128 (docs/network.md §5): level 8 from stage 3,
-                                 an objectness attention for each level, its own labels, losses, rates and sizes
-    attentionmask_8_192          level 192 more
+                                 objectness attention for each level, its own labels, losses, rates and sizes
+    attentionmask_8_192          adds level 192
     attentionmask_16_192         the same without level 8
 
-Cost and result on COCO: not measured yet; docs/results.md says what was.
+Cost and result on COCO: not measured yet. docs/results.md lists what was measured.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from fastmask_jax.errors import InvalidInput
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's settings, changed by the named variants."""
+    """Returns the paper's settings, changed by the named variants."""
     config = ConfigDict()
     config.seed = 0
 

