@@ -3,11 +3,10 @@
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import jax
@@ -25,6 +24,7 @@ from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, shared_batch_size, split
 from fastmask_jax.training.evaluation import Evaluation, check_evaluation
+from fastmask_jax.training.interruptions import naming_full_disk, signals
 from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
 from fastmask_jax.training.progress_pictures import training_pictures
@@ -115,7 +115,8 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     if jax.process_index() == 0:
         save_config(workdir, config)
     with (
-        _signals() as stop,
+        naming_full_disk(workdir),
+        signals() as stop,
         closing(checkpoints),
         Reporter(
             workdir,
@@ -352,22 +353,3 @@ def _checked(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
             "A lower optimizer.learning_rate, more optimizer.warmup_images or optimizer.clip_norm helps"
         )
     return values
-
-
-@contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """A list that SIGTERM or Ctrl-C appends to: the loop ends after the step at hand. A second Ctrl-C kills."""
-    caught: list[signal.Signals] = []
-    before = {}
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

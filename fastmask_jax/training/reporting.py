@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -20,8 +20,9 @@ import jax
 import numpy as np
 import psutil
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from fastmask_jax.training.tensorboard_file import TensorBoardFile
 
 METRICS = "metrics.jsonl"
 LOSS_PARTS = ("objectness", "mask", "attention", "objectness_attention")
@@ -137,7 +138,7 @@ class Reporter:
         if dropped:
             self.say(f"{self._workdir / METRICS}: {dropped} line(s) of an earlier run beyond step {start_step} dropped")
         self._lines = (self._workdir / METRICS).open("a", encoding="utf-8", buffering=1)
-        self._tensorboard = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+        self._tensorboard = TensorBoardFile(self._workdir / "tensorboard", purge_step=start_step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """One console line, one line of metrics.jsonl, and TensorBoard scalars.
@@ -199,8 +200,10 @@ class Reporter:
         for tag, picture in pictures.items():
             path = self._workdir / "pictures" / tag / f"{step}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1])  # imwrite drops errors
-            self._tensorboard.add_image(tag, picture, step, dataformats="HWC")
+            png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+            path.write_bytes(png)  # cv2.imwrite would drop errors
+            self._tensorboard.picture(tag, png, picture.shape[:2], step)
+        self._tensorboard.flush()
 
     def say(self, line: str) -> None:
         """A line on the console, above the progress bar if there is one."""
@@ -216,9 +219,10 @@ class Reporter:
         """Writes out what is left; a second call does nothing."""
         if self._open:
             self._open = False
-            self._bar.close()
-            self._lines.close()
-            self._tensorboard.close()
+            with ExitStack() as stack:  # each is closed, whatever becomes of the others
+                stack.callback(self._tensorboard.close)
+                stack.callback(self._lines.close)
+                self._bar.close()
 
     def __enter__(self) -> "Reporter":
         return self
@@ -226,7 +230,8 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(OSError) if error else nullcontext():  # a full disk is told of once
+            self.close()
 
     def _record(self, step: int, kind: str, values: Mapping[str, float | int | None]) -> None:
         """JSON knows no NaN: what is not a finite number is null there, and left out of TensorBoard."""
@@ -235,7 +240,8 @@ class Reporter:
         self._lines.write(json.dumps(line) + "\n")
         for name, value in finite.items():
             if value is not None:
-                self._tensorboard.add_scalar(f"{kind}/{name.replace('@', '_')}", value, step)
+                self._tensorboard.scalar(f"{kind}/{name.replace('@', '_')}", value, step)
+        self._tensorboard.flush()
 
 
 def cut_history(path: Path, step: int) -> int:

@@ -1,10 +1,12 @@
 """Checkpoints by orbax: saved in the background, the latest few and the best one kept, damaged ones passed over."""
 
+import errno
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,15 +120,14 @@ class Checkpoints:
         if jax.process_count() > 1:  # orbax wants arrays that all processes own
             local = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
         # Else one of the equal copies: before jax 0.8 pmap returns a sharding that orbax does not know.
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(local),
-                config=ocp.args.JsonSave(dict(self._config)),
-                written=ocp.args.JsonSave(written),
-            ),
-            metrics=None if metrics is None or math.isnan(metrics[BEST]) else {BEST: float(metrics[BEST])},
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(local),
+            config=ocp.args.JsonSave(dict(self._config)),
+            written=ocp.args.JsonSave(written),
         )
+        metrics = None if metrics is None or math.isnan(metrics[BEST]) else {BEST: float(metrics[BEST])}
+        with _full_disk_as_oserror():
+            self._manager.save(step, args=items, metrics=metrics)
 
     def resume(self, template: Any) -> Resumed | None:
         """Restores the latest checkpoint that is whole, to go on from; None where there is no checkpoint.
@@ -292,11 +293,24 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was begun is on disk."""
-        self._manager.wait_until_finished()
+        with _full_disk_as_oserror():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+
+@contextmanager
+def _full_disk_as_oserror() -> Iterator[None]:
+    """Raises tensorstore's ValueError of a full disk as the OSError that everybody else raises."""
+    try:
+        yield
+    except ValueError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if str(error).startswith("RESOURCE_EXHAUSTED") and os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
+        raise
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
     except Exception as error:
         wrapped = type(error) is Exception and isinstance(error.__cause__, Exception)  # orbax's, around some errors
         cause = error.__cause__ if wrapped else error
-        raise _as_what_it_is(cause, folder, written_by) from cause.__cause__
+        raised = _as_what_it_is(cause, folder, written_by)
+        raise raised from (cause.__cause__ if raised is cause else cause)
 
 
 def _as_what_it_is(error: Exception, folder: Path, written_by: str | None) -> Exception:

@@ -1,0 +1,52 @@
+"""TensorBoard's event file, written by the thread that calls.
+
+tensorboardX's own writer hands events to a thread. When that dies, as on a full disk, its queue fills up, and the run
+would wait for ever.
+"""
+
+import socket
+import time
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+
+
+class TensorBoardFile:
+    """Appends scalars and pictures to a new event file.
+
+    What cannot be written raises OSError, at the latest in `flush`.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        """
+        Args:
+          folder: of the run's event files; created if it does not exist.
+          purge_step: TensorBoard hides what earlier files hold of this step and later ones.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}"))
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalar(self, tag: str, value: float | int, step: int) -> None:
+        """Adds a number."""
+        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
+
+    def picture(self, tag: str, png: bytes, size: tuple[int, int], step: int) -> None:
+        """Adds an RGB picture of (height, width), encoded as PNG."""
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=png)
+        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
+
+    def flush(self) -> None:
+        """Returns when all of it is on the disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Writes what is left and ends the file, also where that fails."""
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())

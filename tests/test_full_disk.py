@@ -1,0 +1,64 @@
+"""A disk without space: /dev/full stands for it. Nothing waits for ever, and one line says what is safe."""
+
+import errno
+import os
+
+import pytest
+from tensorboardX.record_writer import RecordWriter
+
+from fastmask_jax.errors import UserError
+from fastmask_jax.training import tensorboard_file
+from fastmask_jax.training.interruptions import DiskFull, naming_full_disk
+from fastmask_jax.training.reporting import Reporter
+from fastmask_jax.weights.checkpoints import Checkpoints
+from tests.test_checkpoints import CONFIG, saved, state_at
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+
+
+def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    """tensorboardX's own writer lost its thread, and the eleventh value or so waited for ever."""
+    monkeypatch.setattr(tensorboard_file, "RecordWriter", lambda path: RecordWriter("/dev/full"))
+    with pytest.raises(OSError) as caught, Reporter(tmp_path, total_steps=9, batch_size=1, start_step=0) as reporter:
+        for step in range(1, 1000):
+            reporter.log(step, {"loss": 1.0})
+    assert caught.value.errno == errno.ENOSPC
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_metrics_on_a_full_disk_end_the_run(tmp_path):
+    with pytest.raises(OSError) as caught, Reporter(tmp_path, total_steps=9, batch_size=1, start_step=0) as reporter:
+        reporter._lines.close()
+        reporter._lines = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        reporter.log(1, {"loss": 1.0})
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_checkpoints_on_a_full_disk(tmp_path):
+    """tensorstore says ValueError; whatever call comes next gets it as an OSError."""
+
+    def full(*_, **__):
+        raise ValueError('RESOURCE_EXHAUSTED: Error writing local file "x": No space left on device')
+
+    checkpoints = Checkpoints(tmp_path, CONFIG)
+    for name, call in (("save", lambda: checkpoints.save(state_at(1))), ("wait_until_finished", checkpoints.wait)):
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(OSError, match="No space left") as caught:
+            patched.setattr(checkpoints._manager, name, full)
+            call()
+        assert caught.value.errno == errno.ENOSPC
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_one_line_says_which_step_is_safe(tmp_path, number):
+    saved(tmp_path, 1, 2).close()
+    with pytest.raises(DiskFull) as caught, naming_full_disk(tmp_path):
+        raise OSError(number, os.strerror(number), "runs/x/metrics.jsonl")
+    line = str(caught.value)
+    assert line.startswith("runs/x/metrics.jsonl: the disk is full") and "the checkpoint of step 2 is safe" in line
+    assert "\n" not in line and isinstance(caught.value, UserError)
+    with pytest.raises(DiskFull, match="nothing is saved yet"), naming_full_disk(tmp_path / "empty"):
+        (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(PermissionError), naming_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "denied")
