@@ -33,7 +33,7 @@ drop_expected_logs()
 
 
 def __getattr__(name: str) -> object:
-    """The library's names, imported when they are asked for: `import fastmask_jax.geometry` needs no JAX."""
+    """Imports the library's names on first access, so that `import fastmask_jax.geometry` needs no JAX."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -81,7 +81,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
 
 
 def _like(value: object, old: object) -> object:
-    """`value` in the type of `old`, items of a tuple in that of its first; TypeError where it is of another."""
+    """Converts `value` to the type of `old`, tuple items to that of its first; raises TypeError if it cannot."""
     if isinstance(old, tuple):
         if len(old) == 1 and isinstance(value, int | float):
             value = (value,)  # long_edges=1300 means (1300,)

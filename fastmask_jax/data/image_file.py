@@ -30,7 +30,7 @@ def decode_image(data: bytes, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3
       exif: "ignore" takes the pixels as they are stored: COCO's annotations are made so. "apply" turns and mirrors them
         as the file's EXIF orientation asks for.
 
-    Errors:
+    Raises:
       ValueError: the bytes are no complete image, or its values have no known range.
     """
     check_exif(exif)
@@ -50,7 +50,7 @@ def decode_image(data: bytes, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3
 
 
 def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
-    """RGB pixels of any depth; None where OpenCV reads none."""
+    """Decodes RGB pixels of any depth; None if OpenCV cannot."""
     bytes_ = np.frombuffer(data, np.uint8)
     image = None
     try:
@@ -68,7 +68,7 @@ def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
 
 
 def _by_pillow(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
-    """RGB pixels of any depth; None where Pillow reads none."""
+    """Decodes RGB pixels of any depth; None if Pillow cannot."""
     if _is_heif(data) and not _register_heif():
         return None
     try:
@@ -91,7 +91,7 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _register_heif() -> bool:
-    """Whether Pillow reads HEIC: it does if pillow-heif is installed."""
+    """Enables HEIC in Pillow if pillow-heif is installed; returns whether it is."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:

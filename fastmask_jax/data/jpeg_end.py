@@ -10,7 +10,7 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 def has_jpeg_end(data: bytes) -> bool:
-    """Whether a JPEG's own data is complete: its segments are walked to the marker that ends the image.
+    """Returns whether the data of a JPEG is complete, by following its segments to the end-of-image marker.
 
     What a segment holds, such as a thumbnail in EXIF, and what follows the end, such as the video of a motion photo,
     may contain any markers (ITU-T T.81, B.1.1).

@@ -55,8 +55,10 @@ def draw_objectness_targets(
     strides: Sequence[int],
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "N"]:
-    """OBJECT where a window should be attended to; NOTHING for at most three times as many others of its level, drawn
-    at random from those that are known to hold no object; IGNORED elsewhere.
+    """Draws the target of every window.
+
+    OBJECT for windows to attend to; NOTHING for at most three times as many others of their level, drawn at random from
+    those known to contain no object; IGNORED elsewhere.
     """
     targets = np.where(attended, OBJECT, IGNORED).astype(np.uint8)
     start = 0

@@ -14,7 +14,7 @@ def to_uint8(values: Shaped[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"
     Whole numbers of more than 8 bits lose their lowest ones. Which are the highest says the largest value: cameras and
     scanners store 10, 12 or 14 bits in files of 16. Numbers with a point are 0 to 1 or 0 to 255, as the largest says.
 
-    Errors:
+    Raises:
       ValueError: values below 0, above 255 with a point, or NaN.
     """
     if values.dtype == np.uint8:

@@ -83,7 +83,7 @@ class RecordSource:
         return len(self.index.image_id)
 
     def __getitem__(self, number: SupportsIndex) -> Record:
-        """Record `number`, 0 … len − 1.
+        """Returns record `number`, 0 … len − 1.
 
         Raises:
           IndexError: there is no such record.
@@ -150,7 +150,7 @@ class MixedRecords:
         return int(self._starts[-1])
 
     def __getitem__(self, number: SupportsIndex) -> Record:
-        """Record `number`, 0 … len − 1. Errors: as of `RecordSource`."""
+        """Returns record `number`, 0 … len − 1; raises as `RecordSource`."""
         number = operator.index(number)
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")

@@ -1,4 +1,4 @@
-"""What an exported network takes and gives, the same in every format.
+"""Defines inputs and outputs of an exported network, the same in every format.
 
     (image float32[B, H, W, 3], size int32[B, 2]) → (scores float32[B, K], windows int32[B, K, 3],
                                                      masks float32[B, K, 160, 160])
@@ -39,7 +39,7 @@ class ExportSpec:
       long_edge: pixels to which the long edge of an image is resized.
       mask_threshold: probability at and above which a pixel belongs to a mask.
 
-    Errors:
+    Raises:
       ValueError: a number out of its range, or no image of that long edge fits; one line.
     """
 
@@ -65,7 +65,7 @@ class ExportSpec:
             )
 
     def description(self, strides: Sequence[int]) -> dict[str, Any]:
-        """All that a program needs beside the network to use it (docs/export.md), JSON-serializable."""
+        """Returns what a program needs besides the network (docs/export.md), JSON-serializable."""
         return {
             "padded_size": [self.height, self.width],
             "batch": self.batch,
@@ -79,6 +79,6 @@ class ExportSpec:
 
 
 def propose(model: FastMask, count: int, variables: Mapping[str, Any], image: jax.Array, size: jax.Array) -> Proposed:
-    """(scores, windows, masks) of a batch, as above; `count` is K."""
+    """Computes (scores, windows, masks) of a batch, as above; `count` is K."""
     found = model.apply(variables, image, size, count, method="propose")
     return found.scores, found.windows, nn.sigmoid(upscale(found.mask_logits))

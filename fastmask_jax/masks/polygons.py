@@ -201,7 +201,7 @@ def _corners(mask: Bool[np.ndarray, "h w"]) -> _Corners:
 def _pairs(
     line: Int[np.ndarray, "c"], along: Int[np.ndarray, "c"], onward: Bool[np.ndarray, "c"]
 ) -> Int64[np.ndarray, "c"]:
-    """The other end of the straight side that begins at each corner: on every line, corners are ends by turns."""
+    """Returns the other end of the straight side that starts at each corner: on every line, corners alternate."""
     order = np.lexsort((onward, along, line))
     partner = np.empty(len(order), np.int64)
     partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]

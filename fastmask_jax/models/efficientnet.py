@@ -53,7 +53,7 @@ class MBConv(nn.Module):
     def __call__(
         self, x: Float[Array, "B h w Cin"], size: Size, input_stride: int, stride: int = 1, begin: int = 1
     ) -> Float[Array, "B h2 w2 Cout"]:
-        """`x` is at `input_stride`, the result at `input_stride * stride`; the padding of neither is meaningful.
+        """Maps `x` at `input_stride` to `input_stride * stride`; the padding of both is undefined.
 
         The depthwise convolution is padded by `begin` zeros before the first row and column.
         """

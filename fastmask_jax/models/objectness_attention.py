@@ -60,10 +60,10 @@ class ObjectnessAttention(nn.Module):
 
 
 def attended(logits: Float[Array, "B N"], count: int) -> tuple[Int[Array, "B k"], Bool[Array, "B k"]]:
-    """The windows that an image attends to: those of attention above ½, or the best one where there is none.
+    """Selects the windows that an image attends to: those of attention above ½, or the best one if there are none.
 
-    Shapes are static, so `count` windows of highest attention are kept and those not attended to are marked. Ties go
-    to the earlier window.
+    Shapes are static, so the `count` windows of highest attention are returned with a flag. Ties go to the earlier
+    window.
 
     Args:
       logits: attention of every window; −inf for windows that do not exist.

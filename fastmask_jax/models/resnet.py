@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array, "B h w Cin"], size: Size, input_stride: int, stride: int = 1
     ) -> Float[Array, "B h2 w2 Cout"]:
-        """`x` is at `input_stride`, the result at `input_stride * stride`; the padding of neither is meaningful."""
+        """Maps `x` at `input_stride` to `input_stride * stride`; the padding of both is undefined."""
         early, late = (stride, 1) if self.flavor == "caffe" else (1, stride)
         y = self._pointwise(self.width, early, "conv1")(x)
         y = nn.relu(self._norm("norm1")(y, size, input_stride * early))

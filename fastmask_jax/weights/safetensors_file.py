@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> Contents:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The config in the metadata of a file of ours; None in others. Errors: as `read_safetensors`."""
+    """Reads the config in the metadata of a file of this project; None for others; raises as `read_safetensors`."""
     try:
         with safe_open(path, framework="numpy") as file:
             return _config(file.metadata())

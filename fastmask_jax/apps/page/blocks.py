@@ -82,11 +82,11 @@ class _Session:
         return [number + 1, *self._shown(self._propose(f"example_{number}", _example(number), sliders))]
 
     def slide(self, view: View | None, *sliders: float | int) -> list[Any]:
-        """→ view, and what is shown."""
+        """Returns the view and what is shown."""
         return self._shown(view and view.with_sliders(*_numbers(*sliders)), None if view else INVITATION)
 
     def click(self, view: View | None, event: gr.SelectData) -> list[Any]:
-        """→ view, and what is shown."""
+        """Returns the view and what is shown."""
         return self._shown(view and view.clicked(*event.index), None if view else INVITATION)
 
     def _propose(self, name: str, pixels: Any, sliders: tuple[float | int, ...]) -> View:

@@ -155,7 +155,7 @@ class VideoWriter(AbstractContextManager):
 
 
 def _turned(pixels: UInt8[np.ndarray, "_H _W 3"], frame: av.VideoFrame) -> tuple[UInt8[np.ndarray, "_h _w 3"], bool]:
-    """A frame's pixels, turned and mirrored by its display matrix, and whether that exchanges height and width."""
+    """Rotates and flips a frame by its display matrix; also returns whether height and width are swapped."""
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     sideways = False
     if matrix is not None:

@@ -106,7 +106,7 @@ def _example(checked: CheckedImage) -> dict[str, Any]:
 
 
 def _upright_file(data: bytes, orientation: int) -> bytes:
-    """The file as it is; if its pixels are to be turned, a JPEG file of quality 95 without an orientation."""
+    """Returns the file unchanged or, if its pixels must be rotated, a JPEG of quality 95 without an orientation."""
     if orientation == UPRIGHT:
         return data
     image = decode_image(data, "apply")[:, :, ::-1]

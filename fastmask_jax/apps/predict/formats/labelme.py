@@ -49,7 +49,7 @@ def _shape(part: Polygon, rank: int, score: float) -> dict:
 
 
 def _from(folder: Path, path: Path) -> str:
-    """The path as seen from a folder; the whole path where Windows has them on different drives."""
+    """Returns the path relative to a folder; the absolute path if they are on different Windows drives."""
     try:
         return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
     except ValueError:
