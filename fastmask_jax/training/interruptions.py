@@ -1,4 +1,4 @@
-"""What ends a run early: a signal, or a full disk."""
+"""Handles what ends a run early: a signal, or a full disk."""
 
 import errno
 import signal
@@ -12,12 +12,12 @@ from fastmask_jax.weights.checkpoints import Checkpoints
 
 
 class DiskFull(UserError, OSError):
-    """There is no space left to write what the run leaves."""
+    """No space is left for the outputs of the run."""
 
 
 @contextmanager
 def naming_full_disk(workdir: Path) -> Iterator[None]:
-    """Raises DiskFull for a full disk: one line that says which checkpoint is safe, and the remedy."""
+    """Raises DiskFull if the disk is full: one line that names the last safe checkpoint and the remedy."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def signals() -> Iterator[list[signal.Signals]]:
-    """A list that SIGTERM or Ctrl-C appends to: the loop ends after the step at hand. A second Ctrl-C kills."""
+    """Yields a list that SIGTERM and Ctrl-C append to: the loop ends after the current step. A second Ctrl-C kills."""
     caught: list[signal.Signals] = []
     before = {}
 

@@ -1,4 +1,4 @@
-"""The training run: from a config and a working directory to trained weights."""
+"""Runs training: from a config and a working directory to trained weights."""
 
 import signal
 from collections import deque
@@ -37,7 +37,7 @@ IN_FLIGHT = 2  # steps whose losses are not read yet: reading one sooner would m
 
 
 class Diverged(UserError, RuntimeError):
-    """The loss is no number any more."""
+    """Training diverged: the loss or the gradient is NaN or infinite."""
 
 
 TrainingData = tuple[MixedRecords, TrainSpec, BatchPlan]
@@ -57,7 +57,7 @@ class _Pending(NamedTuple):
 
 
 def training_data(config: ConfigDict, batch_size: int) -> TrainingData:
-    """The records of a config, how its images are labeled, and which image comes when."""
+    """Returns the records of a config, the labeling of its images, and the plan of its batches."""
     others = [
         RecordSet(RecordSource(one.records), one.weight, one.partly_labeled)
         for _, one in sorted(config.data.extra.items())
@@ -87,17 +87,17 @@ def training_data(config: ConfigDict, batch_size: int) -> TrainingData:
 
 
 def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcome:
-    """Trains until `train.images` are seen, going on from the latest whole checkpoint of `workdir` if there is one.
+    """Trains until `train.images` are seen, resuming from the latest undamaged checkpoint of `workdir`, if any.
 
-    The state after a step is a function of config, seed and weights alone, however often the run was stopped. A run
-    keeps the batch that it began with; it may go on with other devices, if they can share that batch evenly.
+    The state after a step depends only on config, seed and weights, however often the run was stopped. A run keeps its
+    initial batch size; it can resume on other devices if they can share that batch evenly.
 
     Args:
       config: the whole config.
-      workdir: of the run.
-      weights: source of the weights with which a fresh run begins (see weights.sources); None: initial values.
+      workdir: working directory of the run.
+      weights: source of the initial weights of a new run (see weights.sources); None: random.
 
-    Errors:
+    Raises:
       ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
       Diverged: the loss became NaN or infinite; names the step, its images and the last checkpoint.
     """
@@ -143,12 +143,12 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
 
 
 def with_batch_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config with the batch that the run takes as `train.batch_size`.
+    """Returns the config with the batch size of the run as `train.batch_size`.
 
-    A run that has checkpoints keeps its batch, since its steps count images in it. A fresh one takes the least batch,
-    from `train.batch_size` on, that the devices can share evenly.
+    A run with checkpoints keeps its batch size, because its steps count images in it. A new run uses the smallest batch
+    size, at least `train.batch_size`, that the devices can share evenly.
 
-    Errors:
+    Raises:
       InvalidInput: these devices cannot share the batch that the run began with.
     """
     begun = None
@@ -195,7 +195,7 @@ def _say_what_goes_on(
 
 @dataclass
 class _Training:
-    """A run from one start to its end or a signal: steps, and what is due after some of them.
+    """A run from its start to its end or a signal: steps, and what is due after some of them.
 
     Attributes:
       config, workdir, model, schedule, checkpoints, reporter: of the run.
@@ -221,7 +221,7 @@ class _Training:
         self._seen: list[dict[str, float]] = []  # metrics since the last log
 
     def go_on(self, step_function: Callable, data: TrainingData, total_steps: int) -> None:
-        """Takes steps until all are done or a signal comes, and saves the last."""
+        """Takes steps until all are done or a signal arrives, and saves the last."""
         shown = None
         if self.config.train.picture_every:
             shown = _first(_batches(self.config, data, 0, workers=0))  # the images of the pictures
@@ -281,10 +281,10 @@ _PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")
 
 
 def _loss_spec(config: ConfigDict) -> LossSpec:
-    """The config's losses.
+    """Returns the config's losses.
 
-    Errors:
-      ValueError: `score_target` is unknown, or wants masks of windows that have none.
+    Raises:
+      ValueError: `score_target` is unknown, or needs masks of windows that have none.
     """
     spec = LossSpec(**config.losses)
     if spec.score_target not in SCORE_TARGETS:
@@ -309,7 +309,7 @@ def _batches(config: ConfigDict, data: TrainingData, start: int, workers: int) -
 
 
 def _first(batches: Iterator[TrainBatch]) -> TrainBatch:
-    """One batch; the reading ahead of more of them is ended."""
+    """Returns one batch and stops loading more."""
     with closing(batches):
         return next(batches)
 
@@ -317,7 +317,7 @@ def _first(batches: Iterator[TrainBatch]) -> TrainBatch:
 def _fresh(
     config: ConfigDict, model: FastMask, state: TrainState, weights: str | None, reporter: Reporter
 ) -> TrainState:
-    """The state with what is loaded, and with measured statistics for a body that is not."""
+    """Returns the initial state with loaded weights, and with measured statistics for a body without weights."""
     body_loaded = False
     if weights:
         variables, report = load_weights(weights, config.model.to_dict(), state.variables)
@@ -330,14 +330,14 @@ def _fresh(
 
 
 def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainState:
-    """Frozen statistics from `norm_calibration_images` images of one bucket; every process measures the same ones."""
+    """Measures frozen statistics on `norm_calibration_images` images of one bucket, the same in every process."""
     source, spec, plan = training_data(config, batch_size=config.train.norm_calibration_images)
     batch = _first(train_batches(source, spec, plan, 0, workers=0, seed=config.seed))
     return calibrate_frozen_stats(model, state, on_device(batch))
 
 
 def _checked(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
-    """The metrics of a step, all of them finite. Checkpoints stay: each is of steps whose metrics were."""
+    """Returns the metrics of a step if all are finite. Checkpoints are kept: the metrics of their steps were."""
     values = {key: float(value) for key, value in jax.device_get(pending.metrics).items()}
     broken = [name for name in ("loss", "gradient_norm", "update_norm") if not np.isfinite(values[name])]
     if broken:

@@ -1,4 +1,4 @@
-"""What a training run says of itself: console, progress bar, metrics.jsonl, TensorBoard, pictures."""
+"""Reports a training run: console, progress bar, metrics.jsonl, TensorBoard, pictures."""
 
 import json
 import math
@@ -37,7 +37,7 @@ GIB = 1 << 30
 
 
 class Stopwatch:
-    """Seconds of work: the time between two readings, without that inside `pause`."""
+    """Measures the time between two readings, excluding time inside `pause`."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -46,12 +46,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Differences of two readings count; the first has no meaning."""
+        """Returns seconds; only differences between readings are meaningful."""
         return self._clock() - self._idle
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside does not count; pauses may contain each other."""
+        """Excludes the time inside the block; pauses may be nested."""
         self._pauses += 1
         begin = self._clock()
         try:
@@ -63,7 +63,7 @@ class Stopwatch:
 
 
 class Pace:
-    """How fast steps follow each other, from readings at some of them."""
+    """Estimates the pace of steps from readings at some of them."""
 
     def __init__(self, total_steps: int) -> None:
         self._total_steps = total_steps
@@ -75,7 +75,7 @@ class Pace:
         self._last = self._last or (step, seconds)
 
     def lap(self, step: int, seconds: float) -> float | None:
-        """Steps per second since the last reading; None if there was no step or no time between them."""
+        """Returns steps per second since the last reading; None if no step or no time has passed."""
         self.begin(step, seconds)
         steps, passed = step - self._last[0], seconds - self._last[1]
         self._last = step, seconds
@@ -85,7 +85,7 @@ class Pace:
         return steps / passed
 
     def left(self, step: int) -> float | None:
-        """Seconds to the end: the steps left at the median pace of the last readings; None before there is a pace."""
+        """Returns the seconds left at the median pace of the last readings; None before the first pace."""
         if not self._seconds_per_step:
             return None
         return max(self._total_steps - step, 0) * median_low(self._seconds_per_step)
@@ -94,10 +94,8 @@ class Pace:
 class Reporter:
     """Reports a run of `total_steps` steps into its working directory; use it as a context manager.
 
-    Of a run that goes on from `start_step`, what an earlier and longer life wrote of later steps is dropped from
-    metrics.jsonl (and hidden in TensorBoard), so that the file is one history.
-
-    The first step, which compiles, does not count into images/s.
+    On resume from `start_step`, later entries are removed from metrics.jsonl (and hidden in TensorBoard), so that the
+    file is one history. The first step, which compiles, is excluded from images/s.
     """
 
     def __init__(
@@ -112,11 +110,11 @@ class Reporter:
     ) -> None:
         """
         Args:
-          workdir: gets metrics.jsonl, tensorboard/ and pictures/; made if it is not there.
-          batch_size: images of a step, over all processes.
-          start_step: steps that were done before.
-          quiet: nothing is written or printed: of several processes only one reports.
-          clock: seconds, from any beginning.
+          workdir: receives metrics.jsonl, tensorboard/ and pictures/; created if missing.
+          batch_size: images per step, over all processes.
+          start_step: steps done before.
+          quiet: write and print nothing, because only one of several processes reports.
+          clock: returns seconds since any fixed time.
         """
         self._workdir, self._quiet = Path(workdir), quiet
         self._total_steps, self._batch_size = total_steps, batch_size
@@ -141,7 +139,7 @@ class Reporter:
         self._tensorboard = TensorBoardFile(self._workdir / "tensorboard", purge_step=start_step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """One console line, one line of metrics.jsonl, and TensorBoard scalars.
+        """Writes one line to the console and to metrics.jsonl, and TensorBoard scalars.
 
         Args:
           step: steps done.
@@ -179,13 +177,13 @@ class Reporter:
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, ETA {duration(left)}")
 
     def advance(self, step: int) -> None:
-        """Moves the progress bar; to be called after each step."""
+        """Advances the progress bar; call it after each step."""
         self._pace.begin(step, self._stopwatch.seconds)
         if self._open:
             self._bar.update(step - self._bar.n)
 
     def evaluation(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Metrics such as "segm/AR@100": console lines, one for each group before the slash, jsonl, TensorBoard."""
+        """Reports metrics such as "segm/AR@100": one console line per group before the slash, jsonl, TensorBoard."""
         if not self._open:
             return
         self._record(step, "evaluation", metrics)
@@ -194,7 +192,7 @@ class Reporter:
             self.say(f"step {step} evaluation | {group + ' | ' if group else ''}{values}")
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_H _W 3"]]) -> None:
-        """RGB pictures by tag: to TensorBoard, and to <workdir>/pictures/<tag>/<step>.png."""
+        """Writes RGB pictures by tag to TensorBoard and to <workdir>/pictures/<tag>/<step>.png."""
         if not self._open:
             return
         for tag, picture in pictures.items():
@@ -206,17 +204,17 @@ class Reporter:
         self._tensorboard.flush()
 
     def say(self, line: str) -> None:
-        """A line on the console, above the progress bar if there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if not self._quiet:
             with tqdm.external_write_mode(sys.stdout):
                 print(line, flush=True)
 
     def pause(self) -> AbstractContextManager[None]:
-        """A context whose time does not count into images/s and the time left: evaluation, pictures, checkpoints."""
+        """Excludes the time of the block from images/s and time left: evaluation, pictures, checkpoints."""
         return self._stopwatch.pause()
 
     def close(self) -> None:
-        """Writes out what is left; a second call does nothing."""
+        """Flushes and closes all outputs; a second call does nothing."""
         if self._open:
             self._open = False
             with ExitStack() as stack:  # each is closed, whatever becomes of the others
@@ -234,7 +232,7 @@ class Reporter:
             self.close()
 
     def _record(self, step: int, kind: str, values: Mapping[str, float | int | None]) -> None:
-        """JSON knows no NaN: what is not a finite number is null there, and left out of TensorBoard."""
+        """Records values; nonfinite ones are null in JSON, which has no NaN, and omitted in TensorBoard."""
         finite = {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
         line = {"step": step, "kind": kind, "images": step * self._batch_size, "time": round(time.time(), 3), **finite}
         self._lines.write(json.dumps(line) + "\n")
@@ -245,12 +243,12 @@ class Reporter:
 
 
 def cut_history(path: Path, step: int) -> int:
-    """Drops the lines of a metrics.jsonl that speak of steps beyond `step`, and lines that a crash left broken.
+    """Removes lines of a metrics.jsonl for steps beyond `step`, and lines that a crash left incomplete.
 
-    The file is replaced as a whole, or stays as it is.
+    The file is replaced atomically.
 
     Returns:
-      How many lines were dropped.
+      The number of removed lines.
     """
     if not path.exists():
         return 0
@@ -271,9 +269,9 @@ def _step_of(line: str) -> float:
 
 
 def memory() -> tuple[str, int, int]:
-    """("device" or "process", bytes in use, most bytes ever in use).
+    """Returns ("device" or "process", bytes in use, peak bytes in use).
 
-    The first local device's memory where the backend tells; else what this process holds of the host's.
+    The memory of the first local device if the backend reports it; otherwise the host memory of this process.
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_in_use" in stats:
@@ -291,7 +289,7 @@ def _peak_rss(info: Any) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """1:02:03, "2 days, 1:02:03", or "unknown"."""
+    """Formats seconds as 1:02:03, "2 days, 1:02:03", or "unknown"."""
     return "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
@@ -300,7 +298,7 @@ def _group(name: str) -> str:
 
 
 def _number(value: float | int) -> str:
-    """Four digits, without a needless fraction."""
+    """Formats a number with four digits, without trailing zeros."""
     if float(value).is_integer() and abs(value) < 1e15:
         return str(int(value))
     return f"{value:.4f}" if 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"

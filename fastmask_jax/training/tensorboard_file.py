@@ -1,7 +1,7 @@
-"""TensorBoard's event file, written by the thread that calls.
+"""Writes TensorBoard's event file in the calling thread.
 
-tensorboardX's own writer hands events to a thread. When that dies, as on a full disk, its queue fills up, and the run
-would wait for ever.
+tensorboardX's writer passes events to a thread. If that thread dies, as on a full disk, its queue fills up and the run
+waits forever.
 """
 
 import socket
@@ -16,14 +16,14 @@ from tensorboardX.record_writer import RecordWriter
 class TensorBoardFile:
     """Appends scalars and pictures to a new event file.
 
-    What cannot be written raises OSError, at the latest in `flush`.
+    Failed writes raise OSError, at the latest in `flush`.
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         """
         Args:
-          folder: of the run's event files; created if it does not exist.
-          purge_step: TensorBoard hides what earlier files hold of this step and later ones.
+          folder: folder of the run's event files; created if missing.
+          purge_step: TensorBoard hides entries of earlier files from this step on.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}"))
@@ -40,11 +40,11 @@ class TensorBoardFile:
         self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def flush(self) -> None:
-        """Returns when all of it is on the disk."""
+        """Returns when everything is on disk."""
         self._file.flush()
 
     def close(self) -> None:
-        """Writes what is left and ends the file, also where that fails."""
+        """Writes the remaining events and closes the file, even if writing fails."""
         self._file.close()
 
     def _write(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: saved in the background, the latest few and the best one kept, damaged ones passed over."""
+"""Checkpoints with orbax: saved in the background; keeps the latest few and the best; skips damaged ones."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Resumed(NamedTuple):
-    """The state that training goes on from."""
+    """The state that training resumes from."""
 
     step: int
     state: Any
@@ -42,7 +42,7 @@ class Resumed(NamedTuple):
 
 
 class _Manager(ocp.CheckpointManager):
-    """Opens folders whose metrics nobody can read, too."""
+    """Also opens folders with unreadable metrics."""
 
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
@@ -59,9 +59,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, config: Mapping[str, Any] | None = None, keep: int = 3) -> None:
         """
         Args:
-          workdir: the run's directory; made if it is not there and `config` is given.
-          config: what to store with each checkpoint; None to read only.
-          keep: how many of the latest to keep, beside the best one.
+          workdir: directory of the run; created if missing and `config` is given.
+          config: stored with each checkpoint; None: read-only.
+          keep: number of latest checkpoints to keep, in addition to the best one.
         """
         self.workdir = workdir
         self._config = config
@@ -89,7 +89,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the checkpoint with the highest `BEST` metric; the latest one where none was evaluated."""
+        """Step of the checkpoint with the highest `BEST` metric; the latest one if none was evaluated."""
         return next(iter(self._by_preference()), None)
 
     @property
@@ -98,7 +98,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def _by_preference(self) -> list[int]:
-        """All steps: from the best to the worst of those that were evaluated, then the others, the latest first."""
+        """Returns all steps: evaluated ones from best to worst, then the others, latest first."""
         metrics = {step: self._manager.metrics(step) for step in self.steps}
         return sorted(metrics, key=lambda step: (-metrics[step][BEST] if metrics[step] else math.inf, -step))
 
@@ -106,11 +106,11 @@ class Checkpoints:
         return self.workdir / _FOLDER / str(step)
 
     def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Begins to save; training may go on. A step that is saved already is left as it is.
+        """Starts saving in the background. A step that has been saved already is unchanged.
 
         Args:
           state: a pytree with the attribute `step`, such as training.step.TrainState.
-          metrics: of an evaluation of it; None: it was not evaluated.
+          metrics: metrics of its evaluation; None: not evaluated.
         """
         step = int(state.step)
         if step == self.latest:
@@ -130,14 +130,14 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics)
 
     def resume(self, template: Any) -> Resumed | None:
-        """Restores the latest checkpoint that is whole, to go on from; None where there is no checkpoint.
+        """Restores the latest undamaged checkpoint; None if there is no checkpoint.
 
-        Later ones, which are damaged, are moved to `<workdir>/damaged`.
+        Later, damaged ones are moved to `<workdir>/damaged`.
 
         Args:
           template: as for `restore`.
 
-        Errors:
+        Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole.
           InvalidInput: as of `restore`.
         """
@@ -160,7 +160,7 @@ class Checkpoints:
         return found
 
     def _move_aside(self, named: Mapping[Path, str]) -> None:
-        """Moves each folder, under a name, to `<workdir>/damaged`: once, after all processes have seen it."""
+        """Moves folders, each under a name, to `<workdir>/damaged`: once, after all processes have read them."""
         if not named:
             return
         if jax.process_count() > 1:
@@ -175,7 +175,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
 
     def changes(self, step: int) -> list[str]:
-        """Settings in which this config differs from that of the checkpoint: "section.key: old → new"."""
+        """Returns the settings that differ from those of the checkpoint: "section.key: old → new"."""
         saved = _flat(self._saved_config(step))
         now = _flat(current_config(json.loads(json.dumps(self._config))))
         return [
@@ -185,7 +185,7 @@ class Checkpoints:
         ]
 
     def latest_config(self) -> dict[str, Any] | None:
-        """The config of the latest checkpoint that has a whole one."""
+        """Returns the config of the latest checkpoint with an undamaged config."""
         for step in reversed(self.steps):
             try:
                 return self._saved_config(step)
@@ -199,11 +199,11 @@ class Checkpoints:
         return current_config(restored["config"])
 
     def best_whole(self, read: Callable[[int], T]) -> tuple[int, T] | None:
-        """(step, what `read` makes of it) of the best checkpoint that is whole; None where there is no checkpoint.
+        """Returns (step, result of `read`) of the best undamaged checkpoint; None if there is no checkpoint.
 
-        Each one that is passed over is logged as a warning.
+        Each skipped checkpoint is logged as a warning.
 
-        Errors:
+        Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole.
         """
         failure = None
@@ -219,14 +219,14 @@ class Checkpoints:
         return None
 
     def restore(self, template: Any, step: int, averaged: bool = False) -> Any:
-        """The state, or some of its fields, saved at `step`, as arrays on the first device.
+        """Restores the state saved at `step`, or some of its fields, as arrays on the first device.
 
         Args:
-          template: a pytree of arrays or their shapes; what it lacks is not read.
-          step: of a checkpoint.
-          averaged: for `params`, read their moving average where one was kept: the weights for inference.
+          template: a pytree of arrays or their shapes; other arrays are not read.
+          step: step of a checkpoint.
+          averaged: read the moving average of `params` if it was kept: the weights for inference.
 
-        Errors:
+        Raises:
           InvalidInput: the checkpoint's network is not that of `template`; names the first array that differs.
           DamagedCheckpoint and others: as of `damage.naming_damage`.
         """
@@ -236,9 +236,9 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
 
     def arrays(self, step: int, fields: Iterable[str], averaged: bool = False) -> dict[str, jax.Array]:
-        """Arrays in some fields of the state saved at `step`, by name ("params/body/stem/kernel"), on one device.
+        """Restores arrays in some fields of the state at `step`, by name ("params/body/stem/kernel"), on one device.
 
-        `averaged`: as for `restore`.
+        `averaged`: as in `restore`.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         saved = self._saved(step)
@@ -257,7 +257,7 @@ class Checkpoints:
         return {current_name(name, "/"): array for name, array in _leaves(restored).items()}
 
     def _saved(self, step: int) -> dict[str, Any]:
-        """Shapes and dtypes of the state saved at `step`."""
+        """Returns shapes and dtypes of the state saved at `step`."""
         if not (self._folder(step) / "state").is_dir():
             raise damaged(self._folder(step), "it holds no state")
         with self._naming_damage(step):
@@ -268,7 +268,7 @@ class Checkpoints:
         return saved
 
     def _written(self, step: int) -> dict[str, Any]:
-        """The version of orbax that wrote a checkpoint, and the checksums of its arrays; empty for one of before."""
+        """Returns the orbax version that wrote a checkpoint, and the checksums of its arrays; empty in old ones."""
         if not (self._folder(step) / "written").is_dir():
             return {}
         with naming_damage(self._folder(step), None):
@@ -278,7 +278,7 @@ class Checkpoints:
         return naming_damage(self._folder(step), self._written(step).get("orbax"))
 
     def check(self, template: Any, step: int) -> None:
-        """ValueError where names or shapes at `step` differ from those of `template`, a state or a part of one."""
+        """Raises ValueError if names or shapes at `step` differ from those of `template`, a state or a part of one."""
         saved = {current_name(name, "/"): shape for name, shape in _shapes(self._saved(step)).items()}
         wanted = _shapes(template)
         asked = {name.split("/")[0] for name in wanted}
@@ -292,7 +292,7 @@ class Checkpoints:
                 )
 
     def wait(self) -> None:
-        """Returns when what was begun is on disk."""
+        """Waits until pending checkpoints are on disk."""
         with _full_disk_as_oserror():
             self._manager.wait_until_finished()
 
@@ -303,7 +303,7 @@ class Checkpoints:
 
 @contextmanager
 def _full_disk_as_oserror() -> Iterator[None]:
-    """Raises tensorstore's ValueError of a full disk as the OSError that everybody else raises."""
+    """Converts tensorstore's ValueError for a full disk to the usual OSError."""
     try:
         yield
     except ValueError as error:
@@ -314,7 +314,7 @@ def _full_disk_as_oserror() -> Iterator[None]:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree, or what describes them, by name, in the tree's order."""
+    """Returns the leaves of a tree by name, in the tree's order."""
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     return {name: leaf for name, leaf in named.items() if hasattr(leaf, "shape")}
@@ -332,6 +332,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:
-    """Leaves the config as it was used in `<workdir>/config.json`; weights.native.read_workdir_config reads it."""
+    """Writes the config to `<workdir>/config.json`; weights.native.read_workdir_config reads it."""
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
