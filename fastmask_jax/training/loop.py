@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from fastmask_jax.data.batches import TrainBatch
+from fastmask_jax.data.fit_check import check_objects_fit
 from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
@@ -104,6 +105,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     check_evaluation(config)
     asked, config = config, with_batch_of_run(config, workdir)
     data = training_data(config, config.train.batch_size)
+    fit = check_objects_fit(*data[:2])
     model = build_model(config.model.to_dict(), axis_name=AXIS)
     optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     begin = partial(create_state, model, optimizer, config.seed, config.optimizer.average_decay > 0)
@@ -127,6 +129,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
         ) as reporter,
     ):
         _say_what_begins(reporter, data, template, asked, config)
+        reporter.say(fit)
         if resumed:
             _say_what_goes_on(reporter, resumed, total_steps, workdir, weights)
         state = resumed.state if resumed else _fresh(config, model, begin(), weights, reporter)
