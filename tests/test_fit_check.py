@@ -36,7 +36,7 @@ def spec(strides: tuple[int, ...], long_edges: tuple[int, ...]) -> TrainSpec:
 
 
 def test_objects_are_counted_at_every_scale():
-    # Windows of 80 and 160 pixels take sides of 40 to 64 and 80 to 128. At 200 objects are as in the file, at 400 twice.
+    # Windows of 80 and 160 pixels take sides of 40 to 64 and 80 to 128. At 200 objects are as in the file.
     records = SomeRecords([15, 20, 64], [70, -50], [], [129, 10])
     line = check_objects_fit(records, spec((8, 16), (200, 300, 400)))
     assert line == "3 of 6 objects in 3 images fit a window"  # 20 at 400, 64 at 200, 70 at 300

@@ -44,9 +44,9 @@ def check_objects_fit(records: RecordSource | MixedRecords, spec: TrainSpec) -> 
     least = (spec.labels.finest_fit_low or spec.labels.fit_low) * WINDOW * min(spec.strides)
     most = spec.labels.fit_high * WINDOW * max(spec.strides)
     if not fitting:
+        sizes = f"{min(longest):.0f} to {max(longest):.0f} pixels, and windows take {least:.0f} to {most:.0f}"
         raise InvalidInput(
             f"none of {objects} objects in {len(numbers)} images fits a window: at long edge {scales[-1]} their "
-            f"longest sides are {min(longest):.0f} to {max(longest):.0f} pixels, and windows take {least:.0f} to {most:.0f}; "
-            "change data.long_edges and data.buckets"
+            f"longest sides are {sizes}; change data.long_edges and data.buckets"
         )
     return f"{fitting} of {objects} objects in {len(numbers)} images fit a window"
