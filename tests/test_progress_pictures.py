@@ -1,5 +1,8 @@
 """Pictures of training, on images that show their own masks: bright where the object is."""
 
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -13,14 +16,14 @@ from fastmask_jax.masks.drawing import distinct_colors
 from fastmask_jax.models.fastmask import Decoded
 from fastmask_jax.training import progress_pictures
 from fastmask_jax.training.progress_pictures import (
+    TrainingPictures,
     attention_picture,
     label_picture,
     lay_back,
     objects_of,
     prediction_picture,
-    training_pictures,
 )
-from tests.tiny import label_spec
+from tests.tiny import compilations, label_spec
 
 STRIDES = (16, 24, 32, 48)
 LONG_EDGE = 256
@@ -171,10 +174,16 @@ def test_pictures_of_windows_that_do_not_exist(batch):
 
 def test_a_network_is_pictured_without_compiling_twice(batch, tiny_network):
     network, variables = tiny_network
-    drawn = training_pictures(network, variables, batch, 0.2)
-    compiled = progress_pictures._answer._cache_size()
-    again = training_pictures(network, variables, batch, 0.2)
-    assert progress_pictures._answer._cache_size() == compiled
+    network = network.clone()
+    pictures = TrainingPictures(network, batch, 0.2)
+    drawn = pictures(variables)
+    with compilations() as compiled:
+        again = pictures(variables)
+    assert not compiled
     assert sorted(drawn) == [f"{kind}/{number}" for kind in ("attention", "labels", "proposals") for number in (7, 8)]
     for tag, picture in drawn.items():
         np.testing.assert_array_equal(picture, again[tag])
+    freed = weakref.ref(network)
+    del network, pictures
+    gc.collect()
+    assert freed() is None  # no cache of compiled functions keeps it

@@ -28,7 +28,7 @@ from fastmask_jax.training.evaluation import Evaluation, check_evaluation
 from fastmask_jax.training.interruptions import naming_full_disk, signals
 from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
-from fastmask_jax.training.progress_pictures import training_pictures
+from fastmask_jax.training.progress_pictures import TrainingPictures
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, create_state, make_step, on_device
 from fastmask_jax.weights.checkpoints import Checkpoints, Resumed, save_config
@@ -225,15 +225,16 @@ class _Training:
 
     def go_on(self, step_function: Callable, data: TrainingData, total_steps: int) -> None:
         """Takes steps until all are done or a signal arrives, and saves the last."""
-        shown = None
+        pictures = None
         if self.config.train.picture_every:
-            shown = _first(_batches(self.config, data, 0, workers=0))  # the images of the pictures
+            shown = _first(_batches(self.config, data, 0, workers=0))
+            pictures = TrainingPictures(self.model, shown, self.config.evaluation.mask_threshold)
         self.reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
         batches = _batches(self.config, data, self._start, workers=self.config.data.workers)
         try:
             while self.step < total_steps and not self.stop:
                 self._take(step_function, next(batches))
-                self._do_what_is_due(shown)
+                self._do_what_is_due(pictures)
             self._read()
             self._log()
             if self.step > self._start:
@@ -250,7 +251,7 @@ class _Training:
         self._pending.append(_Pending(self.step, batch.image_id, metrics))
         self.step += 1
 
-    def _do_what_is_due(self, shown: TrainBatch | None) -> None:
+    def _do_what_is_due(self, pictures: TrainingPictures | None) -> None:
         due = {key: self.config.train[key] > 0 and self.step % self.config.train[key] == 0 for key in _PERIODS}
         self._read(but=0 if any(due.values()) else IN_FLIGHT)
         self.reporter.advance(self.step)
@@ -259,9 +260,7 @@ class _Training:
         evaluated = None
         with self.reporter.pause():
             if due["picture_every"]:
-                threshold = self.config.evaluation.mask_threshold
-                pictures = training_pictures(self.model, self.state.averaged_variables, shown, threshold)
-                self.reporter.pictures(self.step, pictures)
+                self.reporter.pictures(self.step, pictures(self.state.averaged_variables))
             if due["evaluate_every"]:
                 evaluated = self._evaluate(self.state.averaged_variables, self.stop)
             if evaluated:

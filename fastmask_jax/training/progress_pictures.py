@@ -5,7 +5,6 @@ Small images are upscaled by integers. Letters as in docs/design.md; n labeled w
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -51,49 +50,54 @@ class Answers(NamedTuple):
     proposals: Decoded  # of the image, without a batch axis
 
 
-def training_pictures(
-    model: FastMask, variables: Any, batch: TrainBatch, threshold: float
-) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
-    """Draws labels, attention and proposals of the first images of a batch, by tag ("labels/<image id>").
+class TrainingPictures:
+    """Draws labels, attention and proposals of the same few images again and again.
 
-    `threshold` is the mask threshold of the proposals.
-
-    The first call for a model and a bucket compiles; later ones do not.
+    It is compiled once; the program is freed with it.
     """
-    variables = jax.device_put(variables, jax.local_devices()[0])
-    pictures = {}
-    for row in range(min(IMAGES, len(batch.image))):
-        answers = ask(model, variables, batch, row)
-        height, width = batch.size[row]
-        name = int(batch.image_id[row])
-        pictures[f"labels/{name}"] = label_picture(batch, row, model.strides)
-        pictures[f"attention/{name}"] = attention_picture(
-            batch, row, model.strides, answers.attention, answers.mask_logits
-        )
-        pictures[f"proposals/{name}"] = prediction_picture(
-            batch.image[row, :height, :width], answers.proposals, model.strides, threshold
-        )
-    return pictures
 
+    def __init__(self, model: FastMask, batch: TrainBatch, threshold: float) -> None:
+        """
+        Args:
+          model: the network.
+          batch: its first images are drawn.
+          threshold: mask threshold of the proposals.
+        """
+        self._batch, self._threshold, self._strides = batch, threshold, model.strides
 
-def ask(model: FastMask, variables: Any, batch: TrainBatch, row: int) -> Answers:
-    """Returns predictions in inference mode (stored statistics, no dropout) for one image of a training batch."""
-    one = slice(row, row + 1)
-    sampled, decoded = jax.device_get(
-        _answer(model, variables, batch.image[one], batch.size[one], batch.mask_windows[one])
-    )
-    return Answers(sampled.mask_logits[0], _sigmoid(sampled.attention[0]), Decoded(*(array[0] for array in decoded)))
+        def answer(variables: Any, image: jax.Array, size: jax.Array, windows: jax.Array) -> tuple[Sampled, Decoded]:
+            image = image.astype(np.float32)
+            sampled = model.apply(variables, image, size, windows[:, :1], windows)
+            return sampled._replace(levels=(), objectness_attention=()), model.apply(
+                variables, image, size, DECODED, method="propose"
+            )
 
+        self._answer = jax.jit(answer)
 
-@partial(jax.jit, static_argnums=0)
-def _answer(
-    model: FastMask, variables: Any, image: jax.Array, size: jax.Array, windows: jax.Array
-) -> tuple[Sampled, Decoded]:
-    image = image.astype(np.float32)
-    sampled = model.apply(variables, image, size, windows[:, :1], windows)
-    return sampled._replace(levels=(), objectness_attention=()), model.apply(
-        variables, image, size, DECODED, method="propose"
-    )
+    def __call__(self, variables: Any) -> dict[str, UInt8[np.ndarray, "_H _W 3"]]:
+        """Returns the pictures of these weights, by tag ("labels/<image id>")."""
+        batch, strides = self._batch, self._strides
+        variables = jax.device_put(variables, jax.local_devices()[0])
+        pictures = {}
+        for row in range(min(IMAGES, len(batch.image))):
+            answers = self._ask(variables, row)
+            height, width = batch.size[row]
+            name = int(batch.image_id[row])
+            pictures[f"labels/{name}"] = label_picture(batch, row, strides)
+            pictures[f"attention/{name}"] = attention_picture(
+                batch, row, strides, answers.attention, answers.mask_logits
+            )
+            pictures[f"proposals/{name}"] = prediction_picture(
+                batch.image[row, :height, :width], answers.proposals, strides, self._threshold
+            )
+        return pictures
+
+    def _ask(self, variables: Any, row: int) -> Answers:
+        """Returns predictions in inference mode (stored statistics, no dropout) for one image."""
+        one, batch = slice(row, row + 1), self._batch
+        answer = self._answer(variables, batch.image[one], batch.size[one], batch.mask_windows[one])
+        sampled, decoded = jax.device_get(answer)
+        return Answers(sampled.mask_logits[0], _sigmoid(sampled.attention[0]), Decoded(*(x[0] for x in decoded)))
 
 
 def label_picture(batch: TrainBatch, row: int, strides: Sequence[int]) -> UInt8[np.ndarray, "_H _W 3"]:
