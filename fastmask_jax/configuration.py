@@ -134,7 +134,7 @@ _MACHINE = {
     errno.EISDIR,
     errno.ENOTDIR,
 }
-REPORT = "This is a fault of fastmask_jax, not of what it was given: please report this with the traceback."
+REPORT = "This is a bug in fastmask_jax: please report it with the traceback."
 
 
 def run_command(command: Callable[[], int]) -> int:

@@ -80,7 +80,7 @@ def test_stopped_and_gone_on_is_bit_equal(data, straight, tmp_path, monkeypatch,
     assert "stopped by SIGTERM after step 2, which is saved" in capsys.readouterr().out
     assert [line["step"] for line in history(tmp_path)] == [2]
     outcome = loop.run(settings(data, data__workers=1), tmp_path)
-    assert "going on from step 2 of 4" in capsys.readouterr().out
+    assert "resuming from step 2 of 4" in capsys.readouterr().out
     want, _ = straight
     assert int(outcome.state.step) == STEPS
     assert_bit_equal(outcome.state, want)
@@ -105,7 +105,7 @@ def test_a_finished_run_says_so(data, straight, capsys, monkeypatch):
     state, workdir = straight
     monkeypatch.setattr(loop, "map_over_devices", None)  # nothing is compiled for it
     outcome = loop.run(settings(data), workdir)
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "this run is finished" in capsys.readouterr().out
     assert outcome.stopped_by is None
     assert_bit_equal(outcome.state, state)
 
@@ -134,7 +134,7 @@ def test_a_run_keeps_its_batch(data, straight, capsys, monkeypatch):
     _, workdir = straight
     loop.run(settings(data, train__batch_size=1), workdir)
     out = capsys.readouterr().out
-    assert f"a step takes {BATCH} images" in out and "nothing is left to do" in out and "changed since" not in out
+    assert f"a step takes {BATCH} images" in out and "this run is finished" in out and "setting changed" not in out
     monkeypatch.setattr(jax, "device_count", lambda *_: 5)
     assert command(monkeypatch, data, workdir) == 2
     assert f"a batch of {BATCH} images, which 5 devices cannot share evenly" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_costs_its_steps_alone(data, straight, tmp_path, ca
     capsys.readouterr()
     outcome = loop.run(settings(data, train__checkpoint_every=2), tmp_path)
     out = capsys.readouterr().out
-    assert f"checkpoints/{STEPS}: not a whole checkpoint" in out and "going on from step 2 of 4" in out
+    assert f"checkpoints/{STEPS}: not a whole checkpoint" in out and "resuming from step 2 of 4" in out
     assert_bit_equal(outcome.state, want)
     assert Checkpoints(tmp_path).steps == [2, STEPS] and (tmp_path / "damaged" / str(STEPS)).is_dir()
 
@@ -188,7 +188,7 @@ def test_nan_stops_with_step_images_and_the_last_good_checkpoint(data, tmp_path,
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: the loss is nan in step 3 (images [") and "\n" not in error
     assert all(int(n) in numbers for n in error.partition("[")[2].partition("]")[0].split(","))
-    assert "the last checkpoint is step 2 (moved away, the run goes on from step 1)" in error
+    assert "the last checkpoint is step 2 (move it away to resume from step 1)" in error
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps == [1, 2]
     template = jax.eval_shape(lambda: straight_template(data))

@@ -142,7 +142,7 @@ def check_installed(printed, folder):
 
 
 def check_shapes(printed, shown, run):
-    assert "6 images to train on" in printed["shapes_train"]
+    assert "6 training images" in printed["shapes_train"]
     assert json.loads((run / "config.json").read_text())["train"]["batch_size"] == 4
     assert "step 2/2" in printed["shapes_train"] and "100%" in printed["shapes_train"]  # progress, too
     assert "AR@100" in printed["shapes_evaluate"]

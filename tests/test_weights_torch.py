@@ -250,7 +250,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none of its 1 arrays is known .*encoder.weight"):
         load_weights(str(path), *network())
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"not a whole .safetensors file"):
+    with pytest.raises(ValueError, match=r"not a complete .safetensors file"):
         load_weights(str(path), *network())
 
 

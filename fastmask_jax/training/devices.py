@@ -47,5 +47,5 @@ def check_batch_size(batch_size: int) -> None:
     if batch_size % devices:
         raise InvalidInput(
             f"this run has a batch of {batch_size} images, which {devices} devices cannot share evenly: go on with "
-            f"fewer devices (CUDA_VISIBLE_DEVICES), or begin anew in another --workdir"
+            f"fewer devices (CUDA_VISIBLE_DEVICES), or start a new run in another --workdir"
         )

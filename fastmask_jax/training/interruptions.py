@@ -27,8 +27,8 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
             latest = checkpoints.latest
         safe = "nothing is saved yet" if latest is None else f"the checkpoint of step {latest} is safe"
         raise DiskFull(
-            f"{error.filename or workdir}: the disk is full ({error.strerror}); {safe}: make room, and the same "
-            "command goes on from there"
+            f"{error.filename or workdir}: the disk is full ({error.strerror}); {safe}: free some space; the same "
+            "command resumes from there"
         ) from error
 
 

@@ -135,7 +135,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
         state = resumed.state if resumed else _fresh(config, model, begin(), weights, reporter)
         del resumed  # which would keep a copy of the state on the device
         if start >= total_steps:
-            reporter.say("nothing is left to do: this run is finished; more train.images would make it longer")
+            reporter.say("this run is finished; raise train.images to continue it")
             return Outcome(state, None)
         spec = _loss_spec(config)
         step = map_over_devices(make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay))
@@ -171,7 +171,7 @@ def _say_what_begins(
 ) -> None:
     devices, plan = jax.device_count(), data[2]
     reporter.say(
-        f"{plan.images} images to train on ({plan.left_out} without an object left out), "
+        f"{plan.images} training images ({plan.left_out} without objects skipped), "
         f"{sum(x.size for x in jax.tree.leaves(template.params)):,} parameters, "
         f"{devices} device(s) of kind {jax.devices()[0].device_kind}"
     )
@@ -191,9 +191,9 @@ def _say_what_goes_on(
     for line in resumed.passed_over:
         reporter.say(line)
     instead = ", not from --weights" if weights else ""
-    reporter.say(f"going on from step {resumed.step} of {total_steps} ({workdir}){instead}")
+    reporter.say(f"resuming from step {resumed.step} of {total_steps} ({workdir}){instead}")
     for change in resumed.changes:
-        reporter.say(f"changed since then: {change}")
+        reporter.say(f"setting changed: {change}")
 
 
 @dataclass
@@ -229,7 +229,7 @@ class _Training:
         if self.config.train.picture_every:
             shown = _first(_batches(self.config, data, 0, workers=0))
             pictures = TrainingPictures(self.model, shown, self.config.evaluation.mask_threshold)
-        self.reporter.say("compiling the step for each bucket that comes up; the first steps take a minute or more")
+        self.reporter.say("compiling the step for each bucket on first use; the first steps take a minute or more")
         batches = _batches(self.config, data, self._start, workers=self.config.data.workers)
         try:
             while self.step < total_steps and not self.stop:
@@ -244,7 +244,7 @@ class _Training:
         self.checkpoints.wait()
         if self.stop:
             saved = f"after step {self.step}, which is saved" if self.step else "before the first step"
-            self.reporter.say(f"stopped by {self.stop[0].name} {saved}; the same command goes on from there")
+            self.reporter.say(f"stopped by {self.stop[0].name} {saved}; the same command resumes from there")
 
     def _take(self, step_function: Callable, batch: TrainBatch) -> None:
         self.state, metrics = step_function(self.state, split(on_device(batch)))
@@ -348,10 +348,10 @@ def _checked(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
         if checkpoints.latest:
             saved = f"the last checkpoint is step {checkpoints.latest}"
             if len(checkpoints.steps) > 1 and checkpoints.latest == pending.step:
-                saved += f" (moved away, the run goes on from step {checkpoints.steps[-2]})"
+                saved += f" (move it away to resume from step {checkpoints.steps[-2]})"
         raise Diverged(
             f"the {broken[0].replace('_', ' ')} is {values[broken[0]]} in step {pending.step + 1} "
             f"(images {pending.image_ids.tolist()}); {saved}. "
-            "A lower optimizer.learning_rate, more optimizer.warmup_images or optimizer.clip_norm helps"
+            "Try a lower optimizer.learning_rate, more optimizer.warmup_images, or optimizer.clip_norm"
         )
     return values

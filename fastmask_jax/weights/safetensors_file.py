@@ -41,7 +41,7 @@ def read_safetensors(path: Path) -> Contents:
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{path}: not a whole .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -52,7 +52,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidInput(f"{path}: not a whole .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
 
 
 def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any], half: bool = False) -> int:
