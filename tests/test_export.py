@@ -172,7 +172,7 @@ def test_the_command_and_the_example(flatbuffers, own_weights, network, photo, t
         (["--size", "64by96"], "HEIGHTxWIDTH"),
         (["--size", "64x98"], "multiples of 4"),
         (["--size", "64x80"], "--config.evaluation.long_edges=80"),
-        (["--batch", "some"], "neither a number nor any"),
+        (["--batch", "some"], "neither a number nor 'any'"),
         (["--batch", "0"], "at least 1, or any"),
         (["--proposals", "0"], "at least 1"),
         (["--out", "net.onnx"], "must end in .npz"),

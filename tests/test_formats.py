@@ -46,6 +46,7 @@ def proposals_of(name: str) -> Proposals:
         boxes=np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4),
         rles=rles,
         windows=np.zeros((count, 3), np.int32),
+        long_edges=np.full(count, 96, np.int32),
         mirrored=np.zeros(count, bool),
         window_boxes=np.zeros((count, 4), np.int64),
         attention=np.zeros((count, 10, 10), np.float32),

@@ -306,10 +306,10 @@ def test_the_command_alone(tmp_path):
     try:
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it\n"
         with opened(f"http://127.0.0.1:{port}/") as (page, problems):
-            assert "not made for photographs" in page.inner_text("body")
+            assert "3,199 partly labeled photographs" in page.inner_text("body")
             page.set_default_timeout(240_000)  # for compiling, beside other tests
             page.click("#example")
-            says(page, "status", "6 of 200 proposals")
+            says(page, "status", "of 200 proposals")
             assert re.match(r"Proposal 1 · objectness 0\.\d{3}", page.inner_text("#description"))
             assert shown(page, "overview")[1].std() > 20
             assert not problems

@@ -69,7 +69,7 @@ def test_a_body_alone_proposes_nothing(tmp_path):
     weights.write_bytes(caffe_network.net(caffe_network.random_body(rng)))
     (image,) = write_images(tmp_path, [(64, 64)], rng)
     config = ["--config", str(ROOT / "configs/coco.py"), *caffe_network.command_line()]
-    with pytest.raises(ValueError, match=r"not all of the network.*train it first"):
+    with pytest.raises(ValueError, match=r"does not hold the whole network.*train it first"):
         predict.main(["--weights", str(weights), str(image), "--out", str(tmp_path), *config])
 
 

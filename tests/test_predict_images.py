@@ -148,7 +148,15 @@ def test_ctrl_c_leaves_whole_files(folder, tmp_path):
     assert len(set(ids)) == done.images
 
 
-def test_what_is_uninterrupted_is_finished_before_ctrl_c_counts():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT interrupts, even where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_is_uninterrupted_is_finished_before_ctrl_c_counts(ctrl_c):
     steps = []
     with pytest.raises(KeyboardInterrupt):
         with uninterrupted():

@@ -146,6 +146,6 @@ def test_prepare_shapes_from_the_command_line(tmp_path, capsys):
 def test_prepare_shapes_leaves_other_peoples_files_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="nothing that prepare"):
+    with pytest.raises(FileExistsError, match="not written by prepare"):
         prepare_shapes(tmp_path / "mine", train=1, val=1, seed=0, workers=0, overwrite=True)
     assert files(tmp_path) == {"mine/letter.txt": b"dear"}

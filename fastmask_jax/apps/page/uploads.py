@@ -28,6 +28,7 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
         with Image.open(path) as image:
             if image.width * image.height > most_pixels:
                 raise InvalidInput(too_large.format(f"{image.width} x {image.height}"))
+            image.load()
             return read_image(image, "apply")
     except Image.DecompressionBombError:
         raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
