@@ -4,7 +4,7 @@ import html
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmask_jax.errors import InvalidInput
 
@@ -135,78 +135,109 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
       network: description of the network, a line of Markdown.
       folder: folder of the files for download.
     """
-    session = _Session(generator, folder)
     with gr.Blocks(
         title="Object proposals", fill_width=True, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)
     ) as page:
-        view, example_number = gr.State(time_to_live=KEPT_SECONDS), gr.State(1)
         gr.Markdown(f"# Object proposals\nMasks of whole objects, whatever they are, best first. {network}")
         with gr.Row(elem_id="columns"):
-            with gr.Column(scale=2, min_width=300, elem_id="controls"):
-                upload = gr.Image(
-                    label="Image", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="upload"
-                )
-                example = gr.Button("Draw an example", size="md", elem_id="example")
-                sliders = [
-                    gr.Slider(0, 1, 0, step=0.01, label="Score threshold", elem_id="score"),
-                    gr.Slider(0, 1, 0.3, step=0.01, label="Overlap allowed (NMS)", elem_id="nms"),
-                    gr.Slider(1, MOST_SHOWN, 6, step=1, label="Count, at most", elem_id="count"),
-                ]
-                download = gr.DownloadButton(
-                    "Download JSON", size="md", variant="primary", interactive=False, elem_id="download"
-                )
-            with gr.Column(scale=5, min_width=400, elem_id="results"):
-                status = gr.Markdown(INVITATION, elem_id="status")
-                overview = gr.Image(
-                    label="Proposals: click one to look into it",
-                    format="png",
-                    height=520,
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="overview",
-                )
-                description = gr.Markdown(elem_id="description")
-                with gr.Row():
-                    closeups = [
-                        gr.Image(
-                            label=label,
-                            format="png",
-                            height=320,
-                            interactive=False,
-                            buttons=["fullscreen"],
-                            elem_id=name,
-                            min_width=200,
-                        )
-                        for name, label in (("window", "Its window"), ("attention", "Attention: dark 0, yellow 1"))
-                    ]
-        shown = [view, status, overview, *closeups, description, download]
-        private = {"api_visibility": "private"}
-        upload.input(session.begin, None, shown, show_progress="hidden", **private).then(
-            session.upload,
-            [upload, *sliders],
-            [upload, *shown],
-            preprocess=False,  # what is wrong with a file, `read_upload` says better than gradio
-            show_progress_on=overview,
-            **private,
-        )
-        example.click(session.begin_example, example_number, [upload, *shown], show_progress="hidden", **private).then(
-            session.example,
-            [example_number, *sliders],
-            [example_number, *shown],
-            show_progress_on=overview,
-            **private,
-        )
-        gr.on(
-            [slider.input for slider in sliders],
-            session.slide,
-            [view, *sliders],
-            shown,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            **private,
-        )
-        overview.select(session.click, view, shown, show_progress="hidden", **private)
+            controls, results = _controls(), _results()
+        _connect(_Session(generator, folder), controls, results)
     return page
+
+
+class _Controls(NamedTuple):
+    """The left column."""
+
+    upload: gr.Image
+    example: gr.Button
+    sliders: list[gr.Slider]
+    download: gr.DownloadButton
+
+
+class _Results(NamedTuple):
+    """The right column."""
+
+    status: gr.Markdown
+    overview: gr.Image
+    description: gr.Markdown
+    closeups: list[gr.Image]
+
+
+def _controls() -> _Controls:
+    with gr.Column(scale=2, min_width=300, elem_id="controls"):
+        return _Controls(
+            upload=gr.Image(label="Image", sources=["upload", "clipboard"], height=280, buttons=[], elem_id="upload"),
+            example=gr.Button("Draw an example", size="md", elem_id="example"),
+            sliders=[
+                gr.Slider(0, 1, 0, step=0.01, label="Score threshold", elem_id="score"),
+                gr.Slider(0, 1, 0.3, step=0.01, label="Overlap allowed (NMS)", elem_id="nms"),
+                gr.Slider(1, MOST_SHOWN, 6, step=1, label="Count, at most", elem_id="count"),
+            ],
+            download=gr.DownloadButton(
+                "Download JSON", size="md", variant="primary", interactive=False, elem_id="download"
+            ),
+        )
+
+
+def _results() -> _Results:
+    with gr.Column(scale=5, min_width=400, elem_id="results"):
+        status = gr.Markdown(INVITATION, elem_id="status")
+        overview = gr.Image(
+            label="Proposals: click one to look into it",
+            format="png",
+            height=520,
+            interactive=False,
+            buttons=["download", "fullscreen"],
+            elem_id="overview",
+        )
+        description = gr.Markdown(elem_id="description")
+        with gr.Row():
+            closeups = [
+                gr.Image(
+                    label=label,
+                    format="png",
+                    height=320,
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    elem_id=name,
+                    min_width=200,
+                )
+                for name, label in (("window", "Its window"), ("attention", "Attention: dark 0, yellow 1"))
+            ]
+    return _Results(status, overview, description, closeups)
+
+
+def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
+    """Connects what the user does to the session."""
+    upload, example, sliders, download = controls
+    view, example_number = gr.State(time_to_live=KEPT_SECONDS), gr.State(1)
+    shown = [view, results.status, results.overview, *results.closeups, results.description, download]
+    private = {"api_visibility": "private"}
+    upload.input(session.begin, None, shown, show_progress="hidden", **private).then(
+        session.upload,
+        [upload, *sliders],
+        [upload, *shown],
+        preprocess=False,  # what is wrong with a file, `read_upload` says better than gradio
+        show_progress_on=results.overview,
+        **private,
+    )
+    example.click(session.begin_example, example_number, [upload, *shown], show_progress="hidden", **private).then(
+        session.example,
+        [example_number, *sliders],
+        [example_number, *shown],
+        show_progress_on=results.overview,
+        **private,
+    )
+    gr.on(
+        [slider.input for slider in sliders],
+        session.slide,
+        [view, *sliders],
+        shown,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **private,
+    )
+    results.overview.select(session.click, view, shown, show_progress="hidden", **private)
 
 
 def serve(page: gr.Blocks, host: str, port: int) -> str:
