@@ -201,7 +201,7 @@ def test_nothing_is_deleted_after_nan(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: {BEST: 0.5})
     poisoned(monkeypatch, 2)
     assert command(monkeypatch, data, tmp_path, train__evaluate_every=2, train__keep_checkpoints=1) == 1
-    assert "the last checkpoint is step 2. A lower" in capsys.readouterr().err
+    assert "the last checkpoint is step 2. Try a lower" in capsys.readouterr().err
     assert (Checkpoints(tmp_path).steps, Checkpoints(tmp_path).best) == ([2], 2)
 
 
