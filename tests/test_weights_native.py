@@ -52,9 +52,9 @@ def state_of(config, variables, step=0):
 
 @pytest.fixture(scope="session")
 def workdir(data, tmp_path_factory):
-    """A run of one saved state, with random weights."""
+    """A run of one saved state, with random weights and a batch that the devices can share."""
     folder = tmp_path_factory.mktemp("run")
-    config = own_config(data)
+    config = own_config(data, train__batch_size=jax.device_count())
     state = state_of(config, drawn(config), step=5)
     checkpoints = Checkpoints(folder, config.to_dict())
     save_config(folder, config)
