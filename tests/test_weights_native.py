@@ -30,8 +30,8 @@ def data(tmp_path_factory):
 
 
 def own_config(data, **changed):
-    """A network of three levels, so that there is a neck."""
-    return tiny.config(data, **{"model__strides": (8, 12, 16), **changed})
+    """A network of three levels, so that there is a neck, and a batch that the devices can share."""
+    return tiny.config(data, **{"model__strides": (8, 12, 16), "train__batch_size": jax.device_count(), **changed})
 
 
 def shapes(config):
@@ -52,9 +52,9 @@ def state_of(config, variables, step=0):
 
 @pytest.fixture(scope="session")
 def workdir(data, tmp_path_factory):
-    """A run of one saved state, with random weights and a batch that the devices can share."""
+    """A run of one saved state, with random weights."""
     folder = tmp_path_factory.mktemp("run")
-    config = own_config(data, train__batch_size=jax.device_count())
+    config = own_config(data)
     state = state_of(config, drawn(config), step=5)
     checkpoints = Checkpoints(folder, config.to_dict())
     save_config(folder, config)
@@ -222,7 +222,7 @@ def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):
 @pytest.fixture
 def no_steps(data, monkeypatch):
     """A run of no step, whose first state is all ones (nothing is compiled)."""
-    config = own_config(data, train__images=0, train__batch_size=jax.device_count())
+    config = own_config(data, train__images=0)
     ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes(config))
     monkeypatch.setattr(loop, "create_state", lambda *_: state_of(config, ones))
     return config
