@@ -137,6 +137,13 @@ _MACHINE = {
 REPORT = "This is a bug in fastmask_jax: please report it with the traceback."
 
 
+def _free_quietly(interrupt: KeyboardInterrupt) -> None:
+    """Frees what the interrupted frames hold; an object interrupted while it was built may fail, silently."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    interrupt.__traceback__ = None
+    sys.unraisablehook = hook
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Runs an entry point: user errors become one line on stderr and exit code 2, Ctrl-C exit code 130.
 
@@ -146,6 +153,9 @@ def run_command(command: Callable[[], int]) -> int:
     try:
         return command()
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: (
+            None
+        )  # objects that were interrupted while they were built fail when they are freed
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:

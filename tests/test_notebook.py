@@ -210,3 +210,28 @@ def test_an_uploaded_zip_is_unpacked(book, tmp_path):
     root = tmp_path / "work" / "fastmask_jax" / "fastmask_jax-main"
     assert (code, line) == (0, str(root))
     assert (root / "fastmask_jax" / "configs" / "shapes.py").is_file()
+
+
+@pytest.mark.parametrize(("protobuf", "replaced"), [("5.29.6", True), ("7.35.1", False)])
+def test_metadata_is_replaced_where_protobuf_cannot_load_it(book, tmp_path, protobuf, replaced):
+    """The install cell with another version of protobuf in sight; pip itself does not run."""
+    record = tmp_path / "installed" / f"protobuf-{protobuf}.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: protobuf\nVersion: {protobuf}\n")
+    source = repository(tmp_path / "origin", "numpy\n")
+    cell = next(cell.source for cell in book.cells if cell.id == "install")
+    listed = f"""
+import sys
+sys.path.insert(0, {str(record.parent)!r})
+SOURCE = {source!r}
+import subprocess
+run = subprocess.run
+subprocess.run = lambda command, **options: run([sys.executable, "-c", ""] if "pip" in command else command, **options)
+"""
+    commands = cell.replace("call(*pip, *needed", "print(*needed); call(*pip, *needed")
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", f"{listed}\n{commands}"], cwd=tmp_path / "work", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("tensorflow-metadata<1.18" in done.stdout) == replaced
