@@ -12,11 +12,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.unknown_owners import allow_unknown_owners
+from fastmask_jax.local_files import correct_local_files
 
 INDEX = "index.npz"
 
-allow_unknown_owners()
+correct_local_files()
 
 
 def check_array_record() -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.unknown_owners import allow_unknown_owners
+from fastmask_jax.local_files import correct_local_files
 from fastmask_jax.weights.damage import DamagedCheckpoint, check_values, checksums, damaged, naming_damage
 from fastmask_jax.weights.renamed import current_config, current_name
 
@@ -27,7 +27,7 @@ _ASIDE = "damaged"  # folder of a working directory, for what training passed ov
 _AVERAGE = "average"  # field of the state
 _log = logging.getLogger(__name__)
 
-allow_unknown_owners()
+correct_local_files()
 
 T = TypeVar("T")
 
@@ -62,7 +62,14 @@ class Checkpoints:
           workdir: directory of the run; created if missing and `config` is given.
           config: stored with each checkpoint; None: read-only.
           keep: number of latest checkpoints to keep, in addition to the best one.
+
+        Raises:
+          InvalidInput: orbax cannot use this directory.
         """
+        if "**" in str(workdir.absolute()):
+            raise InvalidInput(
+                f"--workdir {workdir}: orbax cannot save below a folder with ** in its name; choose another"
+            )
         self.workdir = workdir
         self._config = config
         options = ocp.CheckpointManagerOptions(create=False, read_only=True, save_interval_steps=0)
