@@ -1,6 +1,7 @@
-"""Drops expected log lines of other packages that would only worry a reader."""
+"""Drops log lines of other packages that would only worry a reader."""
 
 import logging
+import os
 
 _EXPECTED = (
     "Requested `tracked_metric`; did not provide",  # orbax: a checkpoint that was saved without an evaluation
@@ -17,7 +18,12 @@ _RAISED_LATER = (  # orbax: what went wrong in a thread that saves is raised by 
 
 
 def drop_expected_logs() -> None:
-    """Filters absl's logger, which orbax and grain use. grain logs while it is imported, so call this before."""
+    """Filters absl's logger, which orbax and grain use, and what XLA writes beside the exceptions that it raises.
+
+    XLA's errors include banners such as "Very slow compile?" on slow machines. TF_CPP_MIN_LOG_LEVEL=0 shows all of it.
+    grain logs while it is imported, and XLA reads the variable when JAX is imported: call this before.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").addFilter(_is_unexpected)
 
 

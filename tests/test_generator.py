@@ -1,6 +1,7 @@
 """The generator of proposals: against the evaluation's way, one image at a time, in threads, and with every option."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -162,13 +163,25 @@ def test_a_long_pause_for_compiling_is_explained(tiny_network, images, monkeypat
         said.set()
 
     pausing = make(tiny_network, report=report)
-    work = pausing._model._propose
+    compile_ = jax.stages.Lowered.compile
     monkeypatch.setattr(device_model, "QUIET_SECONDS", 0.01)
-    monkeypatch.setattr(pausing._model, "_propose", lambda *arguments: (said.wait(60), work(*arguments))[1])
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: (said.wait(60), compile_(lowered))[1])
     pausing.propose(images[0])
     pausing.propose(images[0])
     assert len(lines) == 1
     assert lines[0].startswith("compiling for 72 x 96 images ... once; ")
+
+
+def test_what_is_traced_slowly_and_not_compiled_is_not_called_compiling(tiny_network, images, monkeypatch):
+    """On a slow machine tracing takes seconds; then the program comes from the cache."""
+    lines, first = [], make(tiny_network)
+    first.propose(images[0])
+    (program,) = first._model._programs.values()
+    monkeypatch.setattr(device_model, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: (time.sleep(0.05), program)[1])
+    cached = make(tiny_network, report=lines.append)
+    cached.propose(images[0])
+    assert not lines
 
 
 def plain_filter(bitmaps, scores, count, score_threshold, nms_iou, min_area):

@@ -28,7 +28,7 @@ class DeviceModel:
     One program is compiled for each padded shape, batch size and count, when it is first needed.
 
     Attributes:
-      compile_seconds: time spent on the first call of each program, which compiles it.
+      compile_seconds: time until all programs so far were ready: traced, and compiled or read from the cache.
     """
 
     def __init__(self, model: FastMask, variables: Any, report: Report) -> None:
@@ -43,7 +43,7 @@ class DeviceModel:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._variables = jax.device_put(variables, self._everywhere)
         self._report = report
-        self._compiled: set[tuple[int, ...]] = set()
+        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
         self._compiling = threading.Lock()
         self.compile_seconds = 0.0
 
@@ -70,24 +70,26 @@ class DeviceModel:
         The first call of a program compiles it; other threads that need a new program wait.
         """
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
-        program = (*batch.image.shape[:3], count)
-        if program in self._compiled:
-            return self._propose(self._variables, image, size, count)
-        with self._compiling, _explained(self._report, *batch.image.shape[1:3]):
-            begin = time.perf_counter()
-            decoded = self._propose(self._variables, image, size, count)
-            if program not in self._compiled:
-                self._compiled.add(program)
-                self.compile_seconds += time.perf_counter() - begin
-        return decoded
+        name = (*batch.image.shape[:3], count)
+        if name not in self._programs:
+            with self._compiling:
+                if name not in self._programs:
+                    begin = time.perf_counter()
+                    lowered = self._propose.lower(self._variables, image, size, count)
+                    # From the cache a program comes in a fraction of the time that tracing took, on slow machines too.
+                    quiet = max(QUIET_SECONDS, time.perf_counter() - begin)
+                    with _explained(self._report, quiet, *batch.image.shape[1:3]):
+                        self._programs[name] = lowered.compile()
+                    self.compile_seconds += time.perf_counter() - begin
+        return self._programs[name](self._variables, image, size)
 
 
 @contextmanager
-def _explained(report: Report, height: int, width: int) -> Iterator[None]:
-    """Reports that the block is compiling if it takes long."""
+def _explained(report: Report, quiet: float, height: int, width: int) -> Iterator[None]:
+    """Reports that the block is compiling if it takes longer than `quiet` seconds."""
     cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
     where = f"cached in {cache}" if cache else "kept by this process"
-    timer = threading.Timer(QUIET_SECONDS, report, [f"compiling for {height} x {width} images ... once; {where}"])
+    timer = threading.Timer(quiet, report, [f"compiling for {height} x {width} images ... once; {where}"])
     timer.daemon = True
     timer.start()
     try:
