@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.rle_regions import bitmap, place
 
 
 def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float | int = 0) -> dict[str, Any]:
@@ -34,15 +35,13 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return dict(rle)
-    whole = coco_mask.decode(rle)
-    mask = whole[y : y + height, x : x + width].astype(bool)  # what lies around it is neither part nor hole
+    mask = bitmap(rle, (x, y, x + width, y + height))  # what lies around it is neither part nor hole
     if fill_holes:
         mask = _filled(mask, fill_holes * np.count_nonzero(mask) if fill_holes < 1 else fill_holes)
     if min_part:
         mask = _without_small_parts(mask, min_part * np.count_nonzero(mask) if min_part < 1 else min_part)
-    whole[y : y + height, x : x + width] = mask
-    encoded = coco_mask.encode(whole)
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return place([encoded], (x, y), tuple(rle["size"]))[0]
 
 
 def _filled(mask: Bool[np.ndarray, "H W"], most: float | int) -> Bool[np.ndarray, "H W"]:

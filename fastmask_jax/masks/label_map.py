@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64, Integer
+from jaxtyping import Float, Int32, Integer
 from PIL import Image
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.drawing import distinct_colors
-from fastmask_jax.masks.rle import decode_counts
+from fastmask_jax.masks.rle_regions import runs_of
 
 COLORS = 255  # labels of an 8-bit file; 0 is no label
 _DEEPEST = (1 << 16) - 1
@@ -28,10 +28,12 @@ def label_map(
       scores: of the masks.
       size: (H, W) of the image.
     """
-    edges, owner, areas = _runs(rles)
+    runs = runs_of(rles, size)
+    edges, splits = runs.edges.reshape(-1, 2), runs.splits // 2
+    covered = np.concatenate([[0], np.cumsum(edges[:, 1] - edges[:, 0])])
+    areas = np.diff(covered[splits])
     flat = np.zeros(size[0] * size[1], np.int32)
     order = np.lexsort((np.arange(len(rles)), areas, -scores))
-    splits = np.searchsorted(owner, np.arange(len(rles) + 1))
     for k in order[::-1].tolist():
         for begin, end in edges[splits[k] : splits[k + 1]].tolist():
             flat[begin:end] = k + 1
@@ -56,19 +58,3 @@ def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
     palette = np.concatenate([np.zeros((1, 3), np.uint8), distinct_colors(COLORS)])
     picture.putpalette(palette.tobytes())  # turns mode L into P, and keeps the pixel values
     return picture
-
-
-def _runs(
-    rles: Sequence[Mapping[str, Any]],
-) -> tuple[Int64[np.ndarray, "N 2"], Int64[np.ndarray, "N"], Int64[np.ndarray, "n"]]:
-    """Returns (begin, end) of the runs of all masks in column order; the mask of each run; the area of each mask."""
-    decoded = decode_counts([rle["counts"].encode() for rle in rles])
-    counts, owner = decoded.counts, decoded.owner
-    first = np.searchsorted(owner, np.arange(len(rles)))
-    ends = np.cumsum(counts)
-    before = np.concatenate([[0], ends])[first]
-    ends -= before[owner]
-    filled = (np.arange(len(counts)) - first[owner]) % 2 == 1
-    edges = np.stack([ends - counts, ends], 1)[filled]
-    areas = np.bincount(owner[filled], counts[filled], minlength=len(rles)).astype(np.int64)
-    return edges, owner[filled], areas

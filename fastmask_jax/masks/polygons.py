@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.rle_regions import bitmap
 
 Ring = Float64[np.ndarray, "_ 2"]
 TOLERANCE = 1.0
@@ -46,7 +47,7 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return []
-    mask = coco_mask.decode(rle)[y : y + height, x : x + width].astype(bool)
+    mask = bitmap(rle, (x, y, x + width, y + height))
     outer: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
     areas: dict[int, float] = {}
