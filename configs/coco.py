@@ -130,6 +130,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.mask_threshold = 0.2
     config.evaluation.stability_weight = 0.0  # ranks sharp masks first; 0: by objectness alone
     config.evaluation.rerank_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
+    config.evaluation.tile = (
+        "off"  # or the side of tiles, in pixels: of larger images, tiles are proposed on too; or "auto"
+    )
+    config.evaluation.tile_overlap = 0.25  # of neighboring tiles: pixels; below 1: a share of the tile
     config.evaluation.limit = 0  # images by sorted id; 0: all
 
     for name in filter(None, variant.split(",")):

@@ -32,6 +32,7 @@ RUN_IN_ORDER = (
     "evaluate.md",
     "python.md",
     "formats.md",
+    "large_images.md",
     "extending.md",
     "README.md",
 )  # each needs the earlier

@@ -30,6 +30,8 @@ EVALUATION = {
     "stability_weight": 0.0,
     "rerank_iou": 1.0,
     "exif": "ignore",
+    "tile": "off",
+    "tile_overlap": 0.25,
 }
 
 
@@ -333,3 +335,50 @@ def test_one_image_is_not_several(generator, images):
     assert generator.propose([]) == []
     with pytest.raises(ValueError, match=r"uint8\[2, 72, 96, 3\] is not an image.*several images as a list"):
         generator.propose(np.stack([images[0]] * 2))
+
+
+@pytest.mark.parametrize("tile", [192, 500, "auto"])
+def test_tiles_as_large_as_the_image_change_nothing(generator, images, found, tile):
+    for image, alone in zip(generator.propose(images, tile=tile), found, strict=True):
+        assert_same(image, alone)
+
+
+def test_tiles_propose_what_their_pixels_propose_alone(generator, images):
+    """Not cut by an edge and of an IoU of up to .7 with all others, masks of a tile come out as they are."""
+    image = images[2]  # 144 x 192
+    ours = generator.propose(image, tile=100, tile_overlap=20, count=10_000, candidates=100)
+    alone = [generator.propose(image, count=100)]
+    corners = [(0, 0), (0, 92), (44, 0), (44, 92)]
+    alone += [generator.propose(image[y : y + 100, x : x + 100], count=100) for y, x in corners]
+    assert ours.empty == sum(part.empty for part in alone)
+    known = set()
+    for part, (y, x) in zip(alone, [(0, 0), *corners], strict=True):
+        for k in range(len(part)):
+            mask = np.zeros(image.shape[:2], bool)
+            mask[y : y + part.image_size[0], x : x + part.image_size[1]] = part.mask(k)
+            known.add((mask.tobytes(), part.scores[k]))
+    got = {(ours.mask(k).tobytes(), ours.scores[k]) for k in range(len(ours))}
+    assert len(got & known) > 20 and len(got) == len(ours)
+    assert (np.diff(ours.scores) <= 0).all() and len(ours) == 100
+    np.testing.assert_array_equal(ours.boxes, [coco_mask.toBbox(rle) for rle in ours.rles])
+    assert (ours.image == image).all()
+
+
+def test_images_in_tiles_stay_in_order_among_others(generator, images, found):
+    options = {"tile": 100, "tile_overlap": 20}
+    alone = generator.propose(images[2], **options)
+    several = generator.propose([images[0], images[2], images[3], images[2]], **options)
+    for ours, want in zip(several, [found[0], alone, found[3], alone], strict=True):
+        assert_same(ours, want)
+
+
+def test_tiles_are_mirrored_too(generator, images):
+    ours = generator.propose(images[2], tile=100, tile_overlap=20, flip=True, count=10_000, candidates=100)
+    flipped = ours[ours.mirrored]
+    assert 10 < len(flipped) < 90
+    x1, y1, x2, y2 = flipped.window_boxes.T
+    assert (x2 - x1 < 192).any()
+    for k in range(len(flipped)):  # masks lie in their windows, but for those that were joined
+        x, y, width, height = flipped.boxes[k]
+        if width < 90 and height < 90:
+            assert x1[k] <= x and y1[k] <= y and x + width <= x2[k] and y + height <= y2[k]

@@ -35,6 +35,7 @@ CASES = [
     ("ProposeOptions, exif=1", "exif=1: expected 'ignore' or 'apply'"),
     ("ProposeOptions, exif='turn'", "exif='turn': expected 'ignore'"),
     ("ProposeOptions, min_part=-1", "min_part=-1: expected a number of pixels, or a share below 1"),
+    ("ProposeOptions, tile=100.0", "tile=100.0: expected a number of pixels, 'off' or 'auto'"),
     ("ProposeOptions, flip='no'", "flip='no': expected True or False"),
     ("ProposeOptions, long_edges=None, candidates=None, mask_threshold=None", "nothing"),
     ("ProposeOptions, np.int64(7), np.float32(0.5), min_area=np.int32(3), flip=np.bool_(True)", "nothing"),

@@ -1,5 +1,7 @@
 """Pixel values of any depth → 8 bits."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
@@ -8,18 +10,24 @@ from fastmask_jax.errors import InvalidInput
 _DEPTH = 8
 
 
-def to_uint8(values: Shaped[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+def to_uint8(
+    values: Shaped[np.ndarray, "*shape"], value_range: tuple[Any, Any] | None = None
+) -> UInt8[np.ndarray, "*shape"]:
     """Brings pixel values to 0 … 255.
 
     Whole numbers of more than 8 bits lose their lowest ones. Which are the highest says the largest value: cameras and
     scanners store 10, 12 or 14 bits in files of 16. Numbers with a point are 0 to 1 or 0 to 255, as the largest says.
+
+    Args:
+      values: pixels of an image, or of a part of one.
+      value_range: the smallest and the largest value of the whole image; None: those of `values`.
 
     Raises:
       ValueError: values below 0, above 255 with a point, or NaN.
     """
     if values.dtype == np.uint8:
         return values
-    least, most = (values.min(), values.max()) if values.size else (0, 0)
+    least, most = value_range or ((values.min(), values.max()) if values.size else (0, 0))
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
     if np.issubdtype(values.dtype, np.integer) and least >= 0:

@@ -1,4 +1,4 @@
-"""Assembles the proposals of one image from the decoded windows of its views. NumPy only."""
+"""Assembles the proposals of an image, or of a tile, from the decoded windows of its views. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,14 +6,37 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import UInt8
 
+from fastmask_jax.data.large_image import LargeImage
 from fastmask_jax.geometry import original_window_boxes
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.proposals import Proposals, merged, mirrored_boxes
+from fastmask_jax.inference.tiling import Tile, TileGrid
 from fastmask_jax.inference.views import View
 from fastmask_jax.masks.rle import masks_to_results
+from fastmask_jax.masks.rle_regions import place
 from fastmask_jax.masks.stability import stable_scores
 from fastmask_jax.masks.suppression import reranked_scores
 from fastmask_jax.models.fastmask import Decoded
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """What is proposed on at once: an image, or a part of it.
+
+    Attributes:
+      image: the whole image.
+      grid: the tiles of the image, of which, and of the whole, the proposals are merged; None: it is taken alone.
+      tile: which tile this is; None: the whole image.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"] | LargeImage
+    grid: TileGrid | None = None
+    tile: Tile | None = None
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) in the image."""
+        return self.tile.box if self.tile else (0, 0, self.image.shape[1], self.image.shape[0])
 
 
 @dataclass(frozen=True)
@@ -28,22 +51,23 @@ class Assembler:
     options: ProposeOptions
     strides: Sequence[int]
 
-    def __call__(
-        self, pixels: UInt8[np.ndarray, "H W 3"], views: Sequence[View], decoded: Sequence[Decoded]
-    ) -> Proposals:
-        """Returns the proposals of an image, highest score first.
+    def __call__(self, part: ImagePart, views: Sequence[View], decoded: Sequence[Decoded]) -> Proposals:
+        """Returns the proposals of an image, ranked and filtered, highest score first; of a part, all that it has.
 
         Args:
-          pixels: the original image.
+          part: of the image.
           views: what the network saw of it.
           decoded: the windows of each view, best first.
         """
+        found = merged([self._pasted(part, *each) for each in zip(views, decoded, strict=True)])
+        return self.finished(found) if part.grid is None else found
+
+    def finished(self, found: Proposals) -> Proposals:
+        """Ranks and filters all proposals of an image; returns them with the highest score first."""
         options = self.options
-        found = merged([self._pasted(pixels, *each) for each in zip(views, decoded, strict=True)])
         if options.rerank_iou < 1:
-            scores = reranked_scores(found.scored_masks, options.rerank_iou)
-            found = replace(found, scores=scores)[np.argsort(-scores, kind="stable")]
-        found = found[: options.candidates].filtered(
+            found = replace(found, scores=reranked_scores(found.scored_masks, options.rerank_iou))
+        found = found[np.argsort(-found.scores, kind="stable")[: options.candidates]].filtered(
             count=options.count,
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou,
@@ -53,12 +77,14 @@ class Assembler:
             found = found.cleaned(min_part=options.min_part, fill_holes=options.fill_holes)
         return found
 
-    def _pasted(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, decoded: Decoded) -> Proposals:
-        options, original, resized = self.options, pixels.shape[:2], view.image.shape[:2]
+    def _pasted(self, part: ImagePart, view: View, decoded: Decoded) -> Proposals:
+        options, resized = self.options, view.image.shape[:2]
+        x1, y1, x2, y2 = part.box
+        original = y2 - y1, x2 - x1
         # A score that re-ranking lowers depends on all others, so that nothing can be left out before it.
         least = 0.0 if options.rerank_iou < 1 else options.score_threshold
         good = decoded.scores[: options.candidates] >= least
-        scores, windows, logits, attention = (part[: len(good)][good] for part in decoded)
+        scores, windows, logits, attention = (each[: len(good)][good] for each in decoded)
         if options.stability_weight > 0:
             scores = stable_scores(scores, logits, options.stability_weight)
         masks = masks_to_results(
@@ -72,16 +98,23 @@ class Assembler:
             from_mirror=view.mirrored,
         )
         windows = windows[masks.kept]
-        boxes = original_window_boxes(windows, self.strides, resized, original)
+        window_boxes = original_window_boxes(windows, self.strides, resized, original)
+        if view.mirrored:
+            window_boxes = mirrored_boxes(window_boxes, original[1])
+        boxes, rles = masks.boxes, masks.segmentations
+        if part.tile:
+            boxes = boxes + np.array([x1, y1, 0, 0], np.float32)
+            window_boxes = window_boxes + np.array([x1, y1, x1, y1])
+            rles = place(rles, (x1, y1), part.image.shape[:2])
         return Proposals(
             scores=masks.scores,
-            boxes=masks.boxes,
-            rles=masks.segmentations,
+            boxes=boxes,
+            rles=rles,
             windows=windows,
             long_edges=np.full(len(windows), view.long_edge, np.int32),
             mirrored=np.full(len(windows), view.mirrored),
-            window_boxes=mirrored_boxes(boxes, original[1]) if view.mirrored else boxes,
+            window_boxes=window_boxes,
             attention=attention[masks.kept][:, :, :: -1 if view.mirrored else 1],
-            image=pixels,
+            image=part.image,
             empty=masks.empty,
         )

@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
-import numpy as np
-from jaxtyping import UInt8
 
 from fastmask_jax.data.batches import pack_inference_batch
-from fastmask_jax.inference.assembly import Assembler
+from fastmask_jax.inference.assembly import Assembler, ImagePart
 from fastmask_jax.inference.device_model import DeviceModel
 from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.inference.views import View
@@ -22,12 +20,10 @@ Row = tuple["_Image", int]  # an image and the number of one of its views
 
 
 class _Image:
-    """An image that has been read and not yet returned."""
+    """An image, or a part of one, that has been read and not yet returned."""
 
-    def __init__(
-        self, pixels: UInt8[np.ndarray, "H W 3"] | None, views: list[View], problem: Exception | None = None
-    ) -> None:
-        self.pixels = pixels
+    def __init__(self, part: ImagePart | None, views: list[View], problem: Exception | None = None) -> None:
+        self.part = part
         self.views = views
         self.problem = problem
         self.decoded: list[Decoded | None] = [None] * len(views)
@@ -49,9 +45,9 @@ class Batcher:
         self._waiting: dict[tuple[int, int], list[Row]] = {}  # by padded shape
         self._running: tuple[list[Row], Decoded] | None = None
 
-    def add(self, pixels: UInt8[np.ndarray, "H W 3"], views: list[View]) -> None:
-        """Adds an image; its batch starts if it is full."""
-        image = _Image(pixels, views)
+    def add(self, part: ImagePart, views: list[View]) -> None:
+        """Adds an image, or a part of one; its batch starts if it is full."""
+        image = _Image(part, views)
         self._order.append(image)
         for number, view in enumerate(views):
             waiting = self._waiting.setdefault(view.bucket, [])
@@ -108,7 +104,7 @@ class Batcher:
         for row, (image, number) in enumerate(rows):
             image.decoded[number] = Decoded(*(part[row] for part in decoded))
             if all(each is not None for each in image.decoded):
-                image.proposals = self._threads.submit(self._assembler, image.pixels, image.views, image.decoded)
+                image.proposals = self._threads.submit(self._assembler, image.part, image.views, image.decoded)
 
 
 def decoded_windows(candidates: int) -> int:

@@ -3,22 +3,23 @@
 import copy
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Unpack
 
-import numpy as np
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.inference.assembly import Assembler
+from fastmask_jax.inference.assembly import Assembler, ImagePart
 from fastmask_jax.inference.batching import Batcher
 from fastmask_jax.inference.device_model import DeviceModel, Report
 from fastmask_jax.inference.image_input import AnyImage, is_image, read_image
+from fastmask_jax.inference.image_parts import Job, reading_jobs
 from fastmask_jax.inference.options import OptionsByName, ProposeOptions
 from fastmask_jax.inference.ordered_map import ordered_map
 from fastmask_jax.inference.proposals import Proposals
+from fastmask_jax.inference.tile_merging import TileMerger
 from fastmask_jax.inference.views import Buckets, View, views_of
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.mapping import LoadReport
@@ -131,30 +132,44 @@ class ProposalGenerator:
     def _stream(
         self, images: Iterable[AnyImage], options: ProposeOptions, on_problem: Callable[[str], None] | None
     ) -> Iterator[Proposals | None]:
-        def read(image: AnyImage) -> tuple[UInt8[np.ndarray, "H W 3"], list[View]] | Exception:
+        assembler = Assembler(options, self.strides)
+        parts: deque[ImagePart | None] = deque()  # under way; None: could not be read
+
+        def read(job: Job) -> tuple[ImagePart, list[View]] | Exception:
             try:
-                pixels = read_image(image, options.exif)
+                part, pixels = job()
             except (OSError, ValueError) as error:
                 return error
-            return pixels, views_of(pixels, self._buckets, options.long_edges, options.flip)
+            original = part.box[3] - part.box[1], part.box[2] - part.box[0]
+            return part, views_of(pixels, self._buckets, options.long_edges, options.flip, original)
 
         with ThreadPoolExecutor(THREADS) as threads:
-            batcher = Batcher(self._model, Assembler(options, self.strides), threads)
+            batcher = Batcher(self._model, assembler, threads)
 
             def in_order() -> Iterator[Proposals | Exception]:
-                for was_read in ordered_map(read, images, THREADS):
+                for was_read in ordered_map(read, reading_jobs(images, options), THREADS):
                     if isinstance(was_read, Exception):
+                        parts.append(None)
                         batcher.add_problem(was_read)
                     else:
+                        parts.append(was_read[0])
                         batcher.add(*was_read)
                     yield from batcher.ready()
                 yield from batcher.rest()
 
+            tiles: TileMerger | None = None
             for found in in_order():
-                if not isinstance(found, Exception):
-                    yield found
-                elif on_problem is None:
-                    raise found
-                else:
+                part = parts.popleft()
+                if isinstance(found, Exception):
+                    if on_problem is None:
+                        raise found
                     on_problem(str(found))
                     yield None
+                elif part.grid is None:
+                    yield found
+                elif part.tile is None:
+                    tiles = TileMerger(part.grid, options, found)
+                else:
+                    tiles.add(part.tile, found)
+                    if part.grid.is_last(part.tile):
+                        yield assembler.finished(tiles.merged())

@@ -13,6 +13,8 @@ from fastmask_jax.data.exif import Exif, check_exif
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import MULTIPLE
 
+OFF, AUTO = "off", "auto"  # of `tile`
+LEAST_TILE = 64  # pixels
 _FLAG = bool | np.bool_
 _WHOLE, _NUMBER = (Integral, "an integer"), (Real, "a number")  # NumPy's count as well
 _WANTED = {
@@ -29,8 +31,14 @@ _WANTED = {
     "candidates": _WHOLE,
     "long_edges": (tuple, "an integer or several"),
     "flip": (_FLAG, "True or False"),
+    "tile": (Integral | str, "a number of pixels, 'off' or 'auto'"),
+    "tile_overlap": _NUMBER,
     "batch_size": _WHOLE,
 }
+_OF_CONFIG = (
+    *("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges"),
+    *("tile", "tile_overlap"),
+)
 
 
 class OptionsByName(TypedDict, total=False):
@@ -49,6 +57,8 @@ class OptionsByName(TypedDict, total=False):
     candidates: int | None
     long_edges: int | Sequence[int] | None
     flip: bool
+    tile: int | str | None
+    tile_overlap: float | int | None
     batch_size: int
 
 
@@ -85,6 +95,13 @@ class ProposeOptions:
         found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
       flip: also propose in the mirrored image and merge: twice the time for somewhat better proposals, with many
         duplicates.
+      tile: side of the tiles that an image of a longer side is also proposed on in, in pixels of the original image:
+        small objects of large images are found, at the cost of one more image for each tile. Proposals of tiles and
+        of the whole image are merged (see `masks.seams`), and `count` is of the whole. "auto": tiles as large as the
+        largest of `long_edges`, for images of more than twice that. "off": none. None: the config's
+        `evaluation.tile`.
+      tile_overlap: pixels that neighboring tiles share at least; below 1, a share of the tile; at most half of it. An
+        object of up to this size is whole in some tile. None: the config's `evaluation.tile_overlap`.
       batch_size: images per device and batch; it changes results only by rounding.
     """
 
@@ -101,12 +118,16 @@ class ProposeOptions:
     candidates: int | None = None
     long_edges: int | Sequence[int] | None = None
     flip: bool = False
+    tile: int | str | None = None
+    tile_overlap: float | int | None = None
     batch_size: int = 1
 
     def __post_init__(self) -> None:
         if self.long_edges is not None:
             several = np.ndim(self.long_edges) == 1 and not isinstance(self.long_edges, str)
             object.__setattr__(self, "long_edges", tuple(self.long_edges) if several else (self.long_edges,))
+        if isinstance(self.tile, str) and self.tile.isdecimal():  # as configs and commands give it
+            object.__setattr__(self, "tile", int(self.tile))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])
         self._check("count", self.count >= 1, "at least 1")
@@ -127,6 +148,13 @@ class ProposeOptions:
         whole = all(isinstance(edge, Integral) and not isinstance(edge, _FLAG) for edge in edges)
         self._check("long_edges", whole and self.long_edges != (), "one or several integers, or None")
         self._check("long_edges", min(edges) >= MULTIPLE, f"at least {MULTIPLE} pixels, or None")
+        if self.tile is not None:
+            known = self.tile in (OFF, AUTO) if isinstance(self.tile, str) else self.tile >= LEAST_TILE
+            self._check("tile", known, f"a number of pixels of at least {LEAST_TILE}, '{OFF}' or '{AUTO}'")
+        if self.tile_overlap is not None:
+            most = self.tile // 2 if isinstance(self.tile, Integral) else np.inf
+            good = 0 <= self.tile_overlap <= 0.5 or 1 <= self.tile_overlap <= most
+            self._check("tile_overlap", good, "pixels, or a share below 1; at most half of the tile")
         self._check("batch_size", self.batch_size >= 1, "at least 1")
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
@@ -153,11 +181,7 @@ class ProposeOptions:
 
     def with_defaults(self, evaluation: Mapping[str, Any]) -> "ProposeOptions":
         """Returns these options with the values of a config's `evaluation` section in place of None."""
-        taken = {
-            name: evaluation[name]
-            for name in ("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges")
-            if getattr(self, name) is None
-        }
+        taken = {name: evaluation[name] for name in _OF_CONFIG if getattr(self, name) is None}
         options = dataclasses.replace(self, **taken)
         if options.candidates is None:
             filtered = options.nms_iou < 1 or options.min_area > 0

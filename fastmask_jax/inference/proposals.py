@@ -13,13 +13,16 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.large_image import LargeImage
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks import drawing, hierarchy, label_map, polygons
 from fastmask_jax.masks.cleaning import clean
 from fastmask_jax.masks.coco_results import result_entries
 from fastmask_jax.masks.rle import ScoredMasks
+from fastmask_jax.masks.rle_regions import bitmap, crop, sampled
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
+DRAWN = 4096  # pixels of the long edge of a picture of an image that is never decoded at once
 LABELED = 20  # above this many proposals, score labels are omitted
 
 
@@ -34,12 +37,13 @@ class Proposals:
       scores: objectness, 0 to 1, descending.
       boxes: (x, y, width, height) of the masks.
       rles: masks as {"size": [H, W], "counts": str}, COCO's compressed RLE; `masks` and `mask` decode them.
-      windows: (level, i, j) of each proposal's window (docs/design.md), in the resized image.
-      long_edges: long edge of that resized image, in pixels (option `long_edges`).
+      windows: (level, i, j) of each proposal's window (docs/design.md), in the resized image, or the resized tile of it
+        (option `tile`).
+      long_edges: long edge of that resized image or tile, in pixels (option `long_edges`).
       mirrored: whether the window belongs to the mirrored image (option `flip`).
       window_boxes: (x1, y1, x2, y2) of the window in the image; may extend beyond it.
       attention: attention map of the window, 0 to 1, ten by ten cells over its window box.
-      image: the image, RGB.
+      image: the image, RGB; of a file that is too large to be decoded at once, an array that reads what is sliced.
       empty: number of windows dropped because their mask has no pixel.
     """
 
@@ -51,7 +55,7 @@ class Proposals:
     mirrored: Bool[np.ndarray, "n"]
     window_boxes: Int64[np.ndarray, "n 4"]
     attention: Float32[np.ndarray, "n 10 10"]
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W 3"] | LargeImage
     empty: int = 0
 
     def __len__(self) -> int:
@@ -136,6 +140,22 @@ class Proposals:
         boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
         return replace(self, rles=rles, boxes=boxes)
 
+    def cropped(self, box: Sequence[int]) -> "Proposals":
+        """Returns the proposals of a part of the image, in its pixels; masks may be empty there.
+
+        Args:
+          box: (x1, y1, x2, y2), within the image.
+        """
+        x1, y1, x2, y2 = (int(edge) for edge in box)
+        rles = crop(self.rles, (x1, y1, x2, y2))
+        return replace(
+            self,
+            rles=rles,
+            boxes=np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4),
+            window_boxes=self.window_boxes - np.array([x1, y1, x1, y1]),
+            image=self.image[y1:y2, x1:x2],
+        )
+
     def label_map(self) -> Int32[np.ndarray, "H W"]:
         """Gives every pixel one label: k + 1 of proposal k, 0 for none (see `masks.label_map.label_map`).
 
@@ -179,6 +199,8 @@ class Proposals:
     ) -> Image.Image:
         """Draws all masks on the image, highest score on top.
 
+        An image that is too large to be decoded at once is drawn with a long edge of 4096 pixels.
+
         Args:
           scores: draw scores where there is room; None: if there are few enough to read.
           colors: RGB of the masks; None: distinct colors.
@@ -190,15 +212,23 @@ class Proposals:
         written = len(self) <= LABELED if scores is None else scores
         labels = [f"{score:.2f}" for score in self.scores] if written else []
         inks = None if colors is None else np.asarray(colors, np.uint8).reshape(-1, 3)
-        return Image.fromarray(drawing.overlay(self.image, self.rles, labels, inks, opacity))
+        image, masks = self.image, self.rles
+        if isinstance(image, LargeImage):
+            height, width = (max(side * DRAWN // max(self.image_size), 1) for side in self.image_size)
+            rows, columns = (
+                ((2 * np.arange(few) + 1) * side // (2 * few))
+                for few, side in zip((height, width), self.image_size, strict=True)
+            )
+            image = image.reduced((height, width))
+            masks = np.array([sampled(rle, rows, columns) for rle in masks], bool).reshape(-1, height, width)
+        return Image.fromarray(drawing.overlay(image, masks, labels, inks, opacity))
 
     def cutouts(self) -> list[Image.Image]:
         """Returns each object alone, cropped to its box: RGBA, transparent outside its mask."""
         cut = []
         for k, (x, y, width, height) in enumerate(self.boxes.astype(int).tolist()):
-            part = slice(y, y + height), slice(x, x + width)
-            alpha = self.mask(k)[part].astype(np.uint8) * 255
-            cut.append(Image.fromarray(np.dstack([self.image[part], alpha])))
+            alpha = bitmap(self.rles[k], (x, y, x + width, y + height)).astype(np.uint8) * 255
+            cut.append(Image.fromarray(np.dstack([self.image[y : y + height, x : x + width], alpha])))
         return cut
 
     def to_results(self, image_id: int) -> list[dict[str, Any]]:
@@ -241,11 +271,16 @@ class Proposals:
 _ARRAYS = ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes", "attention")
 
 
-def merged(parts: Sequence[Proposals]) -> Proposals:
-    """Merges proposals of one image from several runs, highest score first; stable for equal scores."""
+def concatenated(parts: Sequence[Proposals]) -> Proposals:
+    """Puts proposals of one image from several runs one after the other, in no order of scores."""
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     rles = [rle for part in parts for rle in part.rles]
-    together = replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
+    return replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
+
+
+def merged(parts: Sequence[Proposals]) -> Proposals:
+    """Merges proposals of one image from several runs, highest score first; stable for equal scores."""
+    together = concatenated(parts)
     return together[np.argsort(-together.scores, kind="stable")]
 
 

@@ -59,12 +59,27 @@ def _scaled(side: int, numerator: int, denominator: int) -> int:
     return -(-side * numerator // (denominator * MULTIPLE)) * MULTIPLE
 
 
-def views_of(pixels: UInt8[np.ndarray, "H W 3"], buckets: Buckets, long_edges: Sequence[int], flip: bool) -> list[View]:
-    """Returns a view for each scale, followed by its mirror image with `flip`."""
+def views_of(
+    pixels: UInt8[np.ndarray, "_h _w 3"],
+    buckets: Buckets,
+    long_edges: Sequence[int],
+    flip: bool,
+    original: tuple[int, int] | None = None,
+) -> list[View]:
+    """Returns a view for each scale, followed by its mirror image with `flip`.
+
+    Args:
+      pixels: of the image, or of a reduced copy.
+      buckets: padded shapes to choose from.
+      long_edges: the scales.
+      flip: whether to add mirror images.
+      original: (H, W) of the image itself; None: that of `pixels`.
+    """
+    original = original or pixels.shape[:2]
     views = []
     for long_edge in long_edges:
-        image = resize_for_inference(pixels, resized_size(*pixels.shape[:2], long_edge))
-        view = View(image, buckets.choose(pixels.shape[:2], long_edge), long_edge, False)
+        image = resize_for_inference(pixels, resized_size(*original, long_edge))
+        view = View(image, buckets.choose(original, long_edge), long_edge, False)
         views.append(view)
         if flip:
             views.append(View(cv2.flip(image, 1), view.bucket, long_edge, True))

@@ -1,7 +1,10 @@
 """Greedy non-maximum suppression by exact mask IoU (docs/network.md §3: for display)."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
@@ -27,13 +30,13 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
     order = np.argsort(-proposals.scores, kind="stable")
     masks = [proposals.segmentations[n] for n in order]
     x, y, width, height = proposals.boxes[order].astype(np.float64).T
-    areas = np.array([coco_mask.area(mask) for mask in masks], np.float64)  # of more than 255 at once it fails
+    areas = areas_of(masks)
     edges = np.stack([x, y, x + width, y + height])
     stays = np.ones(len(masks), bool)
     for begin in range(0, len(masks), BLOCK):
         better = begin + np.flatnonzero(stays[begin : begin + BLOCK])
-        may_exceed = _may_exceed(edges, areas, better, begin, iou_threshold)
-        for n, may in zip(better.tolist(), may_exceed, strict=True):
+        possible = may_exceed(edges[:, better], areas[better], edges[:, begin:], areas[begin:], iou_threshold)
+        for n, may in zip(better.tolist(), possible, strict=True):
             if stays[n]:
                 later = n + 1 + np.flatnonzero(stays[n + 1 :] & may[n + 1 - begin :])
                 if len(later):
@@ -66,19 +69,30 @@ def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.
     return scores
 
 
-def _may_exceed(
-    edges: Float[np.ndarray, "4 m"],
-    areas: Float[np.ndarray, "m"],
-    better: Int64[np.ndarray, "b"],
-    begin: int,
+def areas_of(rles: Sequence[Mapping[str, Any]]) -> Float64[np.ndarray, "m"]:
+    """Counts the pixels of masks."""
+    return np.array([coco_mask.area(rle) for rle in rles], np.float64)  # of more than 255 at once it fails
+
+
+def may_exceed(
+    edges: Float[np.ndarray, "4 a"],
+    areas: Float[np.ndarray, "a"],
+    other_edges: Float[np.ndarray, "4 b"],
+    other_areas: Float[np.ndarray, "b"],
     iou_threshold: float,
-) -> Bool[np.ndarray, "b later"]:
-    """Returns which masks from `begin` on can exceed the IoU with each of `better`, bounded by boxes and areas."""
-    x1, y1, x2, y2 = edges[:, begin:]
-    left, top, right, bottom = edges[:, better, None]
+) -> Bool[np.ndarray, "a b"]:
+    """Returns which pairs of masks can exceed an IoU, bounded by boxes and areas.
+
+    Args:
+      edges, other_edges: x1, y1, x2, y2 of boxes around the masks.
+      areas, other_areas: their pixels.
+      iou_threshold: between 0 and 1.
+    """
+    x1, y1, x2, y2 = other_edges
+    left, top, right, bottom = edges[:, :, None]
     width = np.minimum(x2, right) - np.maximum(x1, left)
     height = np.minimum(y2, bottom) - np.maximum(y1, top)
     shared = np.maximum(width, 0) * np.maximum(height, 0)
-    area = areas[better, None]
-    most = np.minimum(shared, np.minimum(areas[begin:], area))
-    return most > iou_threshold * (areas[begin:] + area - most)
+    area = areas[:, None]
+    most = np.minimum(shared, np.minimum(other_areas, area))
+    return most > iou_threshold * (other_areas + area - most)

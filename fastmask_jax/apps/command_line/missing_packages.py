@@ -8,6 +8,7 @@ from fastmask_jax.errors import InvalidInput
 # Top-level module → (the extra of pyproject.toml that brings it, the same in a checkout)
 _TRAIN = "train", "requirements.txt"
 _VIDEO = "video", "requirements-video.txt"
+_LARGE = "large", "requirements-large.txt"
 _DEMO = "demo", "requirements-demo.txt"
 _EXPORT = "export", "requirements-export.txt"
 EXTRAS = {
@@ -21,6 +22,9 @@ EXTRAS = {
     "tensorflow_datasets": _TRAIN,
     "av": _VIDEO,
     "scipy": _VIDEO,
+    "pyogrio": _LARGE,
+    "rasterio": _LARGE,
+    "shapely": _LARGE,
     "gradio": _DEMO,
     "flatbuffers": _EXPORT,
     "jax2onnx": _EXPORT,

@@ -36,6 +36,8 @@ _OPTIONS = (
     "rerank_iou",
     "long_edges",
     "flip",
+    "tile",
+    "tile_overlap",
     "exif",
 )
 _INTERRUPTED = 130  # exit status after Ctrl-C
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("shown", "batch_size"):
         if getattr(words, name) is not None and getattr(words, name) < 1:
             parser.error(f"--{name} {getattr(words, name)}: at least 1")
+    _check_packages(words.formats)
     found = find_files(words.inputs)
     if found.passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common())
@@ -159,6 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     chosen.add_argument("--flip", action="store_true", help="also propose in the mirrored image: twice the time")
     chosen.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        help="propose on tiles of larger images too, and merge: finds small objects; the side of a tile, 'auto' (the "
+        "test scale, for images of more than twice that) or 'off' (default: the config's)",
+    )
+    chosen.add_argument(
+        "--tile_overlap",
+        type=float,
+        metavar="PIXELS",
+        help="that neighboring tiles share; below 1: a share of the tile (default: the config's)",
+    )
+    chosen.add_argument(
         "--exif",
         choices=("ignore", "apply"),
         help="an image's EXIF orientation: ignore: pixels as stored, as in COCO; apply: turned upright "
@@ -248,6 +263,16 @@ def _predict_video(generator: Any, file: FoundFile, options: ProposeOptions, wor
         _say("interrupted: the rest of the video was not processed")
         return _INTERRUPTED
     return 1 if done.broken else 0
+
+
+def _check_packages(formats: Sequence[str]) -> None:
+    for name in formats:
+        missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise InvalidInput(
+                f"--format {name} needs {' and '.join(missing)}: pip install 'fastmask_jax[large]', or in a checkout "
+                "pip install -r requirements-large.txt"
+            )
 
 
 def _check_extras(videos: list[FoundFile]) -> None:

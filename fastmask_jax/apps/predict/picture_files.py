@@ -64,14 +64,22 @@ def worth_showing(proposals: Proposals, count: int) -> Proposals:
 def attention_sheet(proposals: Proposals) -> UInt8[np.ndarray, "_H _W 3"]:
     """Draws the window of every proposal with the mask's outline, and its attention, from dark (0) to yellow (1)."""
     if not len(proposals):
-        return grid([proposals.image], ["nothing proposed"])
+        return grid([np.asarray(proposals.overlay())], ["nothing proposed"])
     pairs, captions = [], []
     gap = np.full((WINDOW_SIDE, _GAP, 3), DARK, np.uint8)
     for number, color in enumerate(distinct_colors(len(proposals))):
-        box = proposals.window_boxes[number]
-        window = crop(proposals.image, box, WINDOW_SIDE)
-        mask = crop_mask(proposals.mask(number), box, WINDOW_SIDE)
-        looked_at = crop(heat(proposals.image, proposals.attention[number], box), box, WINDOW_SIDE)
+        shown = _around(proposals[number])
+        box = shown.window_boxes[0]
+        window = crop(shown.image, box, WINDOW_SIDE)
+        mask = crop_mask(shown.mask(0), box, WINDOW_SIDE)
+        looked_at = crop(heat(shown.image, shown.attention[0], box), box, WINDOW_SIDE)
         pairs.append(np.hstack([contour(window, mask, color, _LINE), gap, looked_at]))
         captions.append(f"{number + 1}: score {proposals.scores[number]:.2f}")
     return grid(pairs, captions)
+
+
+def _around(proposal: Proposals) -> Proposals:
+    """Cuts the image of a single proposal to its window; to a pixel of it, if the window lies beside it."""
+    (x1, y1, x2, y2), (height, width) = proposal.window_boxes[0].tolist(), proposal.image_size
+    left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+    return proposal.cropped((left, top, max(min(x2, width), left + 1), max(min(y2, height), top + 1)))

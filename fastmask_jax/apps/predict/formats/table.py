@@ -8,6 +8,9 @@ from typing import NamedTuple
 from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage, Write
 from fastmask_jax.apps.predict.formats.coco import coco
 from fastmask_jax.apps.predict.formats.cvat import cvat
+from fastmask_jax.apps.predict.formats.geojson import geojson
+from fastmask_jax.apps.predict.formats.geopackage import geopackage
+from fastmask_jax.apps.predict.formats.georeference import PACKAGES
 from fastmask_jax.apps.predict.formats.label_studio import label_studio
 from fastmask_jax.apps.predict.formats.labelme import labelme
 from fastmask_jax.apps.predict.formats.png import labels, masks
@@ -21,10 +24,12 @@ class Format(NamedTuple):
     Attributes:
       writes: its files below its folder, for people to read.
       open: (folder, tolerance of polygons in pixels) → a context that gives the function that takes each image.
+      packages: that it needs of the extra `large`.
     """
 
     writes: str
     open: Callable[[Path, float], AbstractContextManager[Write]]
+    packages: tuple[str, ...] = ()
 
 
 FORMATS = {
@@ -34,6 +39,8 @@ FORMATS = {
     "yolo": Format("labels/NAME.txt and data.yaml: outlines for YOLO segmentation", yolo),
     "cvat": Format("annotations.xml: polygons for CVAT (CVAT for images 1.1)", cvat),
     "voc": Format("SegmentationObject/NAME.png and so on: Pascal VOC masks, at most 254 objects an image", voc),
+    "geojson": Format("NAME.geojson: polygons in longitude and latitude, for GIS", geojson, PACKAGES),
+    "gpkg": Format("NAME.gpkg: polygons in the image's coordinate system, for GIS", geopackage, (*PACKAGES, "pyogrio")),
     "masks": Format("NAME/RANK.png: each mask alone", masks),
     "labels": Format("NAME.png: one label for every pixel, in a palette", labels),
 }

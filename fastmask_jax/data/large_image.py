@@ -1,0 +1,170 @@
+"""Image files that are read in windows, because decoding them at once would take too much memory. Needs rasterio."""
+
+import importlib.util
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Shaped, UInt8
+
+from fastmask_jax.data.exif import UPRIGHT, Exif, orientation_of
+from fastmask_jax.data.pixel_depth import to_uint8
+from fastmask_jax.errors import InvalidInput
+
+DECODED_PIXELS = 64_000_000  # smaller images are decoded at once
+_CHUNK_BYTES = 32 << 20  # of what is read at once where a whole image is gone through
+_CACHE_MEGABYTES = 64  # GDAL's
+
+
+def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | None":
+    """Opens an image file to be read in windows, if that is worth while.
+
+    Args:
+      path: of the file.
+      exif: see `decode_image`; an image that must be turned is decoded at once.
+
+    Returns:
+      None for an image of up to `DECODED_PIXELS`, a file that GDAL does not read, or without rasterio.
+    """
+    if importlib.util.find_spec("rasterio") is None or not Path(path).is_file():
+        return None
+    if exif == "apply" and orientation_of(Path(path)) != UPRIGHT:
+        return None
+    dataset = open_raster(path)
+    if dataset is None or dataset.count == 0 or dataset.width * dataset.height <= DECODED_PIXELS:
+        return None
+    return LargeImage(path, dataset)
+
+
+def open_raster(path: str | os.PathLike) -> Any | None:
+    """Opens a file with rasterio; None if GDAL does not read it."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            return rasterio.open(path)
+        except RasterioIOError:
+            return None
+
+
+class LargeImage:
+    """The RGB pixels of an image file, uint8 [H, W, 3], read when they are sliced: `image[y1:y2, x1:x2]`. Thread-safe.
+
+    The bands that the file calls red, green and blue; else the first three; else the first as gray. A palette is
+    applied. Values of more than 8 bits are scaled as `to_uint8` scales the whole image. `np.asarray` decodes all.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, path: str | os.PathLike, dataset: Any) -> None:
+        """Args: path, of the file; dataset, from `open_raster`."""
+        self._path, self._dataset = Path(path), dataset
+        self._lock = threading.Lock()
+        self._bands = _bands(dataset)
+        self._palette = _palette(dataset, self._bands)
+        self._range: tuple[Any, Any] | None = None
+        self.shape = (dataset.height, dataset.width, 3)
+        bits = dataset.tags(self._bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
+        self._two_valued = bits == "1" and self._palette is None
+        if self._palette is None and not self._two_valued and dataset.dtypes[self._bands[0] - 1] != "uint8":
+            self._range = self._values_range()
+
+    def __getitem__(self, where: tuple[slice, slice]) -> UInt8[np.ndarray, "h w 3"]:
+        """Reads rows and columns, given as slices without a step.
+
+        Raises:
+          ValueError: the file is damaged; one line.
+        """
+        (top, bottom, _), (left, right, _) = (
+            part.indices(side) for part, side in zip(where, self.shape[:2], strict=True)
+        )
+        return self._rgb(self._read(top, bottom, left, right))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:, :].astype(dtype or np.uint8, copy=False)
+
+    def reduced(self, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        """Reads the whole image at a smaller (height, width): each pixel is the mean of those that it covers."""
+        height, width = size
+        total = np.zeros((height, width, 3))
+        for top, chunk in self._chunks():
+            narrow = cv2.resize(self._rgb(chunk).astype(np.float32), (width, len(chunk)), interpolation=cv2.INTER_AREA)
+            first, weights = _row_weights(top, len(chunk), self.shape[0], height)
+            total[first : first + len(weights)] += np.tensordot(weights, narrow, 1)
+        return np.rint(total).astype(np.uint8)
+
+    def _chunks(self) -> Iterator[tuple[int, Shaped[np.ndarray, "h w bands"]]]:
+        """Yields rows of the whole width from the top, with the number of the first: few formats can go back."""
+        height, width, _ = self.shape
+        block = self._dataset.block_shapes[0][0]
+        rows = max(_CHUNK_BYTES // (width * 3 * np.dtype(self._dataset.dtypes[0]).itemsize), 1)
+        rows = -(-rows // block) * block
+        for top in range(0, height, rows):
+            yield top, self._read(top, min(top + rows, height), 0, width)
+
+    def _read(self, top: int, bottom: int, left: int, right: int) -> Shaped[np.ndarray, "h w bands"]:
+        import rasterio
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        with self._lock, rasterio.Env(GDAL_CACHEMAX=_CACHE_MEGABYTES):
+            try:
+                values = self._dataset.read(self._bands, window=Window(left, top, right - left, bottom - top))
+            except RasterioError as error:
+                line = " ".join(str(error.__cause__ or error).split())
+                raise InvalidInput(f"{self._path}: cannot be read from row {top} on ({line})") from None
+        return np.moveaxis(values, 0, 2)
+
+    def _rgb(self, values: Shaped[np.ndarray, "h w bands"]) -> UInt8[np.ndarray, "h w 3"]:
+        if self._palette is not None:
+            return self._palette[values[:, :, 0]]
+        values = to_uint8(values > 0 if self._two_valued else values, self._range)
+        return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+    def _values_range(self) -> tuple[Any, Any]:
+        ranges = [(chunk.min(), chunk.max()) for _, chunk in self._chunks()]
+        least, most = (np.array(values) for values in zip(*ranges, strict=True))
+        try:
+            to_uint8(np.zeros(0, least.dtype), (least.min(), most.max()))
+        except InvalidInput as error:
+            raise InvalidInput(f"{self._path}: {error}") from None
+        return least.min(), most.max()
+
+
+def _bands(dataset: Any) -> list[int]:
+    from rasterio.enums import ColorInterp
+
+    named = {color: band for band, color in enumerate(dataset.colorinterp, 1)}
+    colors = [named.get(color, 0) for color in (ColorInterp.red, ColorInterp.green, ColorInterp.blue)]
+    if all(colors):
+        return colors
+    return [1, 2, 3] if dataset.count >= 3 else [1]
+
+
+def _palette(dataset: Any, bands: list[int]) -> UInt8[np.ndarray, "n 3"] | None:
+    from rasterio.enums import ColorInterp
+
+    if len(bands) > 1 or dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    colors = np.zeros((1 << (8 * np.dtype(dataset.dtypes[0]).itemsize), 3), np.uint8)
+    for value, color in dataset.colormap(1).items():
+        colors[value] = color[:3]
+    return colors
+
+
+def _row_weights(top: int, count: int, side: int, reduced: int) -> tuple[int, Float64[np.ndarray, "r count"]]:
+    """Returns the first row of a reduced image that rows from `top` on are part of, and the share of each in it."""
+    scale = side / reduced
+    first = min(int(top / scale), reduced - 1)
+    last = min(int(np.ceil((top + count) / scale)), reduced)
+    rows, pixels = np.arange(first, last)[:, None], top + np.arange(count)
+    covered = np.minimum(pixels + 1, (rows + 1) * scale) - np.maximum(pixels, rows * scale)
+    return first, np.maximum(covered, 0) / scale

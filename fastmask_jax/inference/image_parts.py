@@ -1,0 +1,68 @@
+"""Reads images, as a whole or in tiles, for one pass from the first row to the last."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fastmask_jax.data.large_image import LargeImage, open_large
+from fastmask_jax.geometry import resized_size
+from fastmask_jax.inference.assembly import ImagePart
+from fastmask_jax.inference.image_input import AnyImage, read_image
+from fastmask_jax.inference.options import OFF, ProposeOptions
+from fastmask_jax.inference.tiling import grid_of, strips
+
+Pixels = UInt8[np.ndarray, "_h _w 3"]
+Job = Callable[[], tuple[ImagePart, Pixels]]  # may raise OSError or ValueError if there is no such image
+
+
+def reading_jobs(images: Iterable[AnyImage], options: ProposeOptions) -> Iterator[Job]:
+    """Yields a function for each image that reads it; of an image in tiles one for the whole and one for each tile.
+
+    The functions may be called in threads. Those of a whole image that is read in windows return a reduced copy. After
+    an error nothing follows of an image.
+
+    Args:
+      images: of any sizes.
+      options: without None values.
+    """
+    for image in images:
+        if options.tile == OFF:
+            yield partial(_read, image, options)
+        else:
+            yield from _jobs(image, options)
+
+
+def _read(image: AnyImage, options: ProposeOptions) -> tuple[ImagePart, Pixels]:
+    pixels = read_image(image, options.exif)
+    return ImagePart(pixels), pixels
+
+
+def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
+    try:
+        large = open_large(image, options.exif) if isinstance(image, str | os.PathLike) else None
+        source = read_image(image, options.exif) if large is None else large
+        grid = grid_of(source.shape[:2], options)
+        yield partial(_given, ImagePart(source, grid), _whole(source, options))
+        for row, strip in enumerate(strips(source, grid) if grid else ()):
+            for tile in grid.row(row):
+                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, or the strip would be kept
+                yield partial(_given, ImagePart(source, grid, tile), pixels)
+    except (OSError, ValueError) as error:
+        yield partial(_failed, error)
+
+
+def _whole(source: Pixels | LargeImage, options: ProposeOptions) -> Pixels:
+    if not isinstance(source, LargeImage):
+        return source
+    return source.reduced(resized_size(*source.shape[:2], max(options.long_edges)))
+
+
+def _given(part: ImagePart, pixels: Pixels) -> tuple[ImagePart, Pixels]:
+    return part, pixels
+
+
+def _failed(error: Exception) -> tuple[ImagePart, Pixels]:
+    raise error
