@@ -7,6 +7,7 @@ FastMask.score_form and FastMask.train_form.
 """
 
 import argparse
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from timing import device_name, medians, table
 
 from fastmask_jax.geometry import all_windows, level_sizes
 from fastmask_jax.models.windows import (
+    MAP_FORMS,
     WindowDense,
     extract_patches,
     flatten_levels,
@@ -58,15 +60,10 @@ def main() -> None:
         return gather_windows(flatten_levels(levels), index)
 
     def dense(variables: dict, levels: list, form: str) -> jax.Array:
-        over = {"patches": lambda x: extract_patches(surround(x)), "conv": surround}[form]
-        rows = [layer.apply(variables, over(x), form).reshape(1, -1, FEATURES) for x in levels]
-        return jnp.concatenate(rows, axis=1)
+        return layer.apply(variables, [surround(x) for x in levels], form, method="over_maps")
 
-    score = {
-        "conv": lambda v, x: dense(v, x, "conv"),
-        "patches": lambda v, x: dense(v, x, "patches"),
-        "gather": lambda v, x: layer.apply(v, gathered(x, every)),
-    }
+    score = {form: partial(dense, form=form) for form in MAP_FORMS[1:]}
+    score["gather"] = lambda v, x: layer.apply(v, gathered(x, every))
     print(f"Every window of a {HEIGHT}x{WIDTH} image ({every.shape[1]}), {device_name()}\n")
     print(table("form", medians({k: (jax.jit(f), (variables, levels)) for k, f in score.items()}, rounds)))
 

@@ -57,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.attended_windows = 4096  # of an image, at most: only of a network with objectness attention
     config.model.norm_decay = 0.999
     config.model.train_form = "gather"
-    config.model.score_form = "gather"
+    config.model.score_form = "auto"
     config.model.dtype = "float32"
 
     config.data = ConfigDict()

@@ -8,6 +8,7 @@ import pytest
 from fastmask_jax.geometry import all_windows
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.resnet import ResNet
+from fastmask_jax.models.windows import MAP_FORMS
 from tests import plain_network as plain
 
 BUCKET = (64, 96)
@@ -37,7 +38,7 @@ def literal(tiny_network):
     return {tuple(n): part for n, *part in zip(all_windows(*SIZE, STRIDES).tolist(), *parts, strict=True)}
 
 
-@pytest.mark.parametrize("form", ["gather", "patches", "conv"])
+@pytest.mark.parametrize("form", MAP_FORMS)
 def test_proposals_are_those_of_the_plain_network(tiny_network, literal, form):
     network, variables = tiny_network
     existing, lacking = len(literal), 200 - len(literal)

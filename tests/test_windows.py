@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 
 from fastmask_jax.geometry import all_windows, level_sizes
 from fastmask_jax.models.windows import (
+    MAP_FORMS,
     WindowDense,
     extract_patches,
     flatten_levels,
@@ -117,17 +118,17 @@ def test_gradient_of_gathering_is_that_of_loops():
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_a_dense_layer_is_the_same_over_all_three_forms(use_bias):
-    x = random_map(2, 4, 6, 3)
+def test_a_dense_layer_is_the_same_over_windows_and_in_every_form_over_maps(use_bias):
+    maps = [random_map(2, h, w, 3, seed=n) for n, (h, w) in enumerate([(4, 6), (1, 1), (15, 7)])]
     layer = WindowDense(5, use_bias=use_bias)
-    built = jnp.asarray(np.stack([windows_of(np.asarray(one)) for one in x]))  # [2, 5, 7, 10, 10, 3]
+    built = [np.stack([windows_of(np.asarray(one)).reshape(-1, 10, 10, 3) for one in x]) for x in maps]
+    built = jnp.asarray(np.concatenate(built, axis=1))  # [2, 5 * 7 + 2 * 2 + 16 * 8, 10, 10, 3]
     variables = layer.init(jax.random.key(0), built)
     assert variables["params"]["kernel"].shape == (10, 10, 3, 5)
     assert ("bias" in variables["params"]) == use_bias
-    want = dense(np.asarray(built, np.float64), weights_of(variables)).reshape(2, 5, 7, 5)
-    for form, argument in [
-        ("windows", built),
-        ("patches", extract_patches(surround(x))),
-        ("conv", surround(x)),
-    ]:
-        np.testing.assert_allclose(layer.apply(variables, argument, form), want, rtol=1e-4, atol=1e-4, err_msg=form)
+    want = dense(np.asarray(built, np.float64), weights_of(variables)).reshape(2, -1, 5)
+    np.testing.assert_allclose(layer.apply(variables, built), want, rtol=1e-4, atol=1e-4)
+    surrounded = [surround(x) for x in maps]
+    for form in MAP_FORMS:
+        got = jax.jit(lambda v, m, form=form: layer.apply(v, m, form, method="over_maps"))(variables, surrounded)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=form)

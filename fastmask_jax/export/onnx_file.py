@@ -47,6 +47,8 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
         )
     import onnx
 
+    if model.score_form == "auto":
+        model = model.clone(score_form="conv")  # one operator, which every runtime has a fast form of
     graph = _one_image(model, variables, spec) if spec.batch is None else _batch(model, variables, spec)
     description = {DESCRIPTION: json.dumps(spec.description(model.strides))}
     onnx.helper.set_model_props(graph, description)

@@ -16,6 +16,7 @@ from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.models.heads import HEADS
 from fastmask_jax.models.neck import NECKS
 from fastmask_jax.models.resnet import ResNet
+from fastmask_jax.models.windows import MAP_FORMS
 
 DTYPES = ("float32", "bfloat16")
 BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
@@ -43,7 +44,7 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
     _choose("neck", fields.get("neck", FastMask.neck), list(NECKS))
     _choose("head", fields.get("head", FastMask.head), HEADS)
     _choose("train_form", fields.get("train_form", FastMask.train_form), ("gather", "patches"))
-    _choose("score_form", fields.get("score_form", FastMask.score_form), ("gather", "patches", "conv"))
+    _choose("score_form", fields.get("score_form", FastMask.score_form), MAP_FORMS)
     dtype = jnp.dtype(name)
     try:
         body = BODIES[kind](**_tuples(body_fields), dtype=dtype)

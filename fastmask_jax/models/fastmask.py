@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import all_windows
@@ -28,8 +28,6 @@ from fastmask_jax.models.windows import (
     surround,
     window_cells,
 )
-
-WindowForm = Literal["gather", "patches", "conv"]
 
 
 class Sampled(NamedTuple):
@@ -67,7 +65,8 @@ class FastMask(nn.Module):
       attended_windows: with objectness attention, maximum number of windows per image scored in inference.
       norm_decay: see WindowNorm.
       train_form: how training builds its windows: "gather" copies the sampled ones, "patches" builds all of them.
-      score_form: how all windows are scored: "conv" never builds them, "patches" and "gather" do.
+      score_form: how all windows are scored, one of MAP_FORMS in models/windows.py; "auto" is the fastest one on each
+        platform.
       axis_name: device axis of the window norm's moments in training.
       dtype: of the computation; parameters and results are float32.
     """
@@ -86,7 +85,7 @@ class FastMask(nn.Module):
     attended_windows: int = 4096
     norm_decay: float = 0.999
     train_form: Literal["gather", "patches"] = "gather"
-    score_form: WindowForm = "gather"
+    score_form: Literal["auto", "fourier", "patches", "conv"] = "auto"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -175,7 +174,7 @@ class FastMask(nn.Module):
             scored, masked = (_unflatten(dense, at, self.channels) for at in (score_at, mask_at))
         else:
             scored, masked = (self._gather(levels, affine, size, w) for w in (score_windows, mask_windows))
-        scores = self.objectness(scored, "windows", dropout_keys)
+        scores = self.objectness(scored, dropout_keys=dropout_keys)
         mask_logits, attention = self.mask(masked)
         levels = tuple(x.astype(jnp.float32) for x in levels)
         return Sampled(levels, scores, mask_logits, attention, self._attention(features, size))
@@ -205,23 +204,19 @@ class FastMask(nn.Module):
 
     def score_all(self, levels: Sequence[Float[Array, "B _h _w C"]], affine: tuple, size: Size) -> Float[Array, "B N"]:
         """Computes objectness logits of every window of the padded maps; −inf outside the image's own grid."""
-        logits = []
-        for level, (stride, x) in enumerate(zip(self.strides, levels, strict=True)):
-            rows, columns = x.shape[1] + 1, x.shape[2] + 1
-            if self.score_form == "conv":
-                y = self.objectness(self._normalize(surround(x), affine), "conv")
-            elif self.score_form == "patches":
-                y = self.objectness(extract_patches(self._normalize(surround(x), affine)), "patches")
-            else:
-                i, j = jnp.indices((rows, columns), dtype=jnp.int32).reshape(2, -1)
-                windows = jnp.stack([jnp.full_like(i, level), i, j], axis=-1)
-                windows = jnp.broadcast_to(windows, (x.shape[0], *windows.shape))
-                y = self.objectness(self._gather(levels, affine, size, windows)).reshape(-1, rows, columns)
+        maps = [self._normalize(surround(x), affine) for x in levels]
+        logits = self.objectness(maps, self.score_form)
+        return jnp.where(self._existing(levels, size), logits, -jnp.inf)
+
+    def _existing(self, levels: Sequence[jax.Array], size: Size) -> Bool[Array, "B N"]:
+        """Whether a window of the padded maps is one of the image's own."""
+        inside = []
+        for stride, x in zip(self.strides, levels, strict=True):
             own = valid_cells(size, stride) + 1
-            i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
-            inside = (i < own[:, 0, None, None]) & (j < own[:, 1, None, None])
-            logits.append(jnp.where(inside, y, -jnp.inf).reshape(x.shape[0], -1))
-        return jnp.concatenate(logits, axis=1)
+            i, j = jnp.arange(x.shape[1] + 1)[:, None], jnp.arange(x.shape[2] + 1)[None, :]
+            level = (i < own[:, 0, None, None]) & (j < own[:, 1, None, None])
+            inside.append(level.reshape(x.shape[0], -1))
+        return jnp.concatenate(inside, axis=1)
 
     def _normalize(self, x: jax.Array, affine: tuple[jax.Array, jax.Array]) -> jax.Array:
         factor, shift = affine

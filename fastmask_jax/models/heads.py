@@ -3,6 +3,8 @@
 Letters: B images, K windows per image, C channels.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -34,16 +36,21 @@ class ObjectnessHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, windows: Float[Array, "..."], form: str = "windows", dropout_keys: jax.Array | None = None
-    ) -> Float[Array, "..."]:
-        """Computes logits of windows in the forms of WindowDense, without a last axis.
+        self,
+        windows: Float[Array, "B K 10 10 C"] | Sequence[Float[Array, "B _H _W C"]],
+        map_form: str | None = None,
+        dropout_keys: jax.Array | None = None,
+    ) -> Float[Array, "B K"]:
+        """Computes logits of windows, or of every window inside zero-padded maps: see WindowDense.
 
         Args:
-          windows, form: see WindowDense.
+          windows: windows; or, with `map_form`, maps.
+          map_form: one of MAP_FORMS.
           dropout_keys: [B] keys, one per image, or None: no dropout. With one key per image, the noise does not
             depend on how a batch is split over devices.
         """
-        x = nn.relu(WindowDense(self.widths[0], dtype=self.dtype, name="fc1")(windows, form))
+        layer = WindowDense(self.widths[0], dtype=self.dtype, name="fc1")
+        x = nn.relu(layer(windows) if map_form is None else layer.over_maps(windows, map_form))
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
             x = jnp.where(keep, x / (1 - self.dropout), 0).astype(self.dtype)

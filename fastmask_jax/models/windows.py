@@ -1,16 +1,18 @@
 """Sliding windows: 10x10 cells of a level, centered on every corner between cells (docs/network.md §1).
 
 Window (i, j) of an h x w level covers rows i - 5 ... i + 4 and columns j - 5 ... j + 4. The level has (h + 1) x (w + 1)
-windows, and cells outside the map are zero *before* the window norm. Three forms compute the same results:
+windows, and cells outside the map are zero *before* the window norm. Four forms compute the same results:
 
   patches  extracts all windows of a level by `lax.conv_general_dilated_patches`
   gather   copies selected windows by index
   conv     builds no windows: a fully connected layer over every window of a level is a 10x10 convolution
+  fourier  the same convolution by Fourier transforms of tiles (models/window_correlation.py)
 
-Letters: B images, h, w cells of a level, C channels, K windows per image, M cells of all levels together, F features.
+Letters: B images, h, w cells of a level, C channels, K windows per image, M cells of all levels together, F features,
+N windows of all levels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from fastmask_jax.geometry import HALF_WINDOW, WINDOW
 from fastmask_jax.models.padding import Size, valid_cells
+from fastmask_jax.models.window_correlation import correlate_maps
 
 
 @jax.custom_vjp
@@ -111,28 +114,56 @@ class WindowDense(nn.Module):
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."], form: str = "windows") -> Float[Array, "..."]:
-        """Applies the layer to windows in one of three forms.
+    def __call__(self, windows: Float[Array, "... 10 10 C"]) -> Float[Array, "... F"]:
+        """Applies the layer to windows."""
+        kernel, bias = self._parameters(windows.shape[-1])
+        x = windows.astype(self.dtype).reshape(*windows.shape[:-3], -1)
+        return x @ kernel.reshape(-1, self.features) + bias
+
+    def over_maps(self, maps: Sequence[Float[Array, "B _H _W C"]], form: str) -> Float[Array, "B N F"]:
+        """Applies the layer to every window inside zero-padded maps, map by map and row by row.
 
         Args:
-          x: "windows": [..., 10, 10, C]; "patches": [..., C * 100], channel-major; "conv": a zero-padded map,
-            [B, h + 10, w + 10, C], for all of its windows.
-          form: one of the above.
-
-        Returns:
-          [..., F]; for "conv" [B, h + 1, w + 1, F].
+          maps: levels as `surround` returns them.
+          form: one of MAP_FORMS. "auto" is the fastest form on each platform (benchmarks/windows.py).
         """
-        channels = x.shape[-1] // WINDOW**2 if form == "patches" else x.shape[-1]
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
-        kernel = self.param("kernel", init, (WINDOW, WINDOW, channels, self.features), jnp.float32).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if form == "windows":
-            y = x.reshape(*x.shape[:-3], -1) @ kernel.reshape(-1, self.features)
-        elif form == "patches":
-            y = x @ kernel.transpose(2, 0, 1, 3).reshape(-1, self.features)
+        maps = [x.astype(self.dtype) for x in maps]
+        kernel, bias = self._parameters(maps[0].shape[-1])
+        if form == "auto":
+            y = lax.platform_dependent(maps, kernel, cpu=_FORMS["fourier"], default=_FORMS["patches"])
         else:
-            y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = _FORMS[form](maps, kernel)
+        return y + bias
+
+    @nn.compact
+    def _parameters(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
+        kernel = self.param("kernel", init, (WINDOW, WINDOW, channels, self.features), jnp.float32)
+        bias = jnp.zeros((), self.dtype)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
-        return y
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
+def _multiply_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return extract_patches(x) @ kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[-1])
+
+
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _map_by_map(form: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def over(maps: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+        results = [form(x, kernel) for x in maps]
+        return jnp.concatenate([y.reshape(y.shape[0], -1, y.shape[-1]) for y in results], axis=1)
+
+    return over
+
+
+_FORMS = {
+    "fourier": lambda maps, kernel: correlate_maps(maps, kernel).astype(kernel.dtype),
+    "patches": _map_by_map(_multiply_patches),
+    "conv": _map_by_map(_convolve),
+}
+MAP_FORMS = ("auto", *_FORMS)

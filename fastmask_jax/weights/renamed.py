@@ -40,6 +40,9 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in ADDED.items():
         if isinstance(new.get(section), dict):
             new[section] |= {key: value for key, value in keys.items() if key not in new[section]}
+    model = new.get("model")
+    if isinstance(model, dict) and model.get("score_form") == "gather":  # the same scores, more slowly
+        model["score_form"] = "auto"
     evaluation = new.get("evaluation")
     if isinstance(evaluation, dict):
         evaluation.pop("workers", None)  # images are read in threads
