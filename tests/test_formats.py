@@ -229,3 +229,12 @@ def test_the_tolerance_is_of_polygons(tmp_path):
         content = json.loads((tmp_path / str(tolerance) / "coco/annotations.json").read_text())
         sizes.append(len(content["annotations"][0]["segmentation"][0]))
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_voc_says_what_it_leaves_out(tmp_path, caplog):
+    found = proposals_of("a")
+    many = found[np.zeros(257, int)]
+    with open_formats(["voc"], tmp_path, 1.0) as write:
+        write(AnnotatedImage(1, tmp_path / "a.png", "a", many))
+        write(AnnotatedImage(2, tmp_path / "b.png", "b", found))
+    assert "voc: 3 proposals of 1 images are not in its files, which hold the best 254" in caplog.text

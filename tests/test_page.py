@@ -1,5 +1,6 @@
 """The page of demo.py in a real browser: files, sliders, clicks, downloads, refusals; nothing leaves the machine."""
 
+import http.client
 import json
 import os
 import re
@@ -272,6 +273,29 @@ def test_nothing_is_asked_of_other_machines(served):
         own = [info[4][0] for info in socket.getaddrinfo(socket.gethostname(), served.port, socket.AF_INET)]
         others = [host for host in own if not host.startswith("127.")]
         assert all(probe.connect_ex((host, served.port)) for host in others), "it listens beyond this machine"
+
+
+def test_names_of_other_hosts_are_refused(served):
+    """A page of another site, whose name is made to lead here, must not use this one."""
+    for host, status in (("evil.example", 400), (f"localhost:{served.port}", 200), (f"127.0.0.1:{served.port}", 200)):
+        asked = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+        asked.request("GET", "/config", headers={"Host": host})
+        assert asked.getresponse().status == status, host
+        asked.close()
+
+
+def test_the_own_address_is_not_asked_through_a_proxy(tmp_path, monkeypatch):
+    from fastmask_jax.apps.page.blocks import build_page, serve
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    generator = BrightGenerator()
+    generator.config = ConfigDict({"evaluation": {"proposals": 1000}})
+    page = build_page(generator, "", tmp_path)
+    port = free_port()
+    assert serve(page, "127.0.0.1", port) == f"http://127.0.0.1:{port}/"
+    page.close(verbose=False)
+    assert "NO_PROXY" not in os.environ or "::1" not in os.environ["NO_PROXY"]
 
 
 def test_a_port_in_use_is_one_line(served, tmp_path):

@@ -129,3 +129,20 @@ def test_uploads_that_are_refused(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match=r"^bomb.png is too large: more than 179 million pixels"):
         read_upload(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "EPS", "PDF", "PPM", "TGA"])
+def test_only_listed_formats_are_opened(tmp_path, kind):
+    """Whatever the name says: PostScript would start another program, and icons hold images of any size."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(picture((64, 64), red=(0, 0, 20))).save(path, kind)
+    with pytest.raises(ValueError, match=r"^photo\.jpg is not an image, or its format is not supported"):
+        read_upload(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_content_says_the_format_not_the_name(tmp_path, kind):
+    pixels = picture((64, 64), red=(0, 0, 20))
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels).save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(read_upload(path), pixels)

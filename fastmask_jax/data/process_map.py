@@ -52,7 +52,10 @@ def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int)
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise WorkerDied("a worker process was killed, possibly out of memory; try fewer --workers") from None
+        raise WorkerDied(
+            "a worker process was killed, possibly out of memory; try fewer --workers; in a script of your own, start "
+            "below `if __name__ == '__main__':`"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,16 +1,20 @@
 """Finds which masks contain which, and which show the same object."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.rle import decode_counts
 from fastmask_jax.masks.suppression import SHOWN_IOU
 
 INSIDE = 0.9
+SEGMENTS = 1024  # of an image, whose counts bound what two masks share
+BLOCK = 16  # masks that are compared with another at once
 
 
 class Hierarchy(NamedTuple):
@@ -52,21 +56,51 @@ def hierarchy(
     count = len(rles)
     parent, root, depth = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
     x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4).T
+    filled = _filled(rles)
     largest_first = np.lexsort((np.arange(count), -areas))
     for place, k in enumerate(largest_first.tolist()):
-        larger = largest_first[:place]
+        larger, wanted = largest_first[:place], inside * areas[k]
         across = np.minimum(x[larger] + width[larger], x[k] + width[k]) - np.maximum(x[larger], x[k])
         down = np.minimum(y[larger] + height[larger], y[k] + height[k]) - np.maximum(y[larger], y[k])
-        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) >= inside * areas[k]]  # the others cannot hold it
-        if not len(larger):
-            continue
-        # Of a "crowd" pycocotools gives the intersection as a share of the mask, not of the union.
-        shares = coco_mask.iou([rles[k]], [rles[n] for n in larger], [1] * len(larger))[0]
-        around = larger[shares >= inside]
-        if len(around):
-            parent[k] = around[-1]
-            root[k], depth[k] = root[parent[k]], depth[parent[k]] + 1
+        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) >= wanted]  # the others cannot hold it
+        some = np.flatnonzero(filled[k])
+        larger = larger[np.minimum(filled[np.ix_(larger, some)], filled[k, some]).sum(1) >= wanted]
+        for n in _by_blocks(larger[::-1], rles, k, inside):  # the smallest first: most have found theirs soon
+            parent[k] = n
+            root[k], depth[k] = root[n], depth[n] + 1
     return Hierarchy(parent, root, depth)
+
+
+def _by_blocks(
+    numbers: Int64[np.ndarray, "m"], rles: Sequence[Mapping[str, Any]], k: int, inside: float | int
+) -> Iterator[int]:
+    """Yields the first of the numbered masks that holds the share `inside` of mask k, or nothing."""
+    for start in range(0, len(numbers), BLOCK):
+        block = numbers[start : start + BLOCK]
+        # Of a "crowd" pycocotools gives the intersection as a share of the mask, not of the union.
+        shares = coco_mask.iou([rles[k]], [rles[n] for n in block], [1] * len(block))[0]
+        if (shares >= inside).any():
+            yield int(block[np.argmax(shares >= inside)])
+            return
+
+
+def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segments"]:
+    """Counts the pixels of each mask in equal segments of the image, which is cut along its columns.
+
+    Two masks share at most the smaller count in each segment.
+    """
+    filled = np.zeros((len(rles), SEGMENTS), np.float32)
+    if not len(rles):
+        return filled
+    cuts = np.linspace(0, np.prod(rles[0]["size"], dtype=np.int64), SEGMENTS + 1)
+    decoded = decode_counts([rle["counts"].encode() for rle in rles])
+    splits = np.searchsorted(decoded.owner, np.arange(len(rles) + 1))
+    for k, (begin, end) in enumerate(itertools.pairwise(splits)):
+        runs = decoded.counts[begin:end].astype(np.float64)
+        pixels = np.where(np.arange(len(runs)) % 2, runs, 0.0)
+        before = np.interp(cuts, np.cumsum([0.0, *runs]), np.cumsum([0.0, *pixels]))  # of the mask, before each cut
+        filled[k] = np.diff(before)
+    return filled
 
 
 def groups(

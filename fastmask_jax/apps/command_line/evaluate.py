@@ -50,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, help="score this COCO results file of any system instead of running a network"
     )
+    parser.add_argument(
+        "--exif",
+        choices=("ignore", "apply"),
+        help="EXIF orientation of the images, also of --sheet: ignore: pixels as stored, as in COCO; apply: turned "
+        "upright (default: the config's; with --results: ignore)",
+    )
     options, overrides = parse_command_line(parser, arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     if options.limit is not None and options.limit < 1:
@@ -64,14 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text_table([Row(options.results.name, metrics), PUBLISHED_FASTMASK]))
         if options.sheet is not None:
             path = Path(options.sheet or (options.workdir or options.results.parent) / SHEET)
-            _draw_sheet(options.annotations, options.images, options.results, path, options.limit)
+            _draw_sheet(
+                options.annotations, options.images, options.results, path, options.limit, options.exif or "ignore"
+            )
         return 0
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
     if options.weights and options.step is not None:
         parser.error("--step selects a checkpoint of --workdir, which --weights replaces: give one of them")
     config = load_config(options.config, overrides).unlock()
-    for name in ("annotations", "images", "limit"):
+    for name in ("annotations", "images", "limit", "exif"):
         if getattr(options, name) is not None:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 

@@ -3,6 +3,8 @@
 import html
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 from jaxtyping import UInt8
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fastmask_jax.apps.page.uploads import MOST_BYTES, read_upload
 from fastmask_jax.apps.page.views import View
@@ -23,6 +27,7 @@ from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.masks.coco_results import JsonListWriter
 
 MOST_SHOWN = 100
+SHOWN = 7  # values of `_Session._shown`
 EXAMPLES = ShapesSpec(objects=(4, 6), side=(70.0, 200.0), small_share=0.0)
 EXAMPLE_SEED = 20170726
 KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are removed
@@ -82,12 +87,14 @@ class _Session:
         return [number + 1, *self._shown(self._propose(f"example_{number}", _example(number), sliders))]
 
     def slide(self, view: View | None, *sliders: float | int) -> list[Any]:
-        """Returns the view and what is shown."""
-        return self._shown(view and view.with_sliders(*_numbers(*sliders)), None if view else INVITATION)
+        """Returns the view and what is shown; without a view, or while one is computed, what is shown stays."""
+        if view is None:
+            return [gr.skip()] * SHOWN
+        return self._shown(view.with_sliders(*_numbers(*sliders)))
 
     def click(self, view: View | None, event: gr.SelectData) -> list[Any]:
         """Returns the view and what is shown."""
-        return self._shown(view and view.clicked(*event.index), None if view else INVITATION)
+        return self._shown(view.clicked(*event.index)) if view else [gr.skip()] * SHOWN
 
     def _propose(self, name: str, pixels: Any, sliders: tuple[float | int, ...]) -> View:
         found = self._generator.propose(pixels, count=self._generator.config.evaluation.proposals)
@@ -138,7 +145,10 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
     with gr.Blocks(
         title="Object proposals", fill_width=True, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(f"# Object proposals\nMasks of whole objects, whatever they are, best first. {network}")
+        gr.Markdown(
+            "# Object proposals\nMasks of whole objects, whatever they are, best first: scores rank them, and are no "
+            f"certainties. {network}"
+        )
         with gr.Row(elem_id="columns"):
             controls, results = _controls(), _results()
         _connect(_Session(generator, folder), controls, results)
@@ -240,29 +250,49 @@ def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
     results.overview.select(session.click, view, shown, show_progress="hidden", **private)
 
 
+@contextmanager
+def _without_proxy(hosts: Sequence[str]) -> Iterator[None]:
+    """Keeps gradio, which asks its own address whether it answers, from asking a proxy for it."""
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    for name, value in before.items():
+        os.environ[name] = ",".join([*filter(None, [value]), *hosts])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serves a page from threads of this process until `page.close()`; returns its address.
 
     Raises:
       ValueError: the address cannot be bound; one line.
     """
+    own = ["127.0.0.1", "localhost", "::1", host]
+    hosts = [host, "127.0.0.1", "localhost"] if host in own[:3] else ["*"]  # other names of this machine are unknown
     try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            max_file_size=MOST_BYTES,
-            theme=gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "monospace"]),
-            css=CSS,
-        )
+        with _without_proxy(own):
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+                max_file_size=MOST_BYTES,
+                theme=gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "monospace"]),
+                css=CSS,
+            )
     except OSError as error:
         raise InvalidInput(
             f"--host {host} --port {port}: cannot be served there; another --port may be free"

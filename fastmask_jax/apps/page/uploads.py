@@ -10,6 +10,8 @@ from PIL import Image, UnidentifiedImageError
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.image_input import read_image
 
+# Pillow's other readers start programs (PostScript), decode on opening or read containers of containers.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 32_000_000  # masks are as large as their image, and there are many
 
@@ -17,7 +19,8 @@ MOST_PIXELS = 32_000_000  # masks are as large as their image, and there are man
 def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes an image file to RGB pixels, upright: unlike in datasets, EXIF orientation is applied.
 
-    The size is read from the header before pixels are decoded.
+    Its content, not its name, says the format, one of `FORMATS`. The size is read from the header before pixels are
+    decoded.
 
     Raises:
       ValueError: not an image, damaged, or of more than `most_pixels`; one line with the file name only.
@@ -25,7 +28,7 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
     name = Path(path).name
     too_large = f"{name} is too large: {{}} pixels, and {most_pixels / 1e6:g} million are the most; shrink it first"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_available()) as image:
             if image.width * image.height > most_pixels:
                 raise InvalidInput(too_large.format(f"{image.width} x {image.height}"))
             image.load()
@@ -33,6 +36,12 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
     except Image.DecompressionBombError:
         raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
     except UnidentifiedImageError:
-        raise InvalidInput(f"{name} is not an image, or its format is not supported; use JPEG or PNG") from None
+        raise InvalidInput(f"{name} is not an image, or its format is not supported; use JPEG, PNG or WebP") from None
     except (OSError, SyntaxError):
         raise InvalidInput(f"{name} is damaged: its header is an image's, but its pixels cannot be decoded") from None
+
+
+def _available() -> list[str]:
+    """Returns the listed formats that this build of Pillow has: it raises KeyError for others."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]

@@ -5,6 +5,7 @@ FOLDER/SegmentationClass/NAME.png     1 where an object is
 FOLDER/ImageSets/Segmentation/default.txt, FOLDER/labelmap.txt
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
 from fastmask_jax.apps.predict.formats.whole_file import whole_file
 
+_log = logging.getLogger(__name__)
 OBJECTS = 254  # 255 marks pixels that are of no known object
 
 
@@ -23,21 +25,33 @@ OBJECTS = 254  # 255 marks pixels that are of no known object
 def voc(folder: Path, tolerance: float) -> Iterator[Write]:
     """Writes palette images in VOC's colors; a pixel belongs to the best proposal that covers it.
 
-    They hold the best 254 proposals of an image. The tolerance is of polygons, and changes nothing here.
+    They hold the best 254 proposals of an image; at the end a warning counts what was left out. The tolerance is of
+    polygons, and changes nothing here.
     """
     palette = voc_colors()
+    images = left_out = 0
     with whole_file(folder / "labelmap.txt") as file:
         color = ",".join(str(value) for value in palette[1])
         file.write(f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:{color}::\n")
     with whole_file(folder / "ImageSets" / "Segmentation" / "default.txt") as names:
 
         def write(image: AnnotatedImage) -> None:
+            nonlocal images, left_out
+            more = max(len(image.proposals) - OBJECTS, 0)
+            images, left_out = images + (more > 0), left_out + more
             labels = image.proposals[:OBJECTS].label_map()
             _save(labels, palette, folder / "SegmentationObject" / f"{image.name}.png")
             _save(np.minimum(labels, 1), palette, folder / "SegmentationClass" / f"{image.name}.png")
             names.write(f"{image.name}\n")
 
         yield write
+    if left_out:
+        _log.warning(
+            "voc: %s proposals of %s images are not in its files, which hold the best %s of an image",
+            left_out,
+            images,
+            OBJECTS,
+        )
 
 
 def voc_colors() -> UInt8[np.ndarray, "256 3"]:
