@@ -14,6 +14,10 @@ from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
 _TIFF = (b"II*\0", b"MM\0*")
+_TOO_LARGE = (
+    "an image of too many pixels to be decoded at once: the option tile, as in tile=1024, reads it in windows "
+    "(pip install 'fastmask_jax[large]')"
+)
 _RADIANCE = b"#?"  # files of light, which may be above 1
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -74,7 +78,9 @@ def _by_pillow(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return rgb_of_pillow(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise InvalidInput(_TOO_LARGE) from None
+    except (OSError, SyntaxError, ValueError, EOFError):
         return None
 
 
