@@ -11,6 +11,7 @@ through a file as `propose` does: once for the whole image and once for the tile
 """
 
 import argparse
+import itertools
 import json
 import resource
 import tempfile
@@ -63,7 +64,8 @@ def recall(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth, composed = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}, []
-        for number, (pixels, objects) in enumerate(grids(options.annotations, options.images, options.side), 1):
+        chosen = itertools.islice(grids(options.annotations, options.images, options.side), options.limit)
+        for number, (pixels, objects) in enumerate(chosen, 1):
             size = {"height": pixels.shape[0], "width": pixels.shape[1]}
             truth["images"].append({"id": number, "file_name": f"{number}.png", **size})
             for one in objects:
@@ -150,6 +152,7 @@ def main() -> None:
     one.add_argument("--images", type=Path, required=True)
     one.add_argument("--weights", default="coco_few")
     one.add_argument("--side", type=int, default=4, help="photographs on a side of an image")
+    one.add_argument("--limit", type=int, help="composed images (default: all)")
     one.add_argument("--tiles", default="off,1024,640", help="values of the option tile")
     one = command(compose)
     one.add_argument("--images", type=Path, required=True)
