@@ -169,6 +169,12 @@ def test_upload_sliders_click_and_download(served, photo):
         click(page, 395, 5)
         says(page, "description", "Nothing is proposed where you clicked")
 
+        page.focus("#next button" if page.locator("#next button").count() else "#next")
+        page.keyboard.press("Enter")
+        says(page, "description", "Proposal 1 · objectness 0.900")
+        page.keyboard.press("Enter")
+        says(page, "description", "Proposal 2 · objectness 0.700")
+
         with page.expect_download() as download:
             page.click("#download")
         assert download.value.suggested_filename == "squares_42_proposals.json"

@@ -50,6 +50,13 @@ def test_a_click_finds_the_square_below_it(view, number, name):
     assert (corner.chosen, corner.closeup()) == (None, None)
 
 
+def test_steps_go_through_all_and_around(view):
+    assert [view.stepped(1).chosen, view.stepped(1).stepped(1).stepped(1).chosen, view.stepped(-1).chosen] == [1, 0, 2]
+    nothing = view.clicked(0, 0)
+    assert (nothing.chosen, nothing.stepped(1).chosen, nothing.stepped(-1).chosen) == (None, 0, 2)
+    assert view.with_sliders(0.95, 0.3, 100).stepped(1).chosen is None
+
+
 def test_the_outline_in_the_window_is_seen(view):
     """On the page a window is half as large as its picture, so a line of two pixels is one that is seen."""
     window, _ = view.closeup()

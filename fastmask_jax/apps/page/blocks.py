@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +97,10 @@ class _Session:
         """Returns the view and what is shown."""
         return self._shown(view.clicked(*event.index)) if view else [gr.skip()] * SHOWN
 
+    def step(self, view: View | None, forward: bool) -> list[Any]:
+        """Returns the view and what is shown, with the next or the previous proposal selected."""
+        return self._shown(view.stepped(1 if forward else -1)) if view else [gr.skip()] * SHOWN
+
     def _propose(self, name: str, pixels: Any, sliders: tuple[float | int, ...]) -> View:
         found = self._generator.propose(pixels, count=self._generator.config.evaluation.proposals)
         results = Path(tempfile.mkdtemp(dir=self._folder)) / f"{name}_proposals.json"
@@ -169,6 +174,7 @@ class _Results(NamedTuple):
 
     status: gr.Markdown
     overview: gr.Image
+    steps: list[gr.Button]
     description: gr.Markdown
     closeups: list[gr.Image]
 
@@ -200,6 +206,8 @@ def _results() -> _Results:
             buttons=["download", "fullscreen"],
             elem_id="overview",
         )
+        with gr.Row():
+            steps = [gr.Button(f"{word} proposal", size="sm", elem_id=word.lower()) for word in ("Previous", "Next")]
         description = gr.Markdown(elem_id="description")
         with gr.Row():
             closeups = [
@@ -214,7 +222,7 @@ def _results() -> _Results:
                 )
                 for name, label in (("window", "Its window"), ("attention", "Attention: dark 0, yellow 1"))
             ]
-    return _Results(status, overview, description, closeups)
+    return _Results(status, overview, steps, description, closeups)
 
 
 def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
@@ -248,6 +256,8 @@ def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
         **private,
     )
     results.overview.select(session.click, view, shown, show_progress="hidden", **private)
+    for button, forward in zip(results.steps, (False, True), strict=True):
+        button.click(partial(session.step, forward=forward), view, shown, show_progress="hidden", **private)
 
 
 @contextmanager

@@ -48,6 +48,13 @@ class View:
         place = there.index(self.chosen) + 1 if self.chosen in there else 0
         return replace(self, chosen=there[place % len(there)])
 
+    def stepped(self, by: int) -> "View":
+        """Returns the view with the proposal `by` places further on selected, around the ends."""
+        if not len(self.shown):
+            return self
+        place = (0 if by > 0 else -1) if self.chosen is None else self.chosen + by
+        return replace(self, chosen=place % len(self.shown))
+
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draws the shown masks on the image, best on top, and a dashed frame around the selected window."""
         size = _shown_size(self.shown.image_size)
