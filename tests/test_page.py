@@ -179,6 +179,16 @@ def test_upload_sliders_click_and_download(served, photo):
             page.click("#download")
         assert download.value.suggested_filename == "squares_42_proposals.json"
         check_results(download.value.path())
+        with page.expect_download() as download:
+            page.click("#polygons")
+        polygons = json.loads(download.value.path().read_text())
+        assert [entry["area"] for entry in polygons["annotations"]] == [side**2 for _, _, side in SQUARES.values()]
+        with page.expect_download() as download:
+            page.click("#labels")
+        assert download.value.suggested_filename == "squares_42_labels.png"
+        labels = np.array(Image.open(download.value.path()))
+        for label, (x, y, side) in enumerate(SQUARES.values(), 1):
+            assert labels[y + side // 2, x + side // 2] == label and (labels == label).sum() == side**2
 
         page.click("#upload button[aria-label='Remove Image']")
         says(page, "status", "Drop an image")
@@ -257,7 +267,7 @@ def test_two_visitors_do_not_meet(served, photo, tmp_path):
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "as gradio writes it"])
 def test_a_forged_message_reads_no_file_of_the_machine(served, photo, meta):
     events = json.loads(urlopen(f"{served.address}config").read())["dependencies"]
-    number = next(event["id"] for event in events if len(event["inputs"]) == 4 and len(event["outputs"]) == 8)
+    number = next(event["id"] for event in events if len(event["inputs"]) == 4 and len(event["outputs"]) == 10)
     message = {"data": [{"path": str(photo), **meta}, 0, 1, 6], "fn_index": number, "session_hash": photo.parent.name}
     join = Request(f"{served.address}gradio_api/queue/join", json.dumps(message).encode())
     join.add_header("Content-Type", "application/json")

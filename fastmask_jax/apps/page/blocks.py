@@ -22,13 +22,17 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fastmask_jax.apps.page.uploads import MOST_BYTES, read_upload
 from fastmask_jax.apps.page.views import View
+from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage
+from fastmask_jax.apps.predict.formats.table import open_formats
 from fastmask_jax.apps.predict.input_files import image_ids
 from fastmask_jax.data.shapes.dataset import ShapesSpec, draw
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.masks.coco_results import JsonListWriter
+from fastmask_jax.masks.polygons import TOLERANCE
 
 MOST_SHOWN = 100
-SHOWN = 7  # values of `_Session._shown`
+DOWNLOADS = {"download": "Download JSON", "polygons": "Download polygons", "labels": "Download label map"}
+SHOWN = 6 + len(DOWNLOADS)  # values of `_Session._shown`
 EXAMPLES = ShapesSpec(objects=(4, 6), side=(70.0, 200.0), small_share=0.0)
 EXAMPLE_SEED = 20170726
 KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are removed
@@ -107,12 +111,12 @@ class _Session:
         return View(name, results, found, found).with_sliders(*_numbers(*sliders))
 
     def _shown(self, view: View | None, line: str | None = None) -> list[Any]:
-        """Returns the values of view, status, overview, window, attention, description and download."""
+        """Returns the values of view, status, overview, window, attention, description and downloads."""
         if view is None:
-            return [None, line, None, None, None, "", gr.update(value=None, interactive=False)]
+            return [None, line, None, None, None, "", *[gr.update(value=None, interactive=False)] * len(DOWNLOADS)]
         window, attention = view.closeup() or (None, None)
-        download = gr.update(value=str(self._json(view)), interactive=True)
-        return [view, view.summary(), view.picture(), window, attention, view.description() or CLICKED_NONE, download]
+        files = [gr.update(value=str(path), interactive=True) for path in (self._json(view), *_other_formats(view))]
+        return [view, view.summary(), view.picture(), window, attention, view.description() or CLICKED_NONE, *files]
 
     def _json(self, view: View) -> Path:
         """Writes the shown proposals as a COCO results file, which gradio copies for download."""
@@ -121,6 +125,17 @@ class _Session:
             for entry in view.shown.to_results(image_id):
                 file.append(entry)
         return view.results
+
+
+def _other_formats(view: View) -> tuple[Path, Path]:
+    """Writes the shown proposals as a COCO dataset of polygons and as a label map."""
+    folder, stem = view.results.parent, Path(view.name)
+    with open_formats(["coco", "labels"], folder, TOLERANCE) as write:
+        write(AnnotatedImage(image_ids([stem])[0], stem, view.name, view.shown))
+    polygons, labels = (folder / f"{view.name}_{end}" for end in ("polygons.json", "labels.png"))
+    (folder / "coco" / "annotations.json").replace(polygons)
+    (folder / "labels" / f"{view.name}.png").replace(labels)
+    return polygons, labels
 
 
 def _uploaded(path: str) -> str:
@@ -166,7 +181,7 @@ class _Controls(NamedTuple):
     upload: gr.Image
     example: gr.Button
     sliders: list[gr.Slider]
-    download: gr.DownloadButton
+    downloads: list[gr.DownloadButton]
 
 
 class _Results(NamedTuple):
@@ -189,9 +204,9 @@ def _controls() -> _Controls:
                 gr.Slider(0, 1, 0.3, step=0.01, label="Overlap allowed (NMS)", elem_id="nms"),
                 gr.Slider(1, MOST_SHOWN, 6, step=1, label="Count, at most", elem_id="count"),
             ],
-            download=gr.DownloadButton(
-                "Download JSON", size="md", variant="primary", interactive=False, elem_id="download"
-            ),
+            downloads=[
+                gr.DownloadButton(text, size="md", interactive=False, elem_id=name) for name, text in DOWNLOADS.items()
+            ],
         )
 
 
@@ -227,9 +242,9 @@ def _results() -> _Results:
 
 def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
     """Connects what the user does to the session."""
-    upload, example, sliders, download = controls
+    upload, example, sliders, downloads = controls
     view, example_number = gr.State(time_to_live=KEPT_SECONDS), gr.State(1)
-    shown = [view, results.status, results.overview, *results.closeups, results.description, download]
+    shown = [view, results.status, results.overview, *results.closeups, results.description, *downloads]
     private = {"api_visibility": "private"}
     upload.input(session.begin, None, shown, show_progress="hidden", **private).then(
         session.upload,
