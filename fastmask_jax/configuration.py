@@ -5,7 +5,9 @@ import ast
 import difflib
 import errno
 import importlib.util
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,11 +15,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from fastmask_jax.allocator import keep_freed_memory
+from fastmask_jax.config_schema import check_config, shown
 from fastmask_jax.errors import InvalidInput, MissingFile, UserError
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Loads a config file, or a bundled config by its name.
+    """Loads a config file, or a bundled config by its name, and checks every setting (see `config_schema`).
 
     Args:
       spec: path of a file with a function `get_config`, or name of a bundled config; after a colon the variant:
@@ -25,10 +28,20 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       overrides: `--config.key.subkey=value` strings; a value is parsed as a Python literal, or kept as a string.
 
     Raises:
-      ValueError, FileNotFoundError: no such file, variant or key, or a value of the wrong type; one line.
+      ValueError, FileNotFoundError: no such file, variant or key, a file that is no config, or a value that is not
+        allowed; one line.
     """
     name, _, variant = spec.partition(":")
-    return override(_get_config(name)(variant), overrides)
+    path = Path(name)
+    if path.is_file():
+        config = _read(path, variant)
+    elif name in bundled_configs():
+        config = importlib.import_module(f"fastmask_jax.configs.{name}").get_config(variant)
+    else:
+        bundled = ", ".join(bundled_configs())
+        raise MissingFile(f"config {name}: no such file, and none of the bundled configs {bundled}")
+    check_config_of(f"--config {name}", config, training=True)
+    return override(config, overrides, training=True)
 
 
 def bundled_configs() -> list[str]:
@@ -37,30 +50,58 @@ def bundled_configs() -> list[str]:
     return sorted(name.removesuffix(".py") for name in names if name.endswith(".py") and not name.startswith("_"))
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies `--config.key.subkey=value` overrides to a config and locks it; raises as `load_config`."""
+def override(config: ConfigDict, overrides: Sequence[str], training: bool = False) -> ConfigDict:
+    """Applies `--config.key.subkey=value` overrides to a config, checks it and locks it; raises as `load_config`.
+
+    Args:
+      config: changed in place.
+      overrides: see `load_config`.
+      training: check all sections, not only those of inference.
+    """
     for text in overrides:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise InvalidInput(f"{text}: give a value, as in --config.{key}=VALUE")
         _set(config, key, value)
+    check_config(config.to_dict(), training)
     return config.lock()
 
 
-def _get_config(name: str) -> Callable[[str], ConfigDict]:
-    path = Path(name)
-    if path.is_file():
-        module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-        module = importlib.util.module_from_spec(module_spec)
+def check_config_of(source: str, config: ConfigDict, training: bool = False) -> None:
+    """Checks a config (see `config_schema.check_config`); messages begin with the name of its source."""
+    try:
+        check_config(config.to_dict(), training)
+    except InvalidInput as error:
+        raise InvalidInput(f"{source}: {error}") from None
+
+
+def _read(path: Path, variant: str) -> ConfigDict:
+    """Runs a config file; whatever goes wrong in it is one line that names the file and its line."""
+    if path.suffix != ".py":
+        raise InvalidInput(f"--config {path}: expected a Python file (.py) with a function get_config")
+    module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
         module_spec.loader.exec_module(module)
-    elif name in bundled_configs():
-        module = importlib.import_module(f"fastmask_jax.configs.{name}")
-    else:
-        bundled = ", ".join(bundled_configs())
-        raise MissingFile(f"config {name}: no such file, and none of the bundled configs {bundled}")
-    if not hasattr(module, "get_config"):
-        raise InvalidInput(f"--config: {path} has no function get_config")
-    return module.get_config
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise InvalidInput(f"--config {path} has no function get_config")
+        try:
+            inspect.signature(get_config).bind(variant)
+        except TypeError:
+            raise InvalidInput(f"--config {path}: get_config takes the variant: def get_config(variant='')") from None
+        config = get_config(variant)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a file of the user's, or any other program
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == module_spec.origin]
+        where = f", line {lines[-1]}" if lines else ""
+        reason = " ".join(str(error).split()) or "no message"
+        raise InvalidInput(f"--config {path}{where}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise InvalidInput(f"--config {path}: get_config returns {shown(config)}, not an ml_collections.ConfigDict")
+    return config.unlock()
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:

@@ -215,10 +215,10 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--count", "0"], "count=0: expected at least 1"),
+        (["--count", "0"], "count=0: expected an integer from 1"),
         (["--nms_iou", "2"], "nms_iou=2.0"),
         (["--shown", "0"], "--shown 0: at least 1"),
-        (["--batch_size", "0"], "--batch_size 0: at least 1"),
+        (["--batch_size", "0"], "batch_size=0: expected an integer from 1 to 256"),
         (["--overlay_all"], "unrecognized argument"),
         (["gone.jpg"], "gone.jpg: no such image or folder (1 of 2"),
         (["--weights", "nowhere"], "nowhere"),

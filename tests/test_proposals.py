@@ -103,7 +103,7 @@ def test_overlay_changes_the_masks_and_little_else():
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"count": -1}, "count=-1: expected at least 1"),
+        ({"count": -1}, "count=-1: expected an integer from 1"),
         ({"nms_iou": 2.0}, "nms_iou=2.0: expected an IoU between 0 and 1"),
         ({"score_threshold": 7.0}, "score_threshold=7.0: expected an objectness"),
         ({"min_area": -1}, "min_area=-1: expected a number of pixels"),

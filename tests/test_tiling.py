@@ -90,8 +90,8 @@ def test_strips_are_rows_of_tiles_read_once(case, seed):
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"tile": 10}, "tile=10: expected a number of pixels of at least 64, 'off' or 'auto'"),
-        ({"tile": "on"}, "tile='on': expected a number of pixels"),
+        ({"tile": 10}, "tile=10: expected an integer from 64 to 1000000; the nearest is 64"),
+        ({"tile": "on"}, r"tile='on' is not one of \['off', 'auto', 'an integer'\]"),
         ({"tile": True}, "tile=True: expected a number of pixels"),
         ({"tile_overlap": 0.6}, "tile_overlap=0.6: expected pixels, or a share below 1; at most half of the tile"),
         ({"tile_overlap": -1}, "tile_overlap=-1"),

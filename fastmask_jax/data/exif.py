@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
+from fastmask_jax.config_schema import EXIF
 from fastmask_jax.errors import InvalidInput
 
 Exif = Literal["ignore", "apply"]
-_CHOICES = ("ignore", "apply")
 _ORIENTATION = 0x0112
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)  # these exchange height and width
@@ -20,7 +20,7 @@ SIDEWAYS = (5, 6, 7, 8)  # these exchange height and width
 
 def check_exif(exif: object) -> None:
     """Raises a ValueError if this is no choice of what to do with an orientation."""
-    if exif not in _CHOICES:
+    if exif not in EXIF:
         raise InvalidInput(f"exif={exif!r}: expected 'ignore' (pixels as stored, as in COCO) or 'apply' (upright)")
 
 

@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 from jaxtyping import UInt8
 
+from fastmask_jax.config_schema import OFF
 from fastmask_jax.data.large_image import LargeImage, open_large
 from fastmask_jax.geometry import resized_size
 from fastmask_jax.inference.assembly import ImagePart
 from fastmask_jax.inference.image_input import AnyImage, read_image
-from fastmask_jax.inference.options import OFF, ProposeOptions
+from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.tiling import grid_of, strips
 
 Pixels = UInt8[np.ndarray, "_h _w 3"]

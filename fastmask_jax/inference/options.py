@@ -9,12 +9,10 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from fastmask_jax.config_schema import SECTIONS
 from fastmask_jax.data.exif import Exif, check_exif
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.geometry import MULTIPLE
 
-OFF, AUTO = "off", "auto"  # of `tile`
-LEAST_TILE = 64  # pixels
 _FLAG = bool | np.bool_
 _WHOLE, _NUMBER = (Integral, "an integer"), (Real, "a number")  # NumPy's count as well
 _WANTED = {
@@ -39,6 +37,15 @@ _OF_CONFIG = (
     *("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges"),
     *("tile", "tile_overlap"),
 )
+_EVALUATION = SECTIONS["evaluation"]
+_RANGES = {  # those of the settings that are their defaults, or that they override
+    "count": _EVALUATION["proposals"],
+    "candidates": _EVALUATION["proposals"],
+    **{
+        name: _EVALUATION[name]
+        for name in ("mask_threshold", "stability_weight", "rerank_iou", "long_edges", "tile", "batch_size")
+    },
+}
 
 
 class OptionsByName(TypedDict, total=False):
@@ -130,32 +137,20 @@ class ProposeOptions:
             object.__setattr__(self, "tile", int(self.tile))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])
-        self._check("count", self.count >= 1, "at least 1")
+        for name, kind in _RANGES.items():
+            if getattr(self, name) is not None:
+                kind.check(name, getattr(self, name))
         self._check("score_threshold", 0 <= self.score_threshold <= 1, "an objectness between 0 and 1")
         self._check("nms_iou", 0 <= self.nms_iou <= 1, "an IoU between 0 and 1 (1: no suppression)")
         self._check("min_area", self.min_area >= 0, "a number of pixels")
         for name in ("min_part", "fill_holes"):
             self._check(name, getattr(self, name) >= 0, "a number of pixels, or a share below 1")
-        threshold = self.mask_threshold
-        self._check("mask_threshold", threshold is None or 0 < threshold < 1, "a probability between 0 and 1, or None")
         if self.exif is not None:
             check_exif(self.exif)
-        self._check("candidates", self.candidates is None or self.candidates >= 1, "at least 1, or None")
-        weight, rerank = self.stability_weight, self.rerank_iou
-        self._check("stability_weight", weight is None or 0 <= weight <= 100, "a number from 0 to 100, or None")
-        self._check("rerank_iou", rerank is None or 0 <= rerank <= 1, "an IoU between 0 and 1, or None")
-        edges = self.long_edges or (MULTIPLE,)
-        whole = all(isinstance(edge, Integral) and not isinstance(edge, _FLAG) for edge in edges)
-        self._check("long_edges", whole and self.long_edges != (), "one or several integers, or None")
-        self._check("long_edges", min(edges) >= MULTIPLE, f"at least {MULTIPLE} pixels, or None")
-        if self.tile is not None:
-            known = self.tile in (OFF, AUTO) if isinstance(self.tile, str) else self.tile >= LEAST_TILE
-            self._check("tile", known, f"a number of pixels of at least {LEAST_TILE}, '{OFF}' or '{AUTO}'")
         if self.tile_overlap is not None:
             most = self.tile // 2 if isinstance(self.tile, Integral) else np.inf
             good = 0 <= self.tile_overlap <= 0.5 or 1 <= self.tile_overlap <= most
             self._check("tile_overlap", good, "pixels, or a share below 1; at most half of the tile")
-        self._check("batch_size", self.batch_size >= 1, "at least 1")
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:

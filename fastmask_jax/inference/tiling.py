@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from fastmask_jax.config_schema import AUTO, OFF
 from fastmask_jax.data.large_image import LargeImage
-from fastmask_jax.inference.options import AUTO, OFF, ProposeOptions
+from fastmask_jax.inference.options import ProposeOptions
 
 AUTOMATIC_FROM = 2  # automatic tiles: images whose long side is more than so many tiles
 

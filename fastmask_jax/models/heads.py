@@ -16,7 +16,6 @@ from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.windows import WindowDense
 
-HEADS = ("attentional", "standard")
 _CELL = MASK // WINDOW  # mask logits along a cell
 _fc_init = nn.initializers.he_normal()
 
@@ -66,7 +65,7 @@ class MaskHead(nn.Module):
     two 3x3 convolutions on the window's 10x10 cells, then 4x4 logits from each cell. It starts at zero.
 
     Attributes:
-      kind: one of HEADS: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has
+      kind: "attentional" multiplies the sigmoid of the attention into every channel first; "standard" has
         no attention.
       width: width of the hidden layer (no bias, frozen norm, no ReLU).
       conv_width: channels of the convolutional branch; 0: no branch, as in the paper.

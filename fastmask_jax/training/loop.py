@@ -14,19 +14,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from fastmask_jax.config_schema import check_config
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.fit_check import check_objects_fit
 from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
-from fastmask_jax.errors import InvalidInput, UserError
+from fastmask_jax.errors import UserError
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, shared_batch_size, split
 from fastmask_jax.training.evaluation import Evaluation, check_evaluation
 from fastmask_jax.training.interruptions import naming_full_disk, signals
-from fastmask_jax.training.losses import SCORE_TARGETS, LossSpec
+from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
 from fastmask_jax.training.progress_pictures import TrainingPictures
 from fastmask_jax.training.reporting import Reporter
@@ -102,6 +103,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
       ValueError, FileNotFoundError: config, records or checkpoint do not fit; one line.
       Diverged: the loss became NaN or infinite; names the step, its images and the last checkpoint.
     """
+    check_config(config.to_dict(), training=True)
     check_evaluation(config)
     asked, config = config, with_batch_of_run(config, workdir)
     data = training_data(config, config.train.batch_size)
@@ -137,7 +139,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
         if start >= total_steps:
             reporter.say("this run is finished; raise train.images to continue it")
             return Outcome(state, None)
-        spec = _loss_spec(config)
+        spec = LossSpec(**config.losses)
         step = map_over_devices(make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay))
         state = replicate(state)
         training = _Training(config, workdir, model, schedule, checkpoints, reporter, stop, start, state)
@@ -280,23 +282,6 @@ class _Training:
 
 
 _PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")
-
-
-def _loss_spec(config: ConfigDict) -> LossSpec:
-    """Returns the config's losses.
-
-    Raises:
-      ValueError: `score_target` is unknown, or needs masks of windows that have none.
-    """
-    spec = LossSpec(**config.losses)
-    if spec.score_target not in SCORE_TARGETS:
-        raise InvalidInput(f"losses.score_target={spec.score_target!r} is not one of {list(SCORE_TARGETS)}")
-    if spec.score_target == "iou" and config.labels.mask_positives < config.labels.score_positives:
-        raise InvalidInput(
-            f"losses.score_target='iou' needs a mask for every scored positive: labels.mask_positives="
-            f"{config.labels.mask_positives} must be at least labels.score_positives={config.labels.score_positives}"
-        )
-    return spec
 
 
 def _batches(config: ConfigDict, data: TrainingData, start: int, workers: int) -> Iterator[TrainBatch]:

@@ -27,9 +27,6 @@ class LossSpec(NamedTuple):
     objectness_attention: float = 0.25  # of each level; without effect on a network that has none
 
 
-SCORE_TARGETS = ("label", "iou")
-
-
 class ImageLosses(NamedTuple):
     """Losses and metrics of each image; means over its sampled windows, 0 without windows."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from fastmask_jax.errors import InvalidInput
+from fastmask_jax.config_schema import check_section
 
 
 def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_images: int) -> optax.Schedule:
@@ -16,12 +16,12 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
     it to other batches. It rises linearly over the first `warmup_images`, then falls by `drop_factor` after each of
     `drop_images` (schedule "step") or along half a cosine to zero at `total_images` (schedule "cosine").
     """
+    check_section("optimizer", optimizer)
     peak = peak_learning_rate(optimizer, batch_size)
 
     def steps(images: int) -> int:
         return -(-images // batch_size)  # what has begun counts, as a run's last step does
 
-    _choose("optimizer.schedule", optimizer["schedule"], ("step", "cosine"))
     warmup = steps(optimizer["warmup_images"])
     if optimizer["schedule"] == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps(total_images) - warmup, 1))
@@ -39,13 +39,7 @@ def peak_learning_rate(optimizer: Mapping[str, Any], batch_size: int) -> float:
     """Scales `learning_rate`, which refers to `reference_batch` images, to `batch_size` by `batch_scaling`."""
     ratio = batch_size / optimizer["reference_batch"]
     scalings = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
-    _choose("optimizer.batch_scaling", optimizer["batch_scaling"], scalings)
     return optimizer["learning_rate"] * scalings[optimizer["batch_scaling"]]
-
-
-def _choose(key: str, value: str, allowed: Any) -> None:
-    if value not in allowed:
-        raise InvalidInput(f"{key}={value!r} is not one of {list(allowed)}")
 
 
 def build_optimizer(
@@ -61,7 +55,6 @@ def build_optimizer(
     """
     schedule = learning_rate_schedule(optimizer, batch_size, total_images)
     clip, name = optimizer["clip_norm"], optimizer["name"]
-    _choose("optimizer.name", name, ("momentum", "adam"))
     decay = optax.add_decayed_weights(optimizer["weight_decay"], decayed)
     if name == "momentum":
         rule = decay, optax.trace(optimizer["momentum"])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from fastmask_jax.configuration import override
+from fastmask_jax.configuration import check_config_of, override
 from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
@@ -165,9 +165,13 @@ def config_of(text: str, overrides: Sequence[str] = ()) -> ConfigDict | None:
         saved = read_config(path)
     else:
         saved = None
-    if saved is not None and not isinstance(saved.get("evaluation"), dict):
+    if saved is None:
+        return None
+    if not isinstance(saved.get("evaluation"), dict):
         raise InvalidInput(f"--weights {text}: its config has no evaluation section: pass --config")
-    return None if saved is None else override(ConfigDict(_tuples(saved)), overrides)
+    config = ConfigDict(_tuples(saved))
+    check_config_of(f"--weights {text}: its config", config)
+    return override(config, overrides)
 
 
 def _tuples(tree: Any) -> Any:

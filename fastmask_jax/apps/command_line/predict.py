@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if something was unreadable, 130 after Ctrl-C, otherwise 0."""
     parser = _parser()
     words, overrides = parse_command_line(parser, arguments)
-    options = ProposeOptions(**{name: getattr(words, name) for name in _OPTIONS})
+    batch = {} if words.batch_size is None else {"batch_size": words.batch_size}
+    options = ProposeOptions(**{name: getattr(words, name) for name in _OPTIONS}, **batch)
     if not words.tolerance >= 0:
         parser.error(f"--tolerance {words.tolerance}: at least 0 pixels")
-    for name in ("shown", "batch_size"):
-        if getattr(words, name) is not None and getattr(words, name) < 1:
-            parser.error(f"--{name} {getattr(words, name)}: at least 1")
+    if words.shown < 1:
+        parser.error(f"--shown {words.shown}: at least 1")
     _check_packages(words.formats)
     found = find_files(words.inputs)
     if found.passed_over:

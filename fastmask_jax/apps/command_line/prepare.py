@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmask_jax.config_schema import MOST_WORKERS
 from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year, prepare_shapes
 
 
@@ -28,6 +29,13 @@ def _whole_number(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def _processes(text: str) -> int:
+    number = _whole_number(text)
+    if number > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_WORKERS} processes")
     return number
 
 
@@ -55,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--workers",
-        type=_whole_number,
-        default=os.cpu_count() or 1,
+        type=_processes,
+        default=min(os.cpu_count() or 1, MOST_WORKERS),
         help="worker processes; 0: none (default: number of cores)",
     )
     common.add_argument("--overwrite", action="store_true", help="replace existing records")

@@ -1,0 +1,374 @@
+"""Every setting of a config with its type and range: the one place where configs are checked.
+
+Tables have a row for each setting. A body of your own is a row of BODIES, a neck a name in NECKS (docs/extending.md).
+No JAX here: commands check configs before it starts.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from fastmask_jax.errors import InvalidInput
+from fastmask_jax.geometry import MULTIPLE
+
+MOST_LONG_EDGE = 8_192  # of a resized image: as float32 RGB it takes 0.8 GB
+MOST_PROPOSALS = 100_000  # an image of that size has as many windows
+MOST_IMAGES = 256  # of a device's batch at inference
+MOST_WORKERS = 256  # processes
+_MOST_CHANNELS = 16_384
+_MOST_WINDOWS = 65_536  # sampled of an image
+_FOREVER = 10**12  # images or steps
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer from `least` to `most`, a multiple of `of`."""
+
+    least: int
+    most: int
+    of: int = 1
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises a ValueError of one line if the setting `key` must not have this value, as `check` of every kind."""
+        what = f"a multiple of {self.of}" if self.of > 1 else "an integer"
+        wanted = f"{key}={shown(value)}: expected {what} from {self.least} to {self.most}"
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InvalidInput(wanted)
+        nearest = min(max(int(value), self.least), self.most) // self.of * self.of
+        if value != nearest:
+            raise InvalidInput(f"{wanted}; the nearest is {nearest}")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `least` to `most`; `open` excludes the ends themselves: "(" the lower, ")" the upper, "()" both."""
+
+    least: float | int
+    most: float | int
+    open: str = ""
+
+    def check(self, key: str, value: Any) -> None:
+        low = f"above {self.least:g}" if "(" in self.open else f"from {self.least:g}"
+        high = f"and below {self.most:g}" if ")" in self.open else f"to {self.most:g}"
+        wanted = f"{key}={shown(value)}: expected a number {low} {high}"
+        if not isinstance(value, Real) or isinstance(value, bool) or value != value:
+            raise InvalidInput(wanted)
+        if value < self.least or (value == self.least and "(" in self.open):
+            raise InvalidInput(wanted if "(" in self.open else f"{wanted}; the nearest is {self.least:g}")
+        if value > self.most or (value == self.most and ")" in self.open):
+            raise InvalidInput(wanted if ")" in self.open else f"{wanted}; the nearest is {self.most:g}")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{key}={shown(value)}: expected True or False")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text, such as the path of a file."""
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise InvalidInput(f"{key}={shown(value)}: expected a text")
+
+
+@dataclass(frozen=True)
+class Name:
+    """One of some names."""
+
+    names: Sequence[str]
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, str) or value not in self.names:
+            near = nearest_name(value, self.names)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise InvalidInput(f"{key}={shown(value)} is not one of {list(self.names)}{hint}")
+
+
+@dataclass(frozen=True)
+class NameOrInteger:
+    """One of some names, or an integer, which may stand in a text."""
+
+    names: Sequence[str]
+    integer: Integer
+
+    def check(self, key: str, value: Any) -> None:
+        if isinstance(value, str) and not value.isdecimal():
+            Name([*self.names, "an integer"]).check(key, value)
+        else:
+            self.integer.check(key, int(value[:20]) if isinstance(value, str) else value)
+
+
+@dataclass(frozen=True)
+class Several:
+    """A tuple of values of one kind: of `length`, where it is given, otherwise of at least `least`."""
+
+    item: "Kind"
+    length: int | None = None
+    least: int = 1
+    ascending: bool = False
+
+    def check(self, key: str, value: Any) -> None:
+        wanted = f"{key}={shown(value)}: expected a tuple"
+        if not isinstance(value, list | tuple):
+            raise InvalidInput(wanted)
+        if self.length is not None and len(value) != self.length:
+            raise InvalidInput(f"{wanted} of {self.length} values")
+        if len(value) < self.least:
+            raise InvalidInput(f"{wanted} of at least {self.least} value(s)")
+        for number, one in enumerate(value):
+            self.item.check(f"{key}[{number}]", one)
+        if self.ascending and list(value) != sorted(set(value)):
+            raise InvalidInput(f"{wanted} in ascending order, each value once: {tuple(sorted(set(value)))}")
+
+
+Kind = Integer | Number | Flag | Text | Name | NameOrInteger | Several
+
+NECKS = ["residual", "average", "max", "feedforward"]
+HEADS = ("attentional", "standard")
+FLAVORS = ("caffe", "torchvision")
+DTYPES = ("float32", "bfloat16")
+TRAIN_FORMS = ("gather", "patches")
+SCORE_FORMS = ("auto", "fourier", "patches", "conv")
+SCORE_TARGETS = ("label", "iou")
+OPTIMIZERS = ("momentum", "adam")
+SCHEDULES = ("step", "cosine")
+BATCH_SCALINGS = ("linear", "sqrt", "none")
+EXIF = ("ignore", "apply")
+OFF, AUTO = "off", "auto"  # of tiles
+LEAST_TILE = 64  # pixels
+
+_WIDTH = Integer(1, _MOST_CHANNELS)
+_WIDTH_OR_NONE = Integer(0, _MOST_CHANNELS)
+_COUNT = Integer(0, _MOST_WINDOWS)
+_EVERY = Integer(0, _FOREVER)
+_WEIGHT = Number(0, 1e6)
+_DECAY = Number(0, 1, open=")")
+_SIDE = Integer(MULTIPLE, MOST_LONG_EDGE)
+_BUCKETS = Several(Several(Integer(MULTIPLE, MOST_LONG_EDGE, of=MULTIPLE), length=2))
+_STREAMS = {"stream_strides": Several(Integer(1, 16), ascending=True), "train_norms": Flag(), "remat": Flag()}
+
+BODIES: dict[str, dict[str, Kind]] = {
+    "resnet": {
+        "width": _WIDTH,
+        "depths": Several(Integer(1, 200), length=3),
+        "middle_stride": Integer(1, 2),
+        "flavor": Name(FLAVORS),
+        **_STREAMS,
+    },
+    "efficientnet_lite": {
+        "channels": Several(_WIDTH),
+        "depths": Several(Integer(1, 200)),
+        "features": _WIDTH,
+        **_STREAMS,
+    },
+}
+
+SECTIONS: dict[str, dict[str, Kind]] = {
+    "model": {
+        "strides": Several(Integer(1, 4_096), ascending=True),
+        "channels": _WIDTH,
+        "neck": Name(NECKS),
+        "neck_hidden": _WIDTH,
+        "head": Name(HEADS),
+        "mask_width": _WIDTH,
+        "mask_conv_width": _WIDTH_OR_NONE,
+        "objectness_widths": Several(_WIDTH, length=2),
+        "dropout": _DECAY,
+        "objectness_attention_width": _WIDTH_OR_NONE,
+        "attended_windows": Integer(1, 10 * MOST_PROPOSALS),
+        "norm_decay": _DECAY,
+        "train_form": Name(TRAIN_FORMS),
+        "score_form": Name(SCORE_FORMS),
+        "dtype": Name(DTYPES),
+    },
+    "data": {
+        "records": Text(),
+        "long_edges": Several(_SIDE, length=2),
+        "buckets": _BUCKETS,
+        "random_crop": Flag(),
+        "color_jitter": Number(0, 1),
+        "copy_paste": Integer(0, 100),
+        "workers": Integer(0, MOST_WORKERS),
+    },
+    "labels": {
+        "fit_low": Number(0, 2, open="("),
+        "fit_high": Number(0, 2, open="("),
+        "center": Number(0, 1, open="("),
+        "score_positives": _COUNT,
+        "score_negatives": _COUNT,
+        "mask_positives": _COUNT,
+        "finest_fit_low": Number(0, 2),
+        "random_negatives": _COUNT,
+        "ignore_unknown": Flag(),
+    },
+    "losses": {
+        "objectness": _WEIGHT,
+        "mask": _WEIGHT,
+        "attention": _WEIGHT,
+        "dice": _WEIGHT,
+        "score_target": Name(SCORE_TARGETS),
+        "hardest_negatives": _COUNT,
+        "focal": Number(0, 100),
+        "objectness_attention": _WEIGHT,
+    },
+    "optimizer": {
+        "name": Name(OPTIMIZERS),
+        "learning_rate": _WEIGHT,
+        "reference_batch": Integer(1, _MOST_WINDOWS),
+        "batch_scaling": Name(BATCH_SCALINGS),
+        "schedule": Name(SCHEDULES),
+        "warmup_images": _EVERY,
+        "drop_images": Several(_EVERY, least=0, ascending=True),
+        "drop_factor": Number(0, 1),
+        "momentum": _DECAY,
+        "b1": _DECAY,
+        "weight_decay": _WEIGHT,
+        "clip_norm": _WEIGHT,
+        "body_factor": _WEIGHT,
+        "bias_factor": _WEIGHT,
+        "average_decay": _DECAY,
+    },
+    "train": {
+        "batch_size": Integer(1, _MOST_WINDOWS),
+        "images": Integer(1, _FOREVER),
+        "norm_calibration_images": Integer(0, 1_024),
+        "log_every": _EVERY,
+        "checkpoint_every": _EVERY,
+        "keep_checkpoints": Integer(1, 10_000),
+        "picture_every": _EVERY,
+        "evaluate_every": _EVERY,
+    },
+    "evaluation": {
+        "annotations": Text(),
+        "images": Text(),
+        "exif": Name(EXIF),
+        "long_edges": Several(_SIDE),
+        "buckets": _BUCKETS,
+        "batch_size": Integer(1, MOST_IMAGES),
+        "proposals": Integer(1, MOST_PROPOSALS),
+        "mask_threshold": Number(0, 1, open="()"),
+        "stability_weight": Number(0, 100),
+        "rerank_iou": Number(0, 1),
+        "limit": Integer(0, _FOREVER),
+        "tile": NameOrInteger((OFF, AUTO), Integer(LEAST_TILE, 1_000_000)),
+        "tile_overlap": Number(0, 500_000),
+    },
+}
+_SEED = Integer(0, 2**32 - 1)  # of a key of JAX
+_EXTRA = {"records": Text(), "weight": Number(0, 1_000, open="("), "partly_labeled": Flag()}  # data.extra.NAME
+_NETWORK = ("model", "evaluation")  # what inference reads
+_COMPLETE = "start from a bundled config, as configs/shapes.py does"
+
+
+def check_config(config: Mapping[str, Any], training: bool = False) -> None:
+    """Checks every setting of a config.
+
+    Args:
+      config: its sections, as dicts.
+      training: check all sections; no other key may be in them. Otherwise only those that inference reads are checked,
+        since the file of a network may come from another version of this project.
+
+    Raises:
+      ValueError: an unknown or missing setting, another type, or a value out of range; one line that names the setting
+        and the nearest allowed value.
+    """
+    names = tuple(SECTIONS) if training else _NETWORK
+    if training:
+        _check_keys("", config, ("seed", *names))
+        _SEED.check("seed", config["seed"])
+    for name in names:
+        section = config.get(name)
+        if not isinstance(section, Mapping):
+            raise InvalidInput(f"the config has no section {name}: {_COMPLETE}")
+        if name == "model":
+            check_model(section)
+            continue
+        if name == "data":
+            _check_extra(section.get("extra"))
+            section = {key: value for key, value in section.items() if key != "extra"}
+        _check_section(name, section, SECTIONS[name], others=not training)
+    if training:
+        _check_relations(config)
+
+
+def check_model(model: Mapping[str, Any]) -> None:
+    """Checks the `model` section of a config, with its `body`; raises as `check_config`."""
+    if model.get("dtype") == "float16":
+        raise InvalidInput("model.dtype='float16' overflows without a scaled loss: 'bfloat16' has float32's range")
+    body = model.get("body")
+    if not isinstance(body, Mapping) or "kind" not in body:
+        raise InvalidInput(f"the config has no model.body.kind: {_COMPLETE}")
+    Name(list(BODIES)).check("model.body.kind", body["kind"])
+    _check_section("model.body", {key: body[key] for key in body if key != "kind"}, BODIES[body["kind"]])
+    _check_section("model", {key: model[key] for key in model if key != "body"}, SECTIONS["model"])
+
+
+def check_section(name: str, settings: Mapping[str, Any]) -> None:
+    """Checks the settings that one section has, such as "optimizer"; raises as `check_config`."""
+    for key, value in settings.items():
+        SECTIONS[name][key].check(f"{name}.{key}", value)
+
+
+def _check_section(name: str, settings: Mapping[str, Any], kinds: Mapping[str, Kind], others: bool = False) -> None:
+    _check_keys(f"{name}.", settings, tuple(kinds), others)
+    for key, kind in kinds.items():
+        kind.check(f"{name}.{key}", settings[key])
+
+
+def _check_keys(prefix: str, settings: Mapping[str, Any], known: Sequence[str], others: bool = False) -> None:
+    for key in settings:
+        if key not in known and not others:
+            near = nearest_name(key, known)
+            hint = f"; did you mean {prefix}{near}?" if near else ""
+            raise InvalidInput(f"{prefix}{key}: no such setting{hint}")
+    missing = [key for key in known if key not in settings]
+    if missing:
+        raise InvalidInput(f"the config has no {prefix}{missing[0]}: {_COMPLETE}")
+
+
+def _check_extra(extra: Any) -> None:
+    sets = extra.items() if isinstance(extra, Mapping) else [("NAME", extra)]
+    for name, one in sets:
+        if not isinstance(one, Mapping):
+            raise InvalidInput(f"data.extra.{name}={shown(one)}: expected a section with {list(_EXTRA)}")
+        _check_section(f"data.extra.{name}", one, _EXTRA)
+
+
+def _check_relations(config: Mapping[str, Any]) -> None:
+    """Checks settings that limit each other."""
+    smallest, largest = config["data"]["long_edges"]
+    if smallest > largest:
+        raise InvalidInput(f"data.long_edges={(smallest, largest)}: expected the smallest first: {(largest, smallest)}")
+    labels = config["labels"]
+    for low in ("fit_low", "finest_fit_low"):
+        if labels[low] >= labels["fit_high"]:
+            raise InvalidInput(f"labels.{low}={labels[low]} must be below labels.fit_high={labels['fit_high']}")
+    if config["losses"]["score_target"] == "iou" and labels["mask_positives"] < labels["score_positives"]:
+        raise InvalidInput(
+            f"losses.score_target='iou' needs a mask for every scored positive: labels.mask_positives="
+            f"{labels['mask_positives']} must be at least labels.score_positives={labels['score_positives']}"
+        )
+
+
+def nearest_name(word: Any, names: Sequence[str]) -> str | None:
+    """Returns the name that a word is most like, whatever the case of its letters; None if it is like none."""
+    by_case = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(word).lower(), by_case, n=1, cutoff=0.6)
+    return by_case[near[0]] if near else None
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message shows it: at most 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"an integer of about {int(value.bit_length() * 0.30103)} digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
