@@ -135,6 +135,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.evaluation.tile_overlap = 0.25  # of neighboring tiles: pixels; below 1: a share of the tile
     config.evaluation.limit = 0  # images by sorted id; 0: all
+    config.evaluation.max_pixels = 64_000_000  # of an image file; a larger one is refused before it is decoded
 
     for name in filter(None, variant.split(",")):
         if name not in _VARIANTS:

@@ -238,7 +238,7 @@ SECTIONS: dict[str, dict[str, Kind]] = {
     },
     "train": {
         "batch_size": Integer(1, _MOST_WINDOWS),
-        "images": Integer(1, _FOREVER),
+        "images": _EVERY,
         "norm_calibration_images": Integer(0, 1_024),
         "log_every": _EVERY,
         "checkpoint_every": _EVERY,
@@ -260,6 +260,7 @@ SECTIONS: dict[str, dict[str, Kind]] = {
         "limit": Integer(0, _FOREVER),
         "tile": NameOrInteger((OFF, AUTO), Integer(LEAST_TILE, 1_000_000)),
         "tile_overlap": Number(0, 500_000),
+        "max_pixels": Integer(1, _FOREVER),
     },
 }
 _SEED = Integer(0, 2**32 - 1)  # of a key of JAX

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from fastmask_jax.config_schema import EXIF
+from fastmask_jax.data.image_header import exif_of
 from fastmask_jax.errors import InvalidInput
 
 Exif = Literal["ignore", "apply"]
@@ -32,15 +33,15 @@ def orientation_of(image: bytes | Path | Image.Image) -> int:
     """
     try:
         if isinstance(image, Image.Image):
-            return _stated(image)
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return _stated(opened)
+            return _stated(image.getexif())
+        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
+            return _stated(exif_of(file))
     except Exception:  # PIL raises errors of many kinds at broken headers; whoever decodes the pixels will say so
         return UPRIGHT
 
 
-def _stated(image: Image.Image) -> int:
-    value = image.getexif().get(_ORIENTATION)
+def _stated(exif: Image.Exif) -> int:
+    value = exif.get(_ORIENTATION)
     return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 

@@ -1,7 +1,8 @@
 """Image files as bytes → RGB pixels."""
 
-import importlib
 import io
+import os
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -10,77 +11,118 @@ from PIL import Image
 
 from fastmask_jax.data import jpeg_end
 from fastmask_jax.data.exif import Exif, as_stored, check_exif, orientation_of, upright
+from fastmask_jax.data.image_header import (
+    MAX_PIXELS,
+    PNG,
+    RADIANCE,
+    TIFF,
+    check_pixels,
+    is_heif,
+    open_with_pillow,
+    read_header,
+    register_heif,
+)
+from fastmask_jax.data.native_stderr import without_lines
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
-_TIFF = (b"II*\0", b"MM\0*")
-_TOO_LARGE = (
-    "an image of too many pixels to be decoded at once: the option tile, as in tile=1024, reads it in windows "
-    "(pip install 'fastmask_jax[large]')"
-)
-_RADIANCE = b"#?"  # files of light, which may be above 1
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_BY_PILLOW = ("JPEG", "MPO", "PNG")  # the same pixels as OpenCV's, from libraries that print nothing
+_CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
+_PRINTED = (  # by libpng, libjpeg and libtiff, whose lines begin with the function
+    *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
+    *(
+        b"TIFF",
+        b"_TIFF",
+        b"LZW",
+        b"ZIP",
+        b"Fax",
+        b"PackBits",
+        b"Predict",
+        b"JPEG",
+        b"OJPEG",
+        b"Pixar",
+        b"Log",
+        b"Thunder",
+    ),
+)
+
+if "OPENCV_LOG_LEVEL" not in os.environ:  # whoever passes a damaged image gets an exception, not lines on stderr
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode_image(data: bytes, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3"]:
+def decode_image(data: bytes, exif: Exif = "ignore", max_pixels: int | None = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes an image file to RGB; its content says which format it is, not its name.
 
-    JPEG, PNG, TIFF, WebP, AVIF and what else OpenCV or Pillow reads, gray, CMYK, palette, alpha (dropped), 16 bits and
-    numbers with a point too (see `pixel_depth.to_uint8`); HEIC if pillow-heif is installed.
+    JPEG, PNG, TIFF, WebP, AVIF, GIF, BMP and the other formats of `image_header`, gray, CMYK, palette, alpha (dropped),
+    16 bits and numbers with a point too (see `pixel_depth.to_uint8`); HEIC if pillow-heif is installed.
 
     Args:
       data: the bytes of the file.
       exif: "ignore" takes the pixels as they are stored: COCO's annotations are made so. "apply" turns and mirrors them
         as the file's EXIF orientation asks for.
+      max_pixels: H · W at most, by the header of the file, before pixels are decoded; None: any number.
 
     Raises:
+      TooManyPixels: the image has more than `max_pixels`.
       ValueError: the bytes are no complete image, or its values have no known range.
     """
     check_exif(exif)
+    header = read_header(data)
+    if header is not None:
+        check_pixels(header.height, header.width, max_pixels)
     # Some versions of OpenCV fill up a truncated JPEG with gray.
     truncated = data.startswith(jpeg_end.START) and not jpeg_end.has_jpeg_end(data)
     pixels = None
-    if data and not truncated:
+    if header is not None and not truncated:
         stored = as_stored(data)
-        pixels = _by_opencv(stored)
+        pixels = _by_pillow(stored) if header.format in _BY_PILLOW and not _is_deep_png(data) else None
         if pixels is None:
-            pixels = _by_pillow(stored)
+            pixels = _by_opencv(stored)
+        if pixels is None:
+            pixels = _by_pillow(stored, any_mode=True)
     if pixels is None:
-        needs = " (HEIC needs pip install pillow-heif)" if _is_heif(data) and not _register_heif() else ""
+        needs = " (HEIC needs pip install pillow-heif)" if is_heif(data) and not register_heif() else ""
         raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no supported format{needs}")
     pixels = to_uint8(pixels)
     return upright(pixels, orientation_of(data)) if exif == "apply" else np.ascontiguousarray(pixels)
+
+
+def _is_deep_png(data: bytes) -> bool:
+    """Returns whether a PNG has 16 bits and colors or alpha, of which Pillow reads 8."""
+    depth, kind = data[24:26] if data.startswith(PNG) and len(data) >= 26 else (0, 0)
+    return depth == 16 and kind != 0
 
 
 def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
     """Decodes RGB pixels of any depth; None if OpenCV cannot."""
     bytes_ = np.frombuffer(data, np.uint8)
     image = None
+    prints = data.startswith((jpeg_end.START, PNG))  # of TIFF, OpenCV logs what libtiff says
     try:
-        if data.startswith(_TIFF):  # of which OpenCV makes no color image if it is gray and has numbers with a point
-            image = cv2.imdecode(bytes_, cv2.IMREAD_UNCHANGED)
-        if image is None or image.dtype.kind != "f" or image.ndim != 2:
-            image = cv2.imdecode(bytes_, _AS_STORED)
+        with without_lines(_PRINTED) if prints else nullcontext():
+            if data.startswith(TIFF):  # of which OpenCV makes no color image if it is gray and has numbers with a point
+                image = cv2.imdecode(bytes_, cv2.IMREAD_UNCHANGED)
+            if image is None or image.dtype.kind != "f" or image.ndim != 2:
+                image = cv2.imdecode(bytes_, _AS_STORED)
     except cv2.error:  # such as too many pixels
         return None
     if image is None:
         return None
-    if data.startswith(_RADIANCE):
+    if data.startswith(RADIANCE):
         image = np.clip(image, 0, 1)
     return np.repeat(image[:, :, None], 3, 2) if image.ndim == 2 else image[:, :, ::-1]
 
 
-def _by_pillow(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
-    """Decodes RGB pixels of any depth; None if Pillow cannot."""
-    if _is_heif(data) and not _register_heif():
-        return None
+def _by_pillow(data: bytes, any_mode: bool = False) -> Shaped[np.ndarray, "H W 3"] | None:
+    """Decodes RGB pixels; None if Pillow cannot, or converts their colors in a way of its own without `any_mode`."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        image = open_with_pillow(io.BytesIO(data))
+        if image is None or not (any_mode or image.mode not in _CONVERTED):
+            return None
+        with image, without_lines(_PRINTED) if data.startswith(TIFF) else nullcontext():
             return rgb_of_pillow(image)
-    except Image.DecompressionBombError:
-        raise InvalidInput(_TOO_LARGE) from None
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
 
 
@@ -90,16 +132,3 @@ def rgb_of_pillow(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:
         gray = np.asarray(image)
         return np.repeat(gray[:, :, None], 3, axis=2)
     return np.array(image.convert("RGB"))
-
-
-def _is_heif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
-
-
-def _register_heif() -> bool:
-    """Enables HEIC in Pillow if pillow-heif is installed; returns whether it is."""
-    try:
-        importlib.import_module("pillow_heif").register_heif_opener()
-    except ImportError:
-        return False
-    return True

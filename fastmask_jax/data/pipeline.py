@@ -104,7 +104,7 @@ def load_sample(record: Record) -> Sample:
     """
     name = f"image {record.image_id} ({record.file_name})"
     try:
-        image = decode_image(record.image_bytes)
+        image = decode_image(record.image_bytes, max_pixels=record.height * record.width)
     except ValueError as error:
         raise InvalidInput(f"{name} cannot be decoded ({error}): prepare the records again") from None
     if image.shape[:2] != (record.height, record.width):

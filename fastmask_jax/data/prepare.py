@@ -8,6 +8,7 @@ from fastmask_jax.data.coco.image_check import check
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.data.coco.record_builder import PROBLEMS, build
 from fastmask_jax.data.exif import Exif
+from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.records import INDEX, check_array_record
 from fastmask_jax.data.shapes.dataset import ShapesSpec, write_split
 from fastmask_jax.errors import ExistingFile, InvalidInput, MissingFile
@@ -29,11 +30,12 @@ def prepare_coco(
     exif: Exif = "ignore",
     val: float = 0.0,
     seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> str:
     """Writes one annotation file and its images as records to `out`/`split_name`.
 
     With `val`, that share of the images is held out, chosen by `seed`: their annotations go to `out`/val.json, for
-    evaluation on the same image folder.
+    evaluation on the same image folder. Images of more than `max_pixels` are skipped without being decoded.
 
     Returns a readable summary of what was written and what was skipped.
 
@@ -49,12 +51,20 @@ def prepare_coco(
         if (out / HELD_OUT).exists() and not overwrite:
             raise ExistingFile(f"{out / HELD_OUT}: already exists; use --overwrite to build it again")
         split, held = hold_out(split, val, seed)
-        checked = check(held, workers, exif)
+        checked = check(held, workers, exif, max_pixels)
         if not checked:
             raise InvalidInput(f"{annotations}: none of {len(held.images)} images to hold out is usable")
         objects = sum(not one.crowd for image in checked for one in image.objects)
         lines.append(f"{HELD_OUT}: {len(checked)} images held out, {objects} objects")
-    built = build(split, directory, split_name=split_name, workers=workers, overwrite=overwrite, exif=exif)
+    built = build(
+        split,
+        directory,
+        split_name=split_name,
+        workers=workers,
+        overwrite=overwrite,
+        exif=exif,
+        max_pixels=max_pixels,
+    )
     if val:
         write_annotations(held, checked, out / HELD_OUT)
     lines.insert(

@@ -1,6 +1,7 @@
 """Draws one picture of a whole evaluation: best matched, worst matched and missed objects of each size."""
 
 import heapq
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -179,8 +180,9 @@ def _matches(image: ListedImage, entries: Sequence[dict]) -> list[Match]:
 
 
 def _cell(match: Match, images: Path, exif: Exif) -> UInt8[np.ndarray, "_H _W 3"]:
+    path = image_path(images, match.image.file_name)
     try:
-        pixels = decode_image(image_path(images, match.image.file_name).read_bytes(), exif)
+        pixels = decode_image(path.read_bytes(), exif, max_pixels=math.prod(match.image.size))
     except (OSError, ValueError):  # its objects are missed ones
         pixels = None
     if pixels is None or pixels.shape[:2] != match.image.size:

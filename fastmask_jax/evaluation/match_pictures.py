@@ -1,6 +1,7 @@
 """Draws pictures of an evaluation: objects, the proposals that match them, and the top proposals."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.file_names import image_path
-from fastmask_jax.data.coco.instances import read_instances
+from fastmask_jax.data.coco.instances import CocoImage, read_instances
 from fastmask_jax.data.coco.objects import objects_of
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.masks.coco_results import read_results
 from fastmask_jax.masks.drawing import distinct_colors, grid, overlay
 from fastmask_jax.masks.rle import ScoredMasks
@@ -39,7 +41,7 @@ def write_pictures(
     written = []
     for image_id, proposals in itertools.islice(_by_image(results), count):
         image = listed[image_id]
-        pixels = decode_image(image_path(images, image.file_name).read_bytes(), exif)
+        pixels = decode_image(image_path(images, image.file_name).read_bytes(), exif, _pixels(image))
         size = list(pixels.shape[:2])
         objects, _ = objects_of(image.annotations, pixels.shape[:2], image.file_name)
         masks = [{"size": size, "counts": one.counts.decode()} for one in objects if not one.crowd]
@@ -48,6 +50,11 @@ def write_pictures(
         cv2.imwrite(str(path), picture[..., ::-1])
         written.append(path)
     return written
+
+
+def _pixels(image: CocoImage) -> int | None:
+    """Returns the number of pixels that an image has by its entry; a file of more is not the one that was evaluated."""
+    return math.prod(image.size) if image.size else MAX_PIXELS
 
 
 def three_panels(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastmask_jax.data.exif import Exif, check_exif, orientation_of, upright
 from fastmask_jax.data.image_file import decode_image, rgb_of_pillow
+from fastmask_jax.data.image_header import MAX_PIXELS, check_pixels
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput, MissingFile
 
@@ -21,7 +22,9 @@ def is_image(thing: Any) -> bool:
     return isinstance(thing, AnyImage)
 
 
-def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W 3"]:
+def read_image(
+    image: AnyImage, exif: Exif = "ignore", max_pixels: int | None = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the RGB pixels of one image, as a new array.
 
     Args:
@@ -29,14 +32,16 @@ def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W
         Alpha is dropped. Files and PIL images of more than 8 bits are converted to 8 (see `pixel_depth.to_uint8`).
       exif: "ignore": pixels as stored, as in COCO; "apply": rotate files and PIL images by their EXIF orientation.
         Boxes and masks refer to the returned pixels.
+      max_pixels: H · W of a file or PIL image at most, known before pixels are decoded; None: any number.
 
     Raises:
-      FileNotFoundError, ValueError: a missing file, or not an image; one line.
+      FileNotFoundError, ValueError: a missing file, not an image, or one of more than `max_pixels`; one line.
     """
     check_exif(exif)
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
+        check_pixels(image.height, image.width, max_pixels)
         pixels = _from_pil(image)
         return upright(pixels, orientation_of(image)) if exif == "apply" else pixels
     if not isinstance(image, str | os.PathLike):
@@ -50,7 +55,7 @@ def read_image(image: AnyImage, exif: Exif = "ignore") -> UInt8[np.ndarray, "H W
             f"{path} is a folder: pass the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
         )
     try:
-        return decode_image(path.read_bytes(), exif)
+        return decode_image(path.read_bytes(), exif, max_pixels)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such image") from None
     except ValueError as error:

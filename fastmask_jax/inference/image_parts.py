@@ -37,14 +37,14 @@ def reading_jobs(images: Iterable[AnyImage], options: ProposeOptions) -> Iterato
 
 
 def _read(image: AnyImage, options: ProposeOptions) -> tuple[ImagePart, Pixels]:
-    pixels = read_image(image, options.exif)
+    pixels = read_image(image, options.exif, options.max_pixels)
     return ImagePart(pixels), pixels
 
 
 def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
     try:
         large = open_large(image, options.exif) if isinstance(image, str | os.PathLike) else None
-        source = read_image(image, options.exif) if large is None else large
+        source = read_image(image, options.exif, options.max_pixels) if large is None else large
         grid = grid_of(source.shape[:2], options)
         yield partial(_given, ImagePart(source, grid), _whole(source, options))
         for row, strip in enumerate(strips(source, grid) if grid else ()):

@@ -31,20 +31,19 @@ _WANTED = {
     "flip": (_FLAG, "True or False"),
     "tile": (Integral | str, "a number of pixels, 'off' or 'auto'"),
     "tile_overlap": _NUMBER,
+    "max_pixels": _WHOLE,
     "batch_size": _WHOLE,
 }
 _OF_CONFIG = (
     *("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges"),
-    *("tile", "tile_overlap"),
+    *("tile", "tile_overlap", "max_pixels"),
 )
 _EVALUATION = SECTIONS["evaluation"]
 _RANGES = {  # those of the settings that are their defaults, or that they override
     "count": _EVALUATION["proposals"],
     "candidates": _EVALUATION["proposals"],
-    **{
-        name: _EVALUATION[name]
-        for name in ("mask_threshold", "stability_weight", "rerank_iou", "long_edges", "tile", "batch_size")
-    },
+    **{name: _EVALUATION[name] for name in _OF_CONFIG if name not in ("exif", "tile_overlap")},
+    "batch_size": _EVALUATION["batch_size"],
 }
 
 
@@ -67,6 +66,7 @@ class OptionsByName(TypedDict, total=False):
     tile: int | str | None
     tile_overlap: float | int | None
     batch_size: int
+    max_pixels: int | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class ProposeOptions:
       tile_overlap: pixels that neighboring tiles share at least; below 1, a share of the tile; at most half of it. An
         object of up to this size is whole in some tile. None: the config's `evaluation.tile_overlap`.
       batch_size: images per device and batch; it changes results only by rounding.
+      max_pixels: maximum height times width of an image file or PIL image, in its own pixels; larger ones are refused
+        before they are decoded. None: the config's `evaluation.max_pixels`.
     """
 
     count: int = 100
@@ -128,6 +130,7 @@ class ProposeOptions:
     tile: int | str | None = None
     tile_overlap: float | int | None = None
     batch_size: int = 1
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.long_edges is not None:

@@ -21,7 +21,7 @@ REMOVED = {"model.body.frozen_stages"}  # of training alone: the network that wa
 ADDED = {
     "evaluation": {
         **{"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"},
-        **{"tile": "off", "tile_overlap": 0.25},
+        **{"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000},
     },
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
     "losses": {"objectness_attention": 0.25},

@@ -39,6 +39,7 @@ _OPTIONS = (
     "tile",
     "tile_overlap",
     "exif",
+    "max_pixels",
 )
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
@@ -178,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("ignore", "apply"),
         help="an image's EXIF orientation: ignore: pixels as stored, as in COCO; apply: turned upright "
         "(default: the config's)",
+    )
+    chosen.add_argument(
+        "--max_pixels", type=int, metavar="N", help="refuse images of more pixels, without decoding them"
     )
     chosen.add_argument("--batch_size", type=int, metavar="N", help="images per device and batch")
 

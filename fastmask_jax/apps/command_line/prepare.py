@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmask_jax.config_schema import MOST_WORKERS
+from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year, prepare_shapes
 
 
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     common = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "coco":
-        chosen = {"exif": args.exif, "val": args.val, "seed": args.seed}
+        chosen = {"exif": args.exif, "val": args.val, "seed": args.seed, "max_pixels": args.max_pixels}
         done = prepare_coco(args.annotations, args.images, args.out, args.split, **chosen, **common)
     elif args.command == "shapes":
         done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
@@ -94,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
         default="ignore",
         help="ignore: masks are of the pixels as stored, as in COCO (default); apply: they are of the image turned "
         "upright by its EXIF orientation",
+    )
+    own.add_argument(
+        "--max_pixels",
+        type=_positive_number,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="skip images of more pixels, without decoding them (default: %(default)s)",
     )
 
     for year in (2017, 2014):

@@ -8,6 +8,7 @@ from fastmask_jax.data.coco.objects import CocoObject, Found, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.data.exif import SIDEWAYS, UPRIGHT, Exif, orientation_of
 from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.image_header import MAX_PIXELS, TooManyPixels
 from fastmask_jax.data.process_map import map_in_order
 
 
@@ -22,31 +23,38 @@ class CheckedImage:
     orientation: int  # by which the pixels are to be turned: the file's with exif="apply", else 1
 
 
-def check(split: CocoSplit, workers: int, exif: Exif = "ignore") -> list[CheckedImage]:
+def check(split: CocoSplit, workers: int, exif: Exif = "ignore", max_pixels: int = MAX_PIXELS) -> list[CheckedImage]:
     """Yields the usable images of a split in order; adds problems to `split.report` and shows a progress bar.
 
     Args:
       split: images with `path`s.
       workers: processes; 0: none besides this one.
       exif: whether masks are those of the pixels as stored, or of the upright image; see `image_file.decode_image`.
+      max_pixels: larger images are problems; they are not decoded.
 
     Raises:
       WorkerDied: a worker was killed.
     """
     checked: list[CheckedImage] = []
-    for usable, found in map_in_order(partial(check_image, exif=exif), split.images, workers, "checking"):
+    for usable, found in map_in_order(
+        partial(check_image, exif=exif, max_pixels=max_pixels), split.images, workers, "checking"
+    ):
         split.report.extend(found)
         if usable is not None:
             checked.append(usable)
     return checked
 
 
-def check_image(image: CocoImage, exif: Exif = "ignore") -> tuple[CheckedImage | None, Found]:
+def check_image(
+    image: CocoImage, exif: Exif = "ignore", max_pixels: int = MAX_PIXELS
+) -> tuple[CheckedImage | None, Found]:
     """Decodes an image file and creates its objects; returns (None, problems) if the image cannot be used."""
     lost = [(Problem.OBJECT_OF_LOST_IMAGE, f"{a['id']} (image {image.image_id})") for a in image.annotations]
     try:
         data = image.path.read_bytes()
-        height, width = decode_image(data, exif).shape[:2]
+        height, width = decode_image(data, exif, max_pixels).shape[:2]
+    except TooManyPixels as error:
+        return None, [(Problem.IMAGE_LARGE, f"{image.file_name}: {error}"), *lost]
     except (OSError, ValueError):
         return None, [(Problem.IMAGE_BROKEN, image.file_name), *lost]
     orientation = orientation_of(data)

@@ -17,6 +17,7 @@ class Problem(StrEnum):
     IMAGE_OUTSIDE_FOLDER = "file name outside the image folder"
     IMAGE_MISSING = "image file missing"
     IMAGE_BROKEN = "image file truncated or not decodable"
+    IMAGE_LARGE = "image of too many pixels"
     IMAGE_NO_SIZE = "image entry with an invalid height or width (the file's are used)"
     IMAGE_SIZE = "image size differs from its entry"
     IMAGE_TURNED = "image file with an EXIF orientation, which was ignored"

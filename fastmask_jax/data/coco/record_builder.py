@@ -28,6 +28,7 @@ from fastmask_jax.data.coco.image_check import CheckedImage, check
 from fastmask_jax.data.coco.instances import CocoSplit
 from fastmask_jax.data.exif import UPRIGHT, Exif
 from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.records import INDEX, RecordIndex
 from fastmask_jax.errors import InvalidInput
 
@@ -109,7 +110,7 @@ def _upright_file(data: bytes, orientation: int) -> bytes:
     """Returns the file unchanged or, if its pixels must be rotated, a JPEG of quality 95 without an orientation."""
     if orientation == UPRIGHT:
         return data
-    image = decode_image(data, "apply")[:, :, ::-1]
+    image = decode_image(data, "apply", max_pixels=None)[:, :, ::-1]  # checked before
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling])[1].tobytes()
 
@@ -133,6 +134,7 @@ def build(
     workers: int,
     overwrite: bool = False,
     exif: Exif = "ignore",
+    max_pixels: int = MAX_PIXELS,
 ) -> Built:
     """Checks the images of a split and writes them as records, atomically.
 
@@ -144,13 +146,14 @@ def build(
       overwrite: replace existing records.
       exif: whether masks are those of the pixels as stored, or of the upright image. Records hold the pixels that the
         masks are of: with "apply", images with an orientation are turned and encoded again.
+      max_pixels: larger images are skipped, without being decoded.
 
     Raises:
       FileExistsError: `directory` exists and does not contain records, or `overwrite` is not set.
       ValueError: no image is usable, or a worker died.
     """
     refuse_existing(directory, INDEX, overwrite)
-    images = check(split, workers, exif)
+    images = check(split, workers, exif, max_pixels)
     if not images:
         raise InvalidInput(f"{directory}: no usable image; nothing was written\n{split.report.summary()}".rstrip())
     with appearing_whole(directory) as new:

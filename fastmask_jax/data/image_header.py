@@ -1,0 +1,169 @@
+"""Headers of image files: format and size, known before any pixel is decoded.
+
+Only the formats listed here are opened: Pillow has others, some of which start programs (PostScript).
+"""
+
+import importlib
+import io
+import math
+import re
+import struct
+import warnings
+from typing import NamedTuple
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from fastmask_jax.errors import InvalidInput
+
+MAX_PIXELS = 64_000_000  # of an image by default: 8000x8000
+PNG = b"\x89PNG\r\n\x1a\n"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ICON = b"\0\0\1\0"
+RADIANCE = b"#?"
+_FORMATS = (
+    "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "JPEG2000", "PPM", "QOI", "SGI", "SUN", "PCX",
+    "ICO", "TGA",
+)  # in the order they are tried; TGA files have no signature  # fmt: skip
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_RADIANCE_SIZE = re.compile(rb"\n[-+]([XY]) (\d{1,9}) [-+]([XY]) (\d{1,9})\n")
+_PFM_SIZE = re.compile(rb"P[Ff]\s+(\d{1,9})\s+(\d{1,9})\s")
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
+_PREFIX = 16  # bytes that Pillow's formats are recognized by
+
+# About damaged metadata. Whoever passes a damaged image gets an exception.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class Header(NamedTuple):
+    """What a file says of itself."""
+
+    format: str  # Pillow's name; "HDR" and "PFM" are read by OpenCV alone
+    height: int  # as stored, in pixels; of an icon, the sides of the largest picture in it
+    width: int
+
+
+class TooManyPixels(InvalidInput):
+    """An image has more pixels than the caller allows; none was decoded."""
+
+
+def read_header(data: bytes) -> Header | None:
+    """Reads format and size of an image file; None if it is of no supported format, or its header is damaged."""
+    if data.startswith(RADIANCE):
+        found = _RADIANCE_SIZE.search(data, 0, 1 << 16)
+        sides = {found[1]: int(found[2]), found[3]: int(found[4])} if found else {}
+        return Header("HDR", sides[b"Y"], sides[b"X"]) if len(sides) == 2 else None
+    if found := _PFM_SIZE.match(data):
+        return Header("PFM", int(found[2]), int(found[1]))
+    if data.startswith(TIFF):  # of which OpenCV reads more kinds of pixels than Pillow
+        return _header_of_tiff(data)
+    if data.startswith(ICON):  # which Pillow decodes when it opens it
+        return _header_of_icon(data)
+    image = open_with_pillow(io.BytesIO(data))
+    if image is None:
+        return None
+    with image:
+        return Header(image.format, image.height, image.width)
+
+
+def check_pixels(height: int, width: int, max_pixels: int | None) -> None:
+    """Raises TooManyPixels if an image of this size has more than `max_pixels` pixels; None: no limit."""
+    if max_pixels is not None and height * width > max_pixels:
+        raise TooManyPixels(
+            f"an image of {height}x{width} pixels has more than max_pixels={max_pixels}: shrink it, or raise the limit; "
+            "in proposing, the option tile, as in tile=1024, reads it in windows (pip install 'fastmask_jax[large]')"
+        )
+
+
+def open_with_pillow(file: io.BufferedIOBase) -> Image.Image | None:
+    """Opens an image file of a listed format and reads its header; None if it cannot be opened.
+
+    Unlike `Image.open` this has no limit of pixels of its own, which warns at one number and fails at another: callers
+    judge the size before they decode.
+    """
+    Image.init()
+    prefix = file.read(_PREFIX)
+    if is_heif(prefix):
+        register_heif()
+    for name in _FORMATS:
+        if name not in Image.OPEN:  # as AVIF or HEIF, where their libraries are missing
+            continue
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is not None and accepts(prefix) is not True:
+                continue
+            file.seek(0)
+            return factory(file, "")
+        except Exception:  # plugins raise errors of many kinds at damaged headers
+            continue
+    return None
+
+
+def exif_of(file: io.BufferedIOBase) -> Image.Exif:
+    """Reads the EXIF data of an image file; empty if it has none. No pixel is decoded.
+
+    Raises:
+      Exception: of many kinds, at damaged data.
+    """
+    begin = file.read(len(PNG))
+    if begin == PNG:
+        return _exif_of_png(file)
+    if begin.startswith(ICON):
+        return Image.Exif()
+    file.seek(0)
+    image = open_with_pillow(file)
+    return Image.Exif() if image is None else image.getexif()
+
+
+def _exif_of_png(file: io.BufferedIOBase) -> Image.Exif:
+    """Reads the eXIf chunk, for which Pillow would decode the pixels, as it may stand behind them."""
+    exif = Image.Exif()
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            exif.load(b"Exif\0\0" + file.read(length))
+            break
+        file.seek(length + 4, io.SEEK_CUR)  # and its checksum
+    return exif
+
+
+def _header_of_tiff(data: bytes) -> Header | None:
+    try:
+        directory = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        return Header("TIFF", int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH]))
+    except Exception:  # Pillow raises errors of many kinds at damaged directories
+        return None
+
+
+def _header_of_icon(data: bytes) -> Header | None:
+    """Returns the sides of the largest picture in an icon by its own header: the icon's directory may say less."""
+    sizes = []
+    try:
+        (count,) = struct.unpack_from("<H", data, 4)
+        for number in range(count):
+            (start,) = struct.unpack_from("<I", data, 6 + 16 * number + 12)
+            if data[start : start + len(PNG)] == PNG:
+                sizes.append(struct.unpack_from(">II", data, start + 16))
+            else:
+                sizes.append(tuple(map(abs, struct.unpack_from("<ii", data, start + 4))))
+    except struct.error:
+        return None
+    width, height = max(sizes, key=math.prod, default=(0, 0))
+    return Header("ICO", height, width) if sizes else None
+
+
+def is_heif(data: bytes) -> bool:
+    """Returns whether a file begins as HEIC does."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def register_heif() -> bool:
+    """Enables HEIC in Pillow if pillow-heif is installed; returns whether it is."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
