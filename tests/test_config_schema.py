@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from fastmask_jax import config_schema
-from fastmask_jax.config_schema import SECTIONS, Flag, Integer, Name, Number, Several, Text, check_config
+from fastmask_jax.config_schema import SECTIONS, Flag, Integer, Name, NameOrInteger, Number, Several, Text, check_config
 from fastmask_jax.configuration import load_config
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.load import load
@@ -117,6 +117,8 @@ def wrong(kind):
             return others | st.integers()
         case Name():
             return others | st.integers() | st.text().filter(lambda text: text not in kind.names)
+        case NameOrInteger():
+            return others | st.integers(max_value=kind.integer.least - 1) | st.booleans() | st.just("of") | st.just("7")
         case Several():
             return others | st.integers() | st.text() | wrong(kind.item).map(lambda one: (one,) * (kind.length or 1))
 

@@ -114,6 +114,7 @@ def test_options_from_text_and_config():
         "tile": "1024",
         "tile_overlap": 0.25,
         "proposals": 10,
+        "max_pixels": 10,
     }
     assert ProposeOptions().with_defaults(section).tile == 1024
     assert ProposeOptions(tile="off").with_defaults(section).tile == "off"

@@ -32,7 +32,7 @@ OLD_CONFIG = {  # what version 0.1.0 wrote for a tiny network; keys that have ke
     "train": {"measure_norms": 2},
     "evaluation": {"demote_iou": 0.7, "long_edge": 96},
 }
-NO_TILES = {"tile": "off", "tile_overlap": 0.25}
+NO_TILES = {"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000}
 NEW_CONFIG = {
     "model": {
         "mask_conv_width": 0,
