@@ -17,6 +17,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.load import load
 from fastmask_jax.models.build import BODIES, build_model
 from fastmask_jax.models.neck import NECKS
+from fastmask_jax.models.windows import MAP_FORMS
 from fastmask_jax.weights.safetensors_file import write_safetensors
 from fastmask_jax.weights.sources import config_of
 from tests.tiny import ROOT
@@ -84,6 +85,7 @@ def test_score_target_iou_needs_a_mask_for_every_positive():
 def test_names_are_those_that_the_network_knows():
     assert set(config_schema.NECKS) == set(NECKS)
     assert set(config_schema.BODIES) == set(BODIES)
+    assert set(config_schema.SCORE_FORMS) == set(MAP_FORMS)
 
 
 def test_building_a_network_checks_its_settings():
