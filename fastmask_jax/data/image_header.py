@@ -70,8 +70,8 @@ def check_pixels(height: int, width: int, max_pixels: int | None) -> None:
     """Raises TooManyPixels if an image of this size has more than `max_pixels` pixels; None: no limit."""
     if max_pixels is not None and height * width > max_pixels:
         raise TooManyPixels(
-            f"an image of {height}x{width} pixels has more than max_pixels={max_pixels}: shrink it, or raise the limit; "
-            "in proposing, the option tile, as in tile=1024, reads it in windows (pip install 'fastmask_jax[large]')"
+            f"an image of {height}x{width} pixels has more than max_pixels={max_pixels}: shrink it, or raise the limit"
+            "; in proposing, the option tile, as in tile=1024, reads it in windows (pip install 'fastmask_jax[large]')"
         )
 
 
