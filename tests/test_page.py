@@ -141,6 +141,7 @@ def test_upload_sliders_click_and_download(served, photo):
         says(page, "description", "Proposal 1 · objectness 0.900")
         first, pixels = shown(page, "overview")
         assert pixels.shape[0] / pixels.shape[1] == pytest.approx(H / W, rel=0.01)
+        assert all(picture_.get_attribute("alt") for picture_ in page.locator("img").all())
 
         page.fill("#score input[type=number]", "0.6")
         says(page, "status", "2 of 3 proposals")

@@ -40,6 +40,14 @@ KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are
 INVITATION = "Drop an image, or draw an example."
 WORKING = "Looking for objects … (the first image of its shape takes longer: the network is compiled for it)"
 CLICKED_NONE = "Nothing is proposed where you clicked."
+NAME_PICTURES = """() => {
+    const alts = {upload: "The image", overview: "The image with its proposals", window:
+        "The selected proposal in its window", attention: "Attention in the window"};
+    const name = () => Object.entries(alts).forEach(([id, alt]) =>
+        document.querySelectorAll(`#${id} img`).forEach(picture => { if (picture.alt !== alt) picture.alt = alt; }));
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    name();
+}"""  # gradio's pictures have no alternative texts
 FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # those of the visitor's machine: none is fetched
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1360px !important; margin: 0 auto !important }
@@ -172,6 +180,7 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
         with gr.Row(elem_id="columns"):
             controls, results = _controls(), _results()
         _connect(_Session(generator, folder), controls, results)
+        page.load(js=NAME_PICTURES)
     return page
 
 
