@@ -20,6 +20,7 @@ LAYERS = (
     "evaluation",
     "training",
     "export",
+    "bulk",
     "apps",
 )  # each of earlier
 

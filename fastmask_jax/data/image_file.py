@@ -26,6 +26,12 @@ from fastmask_jax.data.native_stderr import without_lines
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+        *(".pbm", ".pnm", ".gif", ".avif", ".heic", ".heif"),
+    }
+)  # of image files that `decode_image` reads
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _BY_PILLOW = ("JPEG", "MPO", "PNG")  # the same pixels as OpenCV's, from libraries that print nothing
 _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")

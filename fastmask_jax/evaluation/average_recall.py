@@ -52,13 +52,16 @@ class ListedImage:
     objects: list[CocoObject]
 
 
+Results = Path | Sequence[dict] | Iterable[dict]  # a file, its entries in memory, or what yields them again and again
+
+
 class _Scattered(Exception):
     """Raised if the entries of an image are not contiguous in the file."""
 
 
 def average_recall(
     annotations: Path,
-    results: Path | Sequence[dict],
+    results: Results,
     *,
     image_ids: Iterable[int] | None = None,
     limit: int | None = None,
@@ -72,7 +75,8 @@ def average_recall(
 
     Args:
       annotations: COCO instances JSON; invalid objects are reported in a warning and skipped.
-      results: COCO results file of any system, or its entries: any category; RLE, compressed or not, or polygons.
+      results: COCO results file of any system, its entries, or a `ParquetResults` (see `parquet_folder`): any category;
+        RLE, compressed or not, or polygons.
       image_ids: score these images only.
       limit: score the first `limit` images by sorted id.
       max_proposals: numbers of proposals per image, highest scores first, for AR@….
@@ -103,7 +107,7 @@ def average_recall(
 
 def recall_by_image(
     annotations: Path,
-    results: Path | Sequence[dict],
+    results: Results,
     *,
     kind: Kind = "segm",
     proposals: int = 100,
@@ -159,26 +163,27 @@ def _object_counts(objects: Iterable[list[CocoObject]]) -> Int64[np.ndarray, "4"
     return np.array([np.count_nonzero((area >= low) & (area <= high)) for low, high in AREAS.values()], np.int64)
 
 
-def _name(results: Path | Sequence[dict]) -> str:
-    return str(results) if isinstance(results, str | Path) else "results"
+def _name(results: Results) -> str:
+    return "results" if isinstance(results, list | tuple) else str(results)
 
 
-def over_groups(results: Path | Sequence[dict], score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
+def over_groups(results: Results, score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
     """Calls `score` with (image id, entries) of every image.
 
     The file is streamed if the entries of each image are contiguous. Otherwise `score` is called a second time with all
     images, and must start over.
     """
-    if isinstance(results, str | Path):
-        try:
-            return score(_runs(read_results(results)))
-        except _Scattered:
-            log.warning("%s: entries are not sorted by image: the whole file is held in memory", results)
-            entries: Iterable[dict] = read_results(results)
-    else:
+    entries: Iterable[dict] = results
+    if isinstance(results, Sequence) and not isinstance(results, str):
         for number, entry in enumerate(results):
             check_entry(entry, f"results: entry {number}")
-        entries = results
+    else:
+        named = isinstance(results, str | Path)
+        try:
+            return score(_runs(read_results(results) if named else results))
+        except _Scattered:
+            log.warning("%s: entries are not sorted by image: the whole file is held in memory", results)
+            entries = read_results(results) if named else results
     groups = defaultdict(list)
     for entry in entries:
         groups[entry["image_id"]].append(entry)
@@ -267,7 +272,7 @@ def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
 
 
 def _recalled(
-    images: dict[int, ListedImage], listed: set[int], results: Path | Sequence[dict], caps: list[int], engine: Engine
+    images: dict[int, ListedImage], listed: set[int], results: Results, caps: list[int], engine: Engine
 ) -> tuple[dict[Kind, Float64[np.ndarray, "10 4 caps"]], bool]:
     """Counts found objects by IoU threshold, area and number of proposals; also returns whether all are boxes only."""
     found: dict[Kind, np.ndarray] = {}

@@ -22,6 +22,7 @@ from fastmask_jax.evaluation.average_recall import (
     AREAS,
     IOU_THRESHOLDS,
     ListedImage,
+    Results,
     best_entries,
     objects_to_find,
     over_groups,
@@ -84,7 +85,7 @@ class _Row:
 def write_sheet(
     annotations: Path,
     images: Path,
-    results: Path | Sequence[dict],
+    results: Results,
     path: Path,
     limit: int | None = None,
     exif: Exif = "ignore",

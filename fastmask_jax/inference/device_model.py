@@ -60,6 +60,11 @@ class DeviceModel:
         return other
 
     @property
+    def variables(self) -> Any:
+        """The weights and statistics, on every local device."""
+        return self._variables
+
+    @property
     def devices(self) -> int:
         """Number of local devices; the rows of a batch must be a multiple of it."""
         return self._by_image.mesh.size

@@ -22,6 +22,7 @@ from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.inference.tile_merging import TileMerger
 from fastmask_jax.inference.views import Buckets, View, views_of
 from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.weights.digest import sha256_of
 from fastmask_jax.weights.mapping import LoadReport
 
 THREADS = min(os.cpu_count() or 1, 8)  # for reading, and as many for masks
@@ -76,6 +77,10 @@ class ProposalGenerator:
     def compile_seconds(self) -> float:
         """Time spent compiling so far."""
         return self._model.compile_seconds
+
+    def digest(self) -> str:
+        """Returns a SHA-256 of the weights: equal for equal weights, on every machine."""
+        return sha256_of(self._model.variables)
 
     def propose(
         self,

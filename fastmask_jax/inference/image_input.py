@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +14,16 @@ from fastmask_jax.data.image_header import MAX_PIXELS, check_pixels
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput, MissingFile
 
-AnyImage = str | os.PathLike | Image.Image | np.ndarray
+
+@runtime_checkable
+class ReadableFile(Protocol):
+    """A file that is not on a local path, such as `upath.UPath("s3://...")` or `etils.epath.Path`; `str` names it."""
+
+    def read_bytes(self) -> bytes:
+        """Returns the content; raises OSError or ValueError if it cannot be read."""
+
+
+AnyImage = str | os.PathLike | ReadableFile | Image.Image | np.ndarray
 
 
 def is_image(thing: Any) -> bool:
@@ -28,8 +37,9 @@ def read_image(
     """Returns the RGB pixels of one image, as a new array.
 
     Args:
-      image: path of a file, a PIL image of any mode, or uint8 [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
-        Alpha is dropped. Files and PIL images of more than 8 bits are converted to 8 (see `pixel_depth.to_uint8`).
+      image: path of a file, any other object with `read_bytes`, a PIL image of any mode, or uint8 [H, W], [H, W, 1],
+        [H, W, 3] (RGB) or [H, W, 4] (RGBA). Alpha is dropped. Files and PIL images of more than 8 bits are converted
+        to 8 (see `pixel_depth.to_uint8`).
       exif: "ignore": pixels as stored, as in COCO; "apply": rotate files and PIL images by their EXIF orientation.
         Boxes and masks refer to the returned pixels.
       max_pixels: H · W of a file or PIL image at most, known before pixels are decoded; None: any number.
@@ -44,13 +54,13 @@ def read_image(
         check_pixels(image.height, image.width, max_pixels)
         pixels = _from_pil(image)
         return upright(pixels, orientation_of(image)) if exif == "apply" else pixels
-    if not isinstance(image, str | os.PathLike):
+    if not isinstance(image, str | os.PathLike | ReadableFile):
         raise InvalidInput(
             f"{type(image).__name__} is not an image: expected a path, a PIL image or a NumPy array (convert other "
             "arrays by np.asarray)"
         )
-    path = Path(image)
-    if path.is_dir():
+    path = image if isinstance(image, ReadableFile) else Path(image)
+    if isinstance(path, Path) and path.is_dir():
         raise InvalidInput(
             f"{path} is a folder: pass the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
         )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.data.exif import Exif
-from fastmask_jax.evaluation.average_recall import average_recall
+from fastmask_jax.evaluation.average_recall import Results, average_recall
 from fastmask_jax.evaluation.failure_sheet import write_sheet
 from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
 
@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"draw the best matched, worst matched and missed objects as one picture (default: WORKDIR/{SHEET})",
     )
     parser.add_argument(
-        "--results", type=Path, help="score this COCO results file of any system instead of running a network"
+        "--results",
+        type=Path,
+        help="score this COCO results file of any system, or folder of fastmask propose-dataset, instead of running a "
+        "network",
     )
     parser.add_argument(
         "--exif",
@@ -66,13 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("--results needs --annotations, the instances JSON to score against")
         if options.sheet is not None and not options.images:
             parser.error("--sheet with --results needs --images, the folder of the images to draw")
-        metrics = average_recall(options.annotations, options.results, limit=options.limit)
+        results: Any = options.results
+        if results.is_dir():
+            from fastmask_jax.evaluation.parquet_folder import parquet_results
+
+            results = parquet_results(options.results, options.annotations)
+        metrics = average_recall(options.annotations, results, limit=options.limit)
         print(text_table([Row(options.results.name, metrics), PUBLISHED_FASTMASK]))
         if options.sheet is not None:
             path = Path(options.sheet or (options.workdir or options.results.parent) / SHEET)
-            _draw_sheet(
-                options.annotations, options.images, options.results, path, options.limit, options.exif or "ignore"
-            )
+            _draw_sheet(options.annotations, options.images, results, path, options.limit, options.exif or "ignore")
         return 0
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
@@ -109,7 +115,7 @@ def draw(config: Any, workdir: Path, count: int) -> None:
 
 
 def _draw_sheet(
-    annotations: Path, images: Path, results: Path, path: Path, limit: int | None, exif: Exif = "ignore"
+    annotations: Path, images: Path, results: Results, path: Path, limit: int | None, exif: Exif = "ignore"
 ) -> None:
     write_sheet(annotations, images, results, path, limit, exif)
     print(f"contact sheet: {path}")

@@ -11,10 +11,11 @@ from typing import NoReturn
 from fastmask_jax.apps.command_line.missing_packages import naming_the_extra
 from fastmask_jax.configuration import run_command
 
-COMMANDS = {  # modules beside this one, each with `main(arguments) -> exit status`
+COMMANDS = {  # modules beside this one, with _ for -, each with `main(arguments) -> exit status`
     "train": "train a network, or resume a run",
     "evaluate": "average recall of a network, or of any system's results file",
     "predict": "proposals of images and videos, as results files and pictures",
+    "propose-dataset": "proposals of millions of images as Parquet, on one machine or a Ray cluster",
     "prepare": "convert a dataset to records, or draw the shapes dataset",
     "export": "write a network to one file: safetensors, JAX or ONNX",
     "demo": "serve a page that shows proposals in the browser",
@@ -55,9 +56,9 @@ def call_command(name: str, arguments: Sequence[str]) -> int:
 
 def _import_and_call(name: str, arguments: Sequence[str]) -> int:
     with naming_the_extra(name):
-        return importlib.import_module(f"fastmask_jax.apps.command_line.{name}").main(arguments)
+        return importlib.import_module(f"fastmask_jax.apps.command_line.{name.replace('-', '_')}").main(arguments)
 
 
 def _usage() -> str:
-    lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:17}{text}" for name, text in COMMANDS.items()]
     return "\n".join(["usage: fastmask COMMAND [OPTION ...]", "", *lines, "", "fastmask COMMAND --help says more."])

@@ -11,6 +11,7 @@ _VIDEO = "video", "requirements-video.txt"
 _LARGE = "large", "requirements-large.txt"
 _DEMO = "demo", "requirements-demo.txt"
 _EXPORT = "export", "requirements-export.txt"
+_BULK = "bulk", "requirements-bulk.txt"
 EXTRAS = {
     "array_record": _TRAIN,
     "faster_coco_eval": _TRAIN,
@@ -29,6 +30,9 @@ EXTRAS = {
     "flatbuffers": _EXPORT,
     "jax2onnx": _EXPORT,
     "onnx": _EXPORT,
+    "fsspec": _BULK,
+    "pyarrow": _BULK,
+    "ray": _BULK,
 }
 
 

@@ -11,6 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.apps.command_line.proposal_options import (
+    add_network_options,
+    add_proposal_options,
+    proposal_options,
+)
 from fastmask_jax.apps.predict.formats.table import FORMATS, open_formats
 from fastmask_jax.apps.predict.input_files import FoundFile, find_files
 from fastmask_jax.configuration import parse_command_line
@@ -24,23 +29,6 @@ _PICTURES = {
     "cutouts": "cutouts/NAME/RANK.png: each of these alone on a transparent background",
     "npz": "npz/NAME.npz: all proposals with their attention, as NumPy arrays",
 }
-_OPTIONS = (
-    "count",
-    "score_threshold",
-    "nms_iou",
-    "min_area",
-    "min_part",
-    "fill_holes",
-    "mask_threshold",
-    "stability_weight",
-    "rerank_iou",
-    "long_edges",
-    "flip",
-    "tile",
-    "tile_overlap",
-    "exif",
-    "max_pixels",
-)
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
 
@@ -48,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if something was unreadable, 130 after Ctrl-C, otherwise 0."""
     parser = _parser()
     words, overrides = parse_command_line(parser, arguments)
-    batch = {} if words.batch_size is None else {"batch_size": words.batch_size}
-    options = ProposeOptions(**{name: getattr(words, name) for name in _OPTIONS}, **batch)
+    options = proposal_options(words)
     if not words.tolerance >= 0:
         parser.error(f"--tolerance {words.tolerance}: at least 0 pixels")
     if words.shown < 1:
@@ -91,99 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         help="an image, a video, a folder (with subfolders), a pattern such as 'photos/**/*.jpg', or @LIST, a file "
         "with one of these per line",
     )
-    parser.add_argument(
-        "--weights",
-        default="coco_few",
-        metavar="SPEC",
-        help="trained network: see docs/weights.md (default: coco_few, the bundled network for photographs)",
-    )
-    parser.add_argument(
-        "--config",
-        help="config file, with a variant after a colon (default: that of a network of this project's own, "
-        "configs/coco.py for others)",
-    )
+    add_network_options(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("proposals"), metavar="DIR", help="output folder (default: proposals)"
     )
 
-    chosen = parser.add_argument_group("proposals", "Defaults are the config's unless stated otherwise.")
-    chosen.add_argument(
-        "--max_proposals",
-        "--count",
-        dest="count",
-        type=int,
-        default=100,
-        metavar="N",
-        help="maximum number of proposals per image (default: 100)",
-    )
-    chosen.add_argument(
-        "--score_threshold", type=float, default=0.0, metavar="S", help="minimum score, 0 to 1 (default: 0)"
-    )
-    chosen.add_argument(
-        "--nms_iou",
-        type=float,
-        default=1.0,
-        metavar="IOU",
-        help="remove proposals of greater mask IoU with a better one (default: 1, none)",
-    )
-    chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="minimum mask area (default: 0)")
-    chosen.add_argument(
-        "--min_part",
-        type=float,
-        default=0.0,
-        metavar="PIXELS",
-        help="remove smaller parts of a mask; below 1: a share of its pixels",
-    )
-    chosen.add_argument(
-        "--fill_holes",
-        type=float,
-        default=0.0,
-        metavar="PIXELS",
-        help="fill holes of a mask up to this size; below 1: a share of its pixels",
-    )
-    chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
-    chosen.add_argument(
-        "--stability_weight",
-        type=float,
-        metavar="W",
-        help="rank sharp masks first (default: the config's; 0: rank by objectness alone)",
-    )
-    chosen.add_argument(
-        "--rerank_iou",
-        type=float,
-        metavar="IOU",
-        help="rank proposals of greater mask IoU with a better one after all others (1: none)",
-    )
-    chosen.add_argument(
-        "--long_edges",
-        type=_whole_numbers,
-        metavar="PIXELS[,PIXELS]",
-        help="test scales: long edge of the resized image; larger finds smaller objects; proposals of several scales "
-        "are merged",
-    )
-    chosen.add_argument("--flip", action="store_true", help="also propose in the mirrored image: twice the time")
-    chosen.add_argument(
-        "--tile",
-        metavar="PIXELS",
-        help="propose on tiles of larger images too, and merge: finds small objects; the side of a tile, 'auto' (the "
-        "test scale, for images of more than twice that) or 'off' (default: the config's)",
-    )
-    chosen.add_argument(
-        "--tile_overlap",
-        type=float,
-        metavar="PIXELS",
-        help="that neighboring tiles share; below 1: a share of the tile (default: the config's)",
-    )
-    chosen.add_argument(
-        "--exif",
-        choices=("ignore", "apply"),
-        help="an image's EXIF orientation: ignore: pixels as stored, as in COCO; apply: turned upright "
-        "(default: the config's)",
-    )
-    chosen.add_argument(
-        "--max_pixels", type=int, metavar="N", help="refuse images of more pixels, without decoding them"
-    )
-    chosen.add_argument("--batch_size", type=int, metavar="N", help="images per device and batch")
+    add_proposal_options(parser)
 
     pictures = parser.add_argument_group("additional outputs, below DIR")
     for name, text in _PICTURES.items():
@@ -212,10 +112,6 @@ def _parser() -> argparse.ArgumentParser:
         help="that polygons may lie beside a mask's outline; 0: none (default: %(default)g)",
     )
     return parser
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _predict_images(generator: Any, files: list[FoundFile], options: ProposeOptions, words: argparse.Namespace) -> int:

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+from fastmask_jax.data.image_file import SUFFIXES as IMAGES
+
 Kind = Literal["image", "video"]
 
-IMAGES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    *(".pbm", ".pnm", ".gif", ".avif", ".heic", ".heif"),
-}
 VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".ts"),
     *(".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),

@@ -1,0 +1,55 @@
+"""Compares fastmask propose-dataset with predict.py on the same images: seconds per image, and seconds to start.
+
+python benchmarks/bulk_overhead.py --images photos --rounds 2
+
+Both commands run on a few and on many images, in turn; the difference of the two times is that of the images between.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def seconds(command: list[str], images: list[Path], folder: Path) -> float:
+    """Returns the wall time of a command on images, which it reads from a list."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "list").write_text("\n".join(map(str, images)))
+    words = [sys.executable, "-m", "fastmask_jax", *command, f"@{folder / 'list'}", "--out", str(folder / "out")]
+    begin = time.perf_counter()
+    subprocess.run(words, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files, taken by name")
+    parser.add_argument("--few", type=int, default=8)
+    parser.add_argument("--many", type=int, default=56)
+    parser.add_argument("--rounds", type=int, default=2)
+    words = parser.parse_args()
+    images = [path.absolute() for path in sorted(words.images.glob("*.jpg"))[: words.many]]
+    if len(images) < words.many:
+        parser.error(f"--many {words.many}: {words.images} has {len(images)} JPEG files")
+    commands = {"predict": ["predict"], "propose-dataset": ["propose-dataset"]}
+    per_image: dict[str, list[float]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as temporary:
+        for command in commands.values():  # compiles, so that no later run does
+            seconds(command, images, Path(temporary) / "run")
+        for _ in range(words.rounds):
+            for name, command in commands.items():
+                few, many = (seconds(command, images[:n], Path(temporary) / "run") for n in (words.few, words.many))
+                per_image[name].append((many - few) / (words.many - words.few))
+                start = few - words.few * per_image[name][-1]
+                print(f"{name}: {per_image[name][-1]:.3f} s/image, {start:.1f} s to start", flush=True)
+    plain, bulk = (statistics.median(per_image[name]) for name in commands)
+    print(f"overhead per image: {100 * (bulk / plain - 1):+.1f} %")
+
+
+if __name__ == "__main__":
+    main()

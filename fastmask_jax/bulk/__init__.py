@@ -1,0 +1,1 @@
+"""Proposals of millions of images on one machine or a Ray cluster: fastmask propose-dataset."""

@@ -1,0 +1,211 @@
+"""Proposals in Parquet files, one image per row: what fastmask propose-dataset writes. Needs pyarrow."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64
+
+from fastmask_jax.errors import InvalidInput, MissingFile
+from fastmask_jax.masks.coco_results import CATEGORY
+
+SHARDS, MANIFEST = "shards", "manifest.json"  # below the folder of results
+VERSION = 1
+_COUNTS = b"fastmask_jax"  # key of the file's own metadata
+_ROWS = 100  # images of a row group
+_BOX = pa.list_(pa.float32(), 4)
+_FIELDS = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("height", pa.int32()),
+    pa.field("width", pa.int32()),
+    pa.field("scores", pa.list_(pa.float32())),
+    pa.field("boxes", pa.list_(_BOX)),
+    pa.field("counts", pa.list_(pa.string())),
+    pa.field("error", pa.string()),
+]
+_ATTENTION = [
+    pa.field("attention", pa.list_(pa.list_(pa.float32(), 100))),
+    pa.field("window_boxes", pa.list_(pa.list_(pa.int64(), 4))),
+]
+
+
+def schema(attention: bool) -> pa.Schema:
+    """Returns the schema of the files; docs/bulk.md explains its columns."""
+    return pa.schema(_FIELDS[:-1] + (_ATTENTION if attention else []) + _FIELDS[-1:])
+
+
+@runtime_checkable
+class ImageProposals(Protocol):
+    """What is written of an image with n proposals; `inference.proposals.Proposals` has it."""
+
+    scores: Float32[np.ndarray, "n"]
+    boxes: Float32[np.ndarray, "n 4"]
+    rles: list[dict[str, Any]]
+    window_boxes: Int64[np.ndarray, "n 4"]
+    attention: Float32[np.ndarray, "n 10 10"]
+    image_size: tuple[int, int]
+
+
+class Counts(NamedTuple):
+    """Totals of a file, kept in its metadata."""
+
+    images: int = 0  # rows
+    errors: int = 0  # of the rows: those without proposals
+    proposals: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class ParquetResultsWriter:
+    """Writes one file of results; with `with`, which completes it. Memory: 100 images."""
+
+    def __init__(self, path: Path, attention: bool, note: dict[str, str]) -> None:
+        """
+        Args:
+          path: of the local file.
+          attention: with the columns `attention` and `window_boxes`.
+          note: kept in the file's metadata beside the counts; `read_note` returns both.
+        """
+        self.counts = Counts()
+        self._schema = schema(attention)
+        self._attention = attention
+        self._note = note
+        self._rows: list[dict[str, Any]] = []
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def __enter__(self) -> "ParquetResultsWriter":
+        return self
+
+    def write(self, image_id: str, proposals: ImageProposals) -> None:
+        """Adds an image."""
+        height, width = proposals.image_size
+        row = {
+            "image_id": image_id,
+            "height": height,
+            "width": width,
+            "scores": proposals.scores,
+            "boxes": list(proposals.boxes),
+            "counts": [rle["counts"] for rle in proposals.rles],
+        }
+        if self._attention:
+            row["attention"] = list(proposals.attention.reshape(-1, 100))
+            row["window_boxes"] = list(proposals.window_boxes)
+        self._add(row, Counts(1, 0, len(proposals.scores)))
+
+    def write_error(self, image_id: str, error: str) -> None:
+        """Adds an image without proposals."""
+        self._add({"image_id": image_id, "error": error}, Counts(1, 1, 0))
+
+    def _add(self, row: dict[str, Any], counts: Counts) -> None:
+        self._rows.append(row)
+        self.counts = self.counts.plus(counts)
+        if len(self._rows) == _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+            note = {**self._note, **self.counts._asdict(), "version": VERSION}
+            self._writer.add_key_value_metadata({_COUNTS: json.dumps(note).encode()})
+        self._writer.close()
+
+
+def read_note(file: Any) -> dict[str, Any]:
+    """Returns the metadata of a file of results: counts and note; reads its end alone.
+
+    Raises:
+      ValueError: no complete file of results.
+    """
+    try:
+        return json.loads(pq.ParquetFile(file).metadata.metadata[_COUNTS])
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+        raise InvalidInput(f"not a complete file of results ({str(error).splitlines()[0]})") from None
+
+
+class ParquetResults:
+    """The results of a folder as entries of a COCO results file; can be iterated again.
+
+    Attributes:
+      images: number of images in the folder.
+    """
+
+    def __init__(self, folder: Path, image_id: Callable[[str], int | None]) -> None:
+        """
+        Args:
+          folder: what fastmask propose-dataset wrote.
+          image_id: COCO's number of an image; None: not one of its images.
+
+        Raises:
+          FileNotFoundError, ValueError: no such folder, or not all of its shards are there; one line.
+        """
+        self.folder = Path(folder)
+        self._image_id = image_id
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_bytes())
+            number, complete = int(manifest["shards"]), manifest["complete"]
+            self.images = int(manifest["images"]) if complete else 0
+        except FileNotFoundError:
+            raise MissingFile(f"{folder}: no {MANIFEST} there: not a folder of fastmask propose-dataset") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"{self.folder / MANIFEST}: not readable ({error})") from None
+        self._files = [self.folder / SHARDS / shard_name(shard) for shard in range(number)]
+        missing = sum(not path.exists() for path in self._files)
+        if missing or not complete:
+            raise InvalidInput(
+                f"{folder}: {missing} of {number} shards are not there yet: run its command again, which goes on"
+            )
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def known_images(self) -> int:
+        """Counts the images that have a number.
+
+        Raises:
+          ValueError: two images have the same.
+        """
+        seen: set[int] = set()
+        for row in self._rows(["image_id"]):
+            number = self._image_id(row["image_id"])
+            if number in seen:
+                raise InvalidInput(f"{self.folder}: {row['image_id']} and another image are both image {number}")
+            if number is not None:
+                seen.add(number)
+        return len(seen)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self._rows(["image_id", "height", "width", "scores", "boxes", "counts"]):
+            number = self._image_id(row["image_id"])
+            if number is None or row["scores"] is None:
+                continue
+            size = [row["height"], row["width"]]
+            for score, box, counts in zip(row["scores"], row["boxes"], row["counts"], strict=True):
+                mask = {"size": size, "counts": counts}
+                yield {"image_id": number, "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
+
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        for path in self._files:
+            try:
+                for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=columns):
+                    yield from batch.to_pylist()
+            except (pa.ArrowInvalid, OSError) as error:
+                line = str(error).splitlines()[0]
+                raise InvalidInput(f"{path}: damaged ({line}); remove it and run propose-dataset again") from None
+
+
+def shard_name(number: int) -> str:
+    """Returns the name of the file of shard `number`, from 0."""
+    return f"part-{number:06d}.parquet"
