@@ -48,8 +48,18 @@ class JsonListWriter:
         return self
 
     def append(self, entry: Mapping[str, Any]) -> None:
+        self._append(json.dumps(entry, separators=(",", ":")))
+
+    def append_all(self, path: Path) -> None:
+        """Appends the entries of a file that this class wrote."""
+        with path.open(encoding="ascii") as file:
+            for line in file:
+                if line.startswith("{"):  # not the list's brackets
+                    self._append(line.rstrip(",\n"))
+
+    def _append(self, text: str) -> None:
         self._file.write(",\n" if self.entries else "\n")
-        self._file.write(json.dumps(entry, separators=(",", ":")))
+        self._file.write(text)
         self.entries += 1
 
     def __exit__(

@@ -21,6 +21,11 @@ def replicate(state: Any) -> Any:
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
+def one_copy(state: Any) -> Any:
+    """Returns one local device's copy of a replicated state."""
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
+
+
 def map_over_devices(step: Step) -> Step:
     """Maps the step over all devices of all processes: one compiled program; the state is replicated and donated.
 

@@ -1,19 +1,15 @@
 """Evaluates average recall during training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fastmask_jax.errors import MissingFile
-from fastmask_jax.evaluation.evaluate import Found, evaluate
+from fastmask_jax.evaluation.evaluate import evaluate
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.models.fastmask import FastMask
-
-
-class _Stopped(Exception):
-    """Raised if a signal arrives during the evaluation."""
 
 
 class Evaluation:
@@ -24,25 +20,15 @@ class Evaluation:
         self._results = workdir / "evaluation" / "proposals.json"
         self._generator: ProposalGenerator | None = None
 
-    def __call__(self, variables: Any, stop: Sequence[Any]) -> dict[str, float] | None:
-        """Returns the metrics of the config's split, or None if `stop` gets an entry meanwhile.
+    def __call__(self, variables: Any, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Returns the metrics of the config's split, or None if `stop` said in any process, after an image, to give up.
 
         After a signal, a process is soon killed, so the evaluation is abandoned.
         """
         if self._generator is None:
             self._generator = ProposalGenerator(self._model, variables, self._config, report=self._report)
         generator = self._generator.with_variables(variables)
-
-        def watch(found: Found, _: int) -> Found:
-            for one in found:
-                if stop:
-                    raise _Stopped
-                yield one
-
-        try:
-            return evaluate(generator, self._results, self._report, watch)
-        except _Stopped:
-            return None
+        return evaluate(generator, self._results, self._report, stop=stop)
 
 
 def check_evaluation(config: ConfigDict) -> None:

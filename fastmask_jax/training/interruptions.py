@@ -1,14 +1,26 @@
 """Handles what ends a run early: a signal, or a full disk."""
 
 import errno
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import jax
+import numpy as np
+
+from fastmask_jax import cluster
 from fastmask_jax.errors import UserError
-from fastmask_jax.weights.checkpoints import Checkpoints
+from fastmask_jax.training.devices import AXIS
+from fastmask_jax.training.step import Step
+from fastmask_jax.weights.checkpoints import saved_steps
+
+SIGNAL = "signal"  # metric of a step: the highest number of a signal that any process had caught
+SAME_KEYPRESS = 1.0  # seconds
 
 
 class DiskFull(UserError, OSError):
@@ -23,8 +35,7 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        with closing(Checkpoints(workdir)) as checkpoints:
-            latest = checkpoints.latest
+        latest = max(saved_steps(workdir), default=None)
         safe = "nothing is saved yet" if latest is None else f"the checkpoint of step {latest} is safe"
         raise DiskFull(
             f"{error.filename or workdir}: the disk is full ({error.strerror}); {safe}: free some space; the same "
@@ -32,20 +43,84 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
         ) from error
 
 
+class Stop:
+    """The signals that ask a run to stop, and the agreement of all its processes to stop after the same step.
+
+    Attributes:
+      caught: the first signal that this process got.
+      agreed: the signal for which all processes stop now.
+    """
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+        self._agreed: signal.Signals | None = None
+
+    @property
+    def agreed(self) -> signal.Signals | None:
+        return self.caught if cluster.processes() == 1 else self._agreed
+
+    def agree(self, number: int) -> None:
+        """Takes the highest number of a signal that any process had caught at the same point of the run; 0: none."""
+        if number and not self._agreed:
+            self._agreed = signal.Signals(number)
+
+    def agree_now(self) -> None:
+        """Asks all processes, which must call this at the same point of the run."""
+        self.agree(max(cluster.gather(int(self.caught or 0))))
+
+    def while_evaluating(self) -> Callable[[], bool]:
+        """Returns a function that says whether any process has caught a signal since, after a second at most."""
+        flag = cluster.SharedFlag()
+
+        def asked() -> bool:
+            if self.caught:
+                flag.raise_()
+            return bool(flag)
+
+        return asked
+
+    def spread(self, step: Step) -> Step:
+        """Returns a step whose batch is (batch, int32[]: signal caught, or 0) and whose metrics have the highest.
+
+        All processes read the metrics of a step at the same point of the run, without a message of their own.
+        """
+
+        def spreading(state: Any, batch: Any) -> tuple[Any, Mapping[str, jax.Array]]:
+            state, metrics = step(state, batch[0])
+            return state, {**metrics, SIGNAL: jax.lax.pmax(batch[1], AXIS)}
+
+        return spreading
+
+    def with_caught(self, batch: Any) -> Any:
+        """Returns a batch of all local devices for the mapped step of `spread`."""
+        return batch, np.full(jax.local_device_count(), int(self.caught or 0), np.int32)
+
+
 @contextmanager
-def signals() -> Iterator[list[signal.Signals]]:
-    """Yields a list that SIGTERM and Ctrl-C append to: the loop ends after the current step. A second Ctrl-C kills."""
-    caught: list[signal.Signals] = []
+def signals() -> Iterator[Stop]:
+    """Catches SIGTERM, SIGHUP and Ctrl-C, for which the run stops after a step and saves it.
+
+    A second Ctrl-C ends the process at once; one within `SAME_KEYPRESS` seconds of the first, as wrappers of a command
+    pass on, does not.
+    """
+    stop = Stop()
     before = {}
+    interrupted: float | None = None
 
     def catch(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        nonlocal interrupted
+        stop.caught = stop.caught or signal.Signals(number)
+        if number == signal.SIGINT:
+            if interrupted is not None and time.monotonic() > interrupted + SAME_KEYPRESS:
+                os.write(2, b"interrupted\n")
+                os._exit(128 + number)
+            interrupted = interrupted or time.monotonic()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, catch)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+            before[number] = signal.signal(number, catch)
     try:
-        yield caught
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """Runs training: from a config and a working directory to trained weights."""
 
+import json
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from fastmask_jax import cluster
 from fastmask_jax.config_schema import check_config
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.fit_check import check_objects_fit
@@ -24,9 +26,17 @@ from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
 from fastmask_jax.errors import UserError
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.training.devices import AXIS, check_batch_size, map_over_devices, replicate, shared_batch_size, split
+from fastmask_jax.training.devices import (
+    AXIS,
+    check_batch_size,
+    map_over_devices,
+    one_copy,
+    replicate,
+    shared_batch_size,
+    split,
+)
 from fastmask_jax.training.evaluation import Evaluation, check_evaluation
-from fastmask_jax.training.interruptions import naming_full_disk, signals
+from fastmask_jax.training.interruptions import SIGNAL, Stop, naming_full_disk, signals
 from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
 from fastmask_jax.training.progress_pictures import TrainingPictures
@@ -49,7 +59,7 @@ class Outcome(NamedTuple):
     """How a run ended."""
 
     state: TrainState
-    stopped_by: signal.Signals | None  # None: all images were seen
+    stopped_by: signal.Signals | None  # None: all steps are done
 
 
 class _Pending(NamedTuple):
@@ -105,6 +115,9 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     """
     check_config(config.to_dict(), training=True)
     check_evaluation(config)
+    cluster.check_shared(workdir)
+    for section, values in config.to_dict().items():
+        cluster.check_same(f"the setting config.{section}", json.loads(json.dumps(values)))
     asked, config = config, with_batch_of_run(config, workdir)
     data = training_data(config, config.train.batch_size)
     fit = check_objects_fit(*data[:2])
@@ -116,6 +129,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
     resumed = checkpoints.resume(template)
     start = resumed.step if resumed else 0
+    cluster.check_same("the latest checkpoint", start)
     if jax.process_index() == 0:
         save_config(workdir, config)
     with (
@@ -140,11 +154,12 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
             reporter.say("this run is finished; raise train.images to continue it")
             return Outcome(state, None)
         spec = LossSpec(**config.losses)
-        step = map_over_devices(make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay))
+        step = make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay)
+        step = map_over_devices(stop.spread(step) if cluster.processes() > 1 else step)
         state = replicate(state)
         training = _Training(config, workdir, model, schedule, checkpoints, reporter, stop, start, state)
         training.go_on(step, data, total_steps)
-    return Outcome(training.state, stop[0] if stop else None)
+    return Outcome(training.state, stop.agreed if training.step < total_steps else None)
 
 
 def with_batch_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -204,7 +219,7 @@ class _Training:
 
     Attributes:
       config, workdir, model, schedule, checkpoints, reporter: of the run.
-      stop: not empty after a signal.
+      stop: the signals that ask to stop.
       step: steps done.
       state: after them, on every device.
     """
@@ -215,7 +230,7 @@ class _Training:
     schedule: optax.Schedule
     checkpoints: Checkpoints
     reporter: Reporter
-    stop: list[signal.Signals]
+    stop: Stop
     step: int
     state: TrainState
 
@@ -234,7 +249,7 @@ class _Training:
         self.reporter.say("compiling the step for each bucket on first use; the first steps take a minute or more")
         batches = _batches(self.config, data, self._start, workers=self.config.data.workers)
         try:
-            while self.step < total_steps and not self.stop:
+            while self.step < total_steps and not self.stop.agreed:
                 self._take(step_function, next(batches))
                 self._do_what_is_due(pictures)
             self._read()
@@ -244,12 +259,15 @@ class _Training:
         finally:
             batches.close()
         self.checkpoints.wait()
-        if self.stop:
+        if self.stop.agreed and self.step < total_steps:
             saved = f"after step {self.step}, which is saved" if self.step else "before the first step"
-            self.reporter.say(f"stopped by {self.stop[0].name} {saved}; the same command resumes from there")
+            self.reporter.say(f"stopped by {self.stop.agreed.name} {saved}; the same command resumes from there")
 
     def _take(self, step_function: Callable, batch: TrainBatch) -> None:
-        self.state, metrics = step_function(self.state, split(on_device(batch)))
+        on_devices = split(on_device(batch))
+        if cluster.processes() > 1:
+            on_devices = self.stop.with_caught(on_devices)
+        self.state, metrics = step_function(self.state, on_devices)
         self._pending.append(_Pending(self.step, batch.image_id, metrics))
         self.step += 1
 
@@ -262,9 +280,10 @@ class _Training:
         evaluated = None
         with self.reporter.pause():
             if due["picture_every"]:
-                self.reporter.pictures(self.step, pictures(self.state.averaged_variables))
+                self.reporter.pictures(self.step, pictures(one_copy(self.state.averaged_variables)))
             if due["evaluate_every"]:
-                evaluated = self._evaluate(self.state.averaged_variables, self.stop)
+                evaluated = self._evaluate(one_copy(self.state.averaged_variables), self.stop.while_evaluating())
+                self.stop.agree_now()
             if evaluated:
                 self.reporter.evaluation(self.step, evaluated)
             if due["checkpoint_every"] or evaluated:
@@ -272,7 +291,9 @@ class _Training:
 
     def _read(self, but: int = 0) -> None:
         while len(self._pending) > but:
-            self._seen.append(_checked(self._pending.popleft(), self.checkpoints))
+            values = _checked(self._pending.popleft(), self.checkpoints)
+            self.stop.agree(int(values.pop(SIGNAL, 0)))
+            self._seen.append(values)
 
     def _log(self) -> None:
         if self._seen:

@@ -308,6 +308,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a working directory, as their folders are named; orders no process."""
+    folder = workdir / _FOLDER
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
 @contextmanager
 def _full_disk_as_oserror() -> Iterator[None]:
     """Converts tensorstore's ValueError for a full disk to the usual OSError."""

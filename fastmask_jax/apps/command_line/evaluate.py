@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import Results, average_recall
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="EXIF orientation of the images, also of --sheet: ignore: pixels as stored, as in COCO; apply: turned "
         "upright (default: the config's; with --results: ignore)",
     )
+    add_cluster_flags(parser)
     options, overrides = parse_command_line(parser, arguments)
+    check_cluster_flags(parser, options)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit {options.limit}: at least 1 image is needed")
@@ -89,7 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) is not None:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 
-    metrics = _evaluate(config, options.workdir, options.step, options.weights)
+    from fastmask_jax import cluster  # JAX starts here: mistakes above are answered at once
+
+    with cluster.joined(options):
+        cluster.check_shared(options.workdir)
+        metrics = _evaluate(config, options.workdir, options.step, options.weights)
+        if cluster.process() == 0:
+            _report(metrics, config, options)
+    return 0 if not metrics["unreadable"] else 1
+
+
+def _report(metrics: dict[str, float], config: Any, options: argparse.Namespace) -> None:
+    """Prints the table; writes metrics.json and the pictures that are asked for."""
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}  # JSON knows no NaN
     (options.workdir / "metrics.json").write_text(json.dumps(finite, indent=2) + "\n")
     ours = Row(str(options.workdir), metrics, metrics["seconds_per_image"])
@@ -102,7 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         split = config.evaluation
         where = Path(split.annotations), Path(split.images), options.workdir / "proposals.json"
         _draw_sheet(*where, Path(options.sheet or options.workdir / SHEET), split.limit or None, split.exif)
-    return 0 if not metrics["unreadable"] else 1
 
 
 def draw(config: Any, workdir: Path, count: int) -> None:
@@ -122,7 +135,7 @@ def _draw_sheet(
 
 
 def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:
-    from fastmask_jax.evaluation.evaluate import evaluate  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax.evaluation.evaluate import evaluate
     from fastmask_jax.inference.generator import ProposalGenerator
     from fastmask_jax.weights.native import restore_model
     from fastmask_jax.weights.sources import load_trained

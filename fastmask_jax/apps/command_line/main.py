@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -39,14 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(name: str, *arguments: str) -> NoReturn:
     """Runs one command and ends the process with its exit status.
 
-    After Ctrl-C it ends at once: by then all files are complete, and nobody waits for what the devices compute.
+    After Ctrl-C it ends at once: by then all files are complete, and nobody waits for what the devices compute. So it
+    does after an error in a cluster: the others notice, while JAX would wait for them.
     """
-    status = call_command(name, arguments)
-    if status == _INTERRUPTED:
+    try:
+        status = call_command(name, arguments)
+    except Exception:
+        if not _in_cluster():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status == _INTERRUPTED or _in_cluster():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _in_cluster() -> bool:
+    """Returns whether this process has joined a cluster and not left it."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def call_command(name: str, arguments: Sequence[str]) -> int:

@@ -1,11 +1,11 @@
 """fastmask train: trains a network, or resumes a run."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
 from fastmask_jax.configuration import load_config, parse_command_line
 
 
@@ -26,15 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=None,
     )
     parser.add_argument("--weights", metavar="SPEC", help="initial weights: see docs/weights.md (default: random)")
+    add_cluster_flags(parser)
     options, overrides = parse_command_line(parser, arguments)
+    check_cluster_flags(parser, options)
     config = load_config(options.config, overrides)
     workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem
 
-    from fastmask_jax.training.loop import Diverged, run  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax import cluster  # JAX starts here: mistakes above are answered at once
+    from fastmask_jax.training.loop import Diverged, run
 
     try:
-        outcome = run(config, workdir, options.weights)
+        with cluster.joined(options):
+            outcome = run(config, workdir, options.weights)
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 130 if outcome.stopped_by == signal.SIGINT else 0
+    return 128 + outcome.stopped_by if outcome.stopped_by else 0

@@ -1,0 +1,230 @@
+"""Joins the processes of one command on several hosts, exchanges values between them, and ends them together.
+
+JAX's coordination service does the work; a single process needs none of it, and every function here then returns at
+once. The service ends a process whose cluster has broken by `abort`; here that becomes one line and `BROKEN`.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+from jax._src.clusters import ClusterEnv  # JAX offers no other way to ask whether a cluster surrounds the process
+from orbax.checkpoint import multihost
+
+from fastmask_jax.errors import InvalidInput
+
+BROKEN = 75  # exit status if another process is gone: EX_TEMPFAIL, the same command resumes
+HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
+SEEN_SECONDS = 15  # until a file that one host has written must be visible on all
+_CONNECTION = ("Gloo", "Connection", "Socket closed", "UNAVAILABLE", "coordination service", "heartbeat")
+
+T = TypeVar("T")
+
+
+def process() -> int:
+    """Returns the number of this process, from 0."""
+    return jax.process_index()
+
+
+def processes() -> int:
+    """Returns the number of processes."""
+    return jax.process_count()
+
+
+@contextmanager
+def joined(options: argparse.Namespace) -> Iterator[None]:
+    """Joins the cluster of `--coordinator`, or the one that JAX finds in the environment, and leaves it at the end.
+
+    Without either this does nothing. After an error inside the block the cluster is not left: the command ends without
+    waiting for the others, which then notice.
+
+    Raises:
+      InvalidInput: the cluster cannot be joined.
+    """
+    count = options.processes if options.coordinator else _surrounding_processes()
+    if count <= 1:
+        yield
+        return
+    _join(options, count)
+    try:
+        yield
+        gather("done")  # else the first to finish would time out while the last still works
+    except jax.errors.JaxRuntimeError as error:
+        if any(word in str(error) for word in _CONNECTION):
+            _end(_lost(str(error).splitlines()[0][:200]))
+        raise
+    jax.distributed.shutdown()
+
+
+def _surrounding_processes() -> int:
+    """Returns the number of processes of the SLURM step, MPI job, TPU slice or Kubernetes job around this process."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" not in os.environ:
+        return 1  # a pod of its own
+    with warnings.catch_warnings(action="ignore"):  # of a Kubernetes pod without the package kubernetes
+        for environment in ClusterEnv._cluster_types:
+            if not environment.opt_in_only_method and environment.is_env_present():
+                return environment.get_process_count()
+    return 1
+
+
+def _join(options: argparse.Namespace, count: int) -> None:
+    seconds = options.join_seconds
+    where = options.coordinator or "the address that the environment gives"
+    who = f"process {options.process} of {count}" if options.coordinator else f"one of {count} processes"
+    missed = (
+        f"{who} waited {seconds} s for the others at {where}: start all {count}, each with its own number and the "
+        "same address and count; the port must be open"
+    )
+    timer = threading.Timer(seconds, _end, [missed, 2])
+    timer.daemon = True
+    timer.start()
+    _end_at_abort()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from us
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=seconds + 60,  # the timer is first: JAX would abort with a stack trace
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InvalidInput(f"cannot join the cluster at {where}: {str(error).splitlines()[0][:200]}") from error
+    finally:
+        timer.cancel()
+
+
+def _end_at_abort() -> None:
+    """Makes `abort`, by which the coordination service ends this process, end it with one line and `BROKEN`."""
+
+    def aborted(_: int) -> None:
+        _end(_lost("the cluster service has ended this one"))
+
+    _end_at_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept: the C library holds no reference
+    ctypes.CDLL(None).signal(signal.SIGABRT, _end_at_abort.handler)
+
+
+def _lost(reason: str) -> str:
+    return (
+        f"another process of this cluster was killed, has failed, or its host is gone ({reason}): see its output; "
+        "the same command, started again on all hosts, resumes from the latest checkpoint"
+    )
+
+
+def _end(line: str, status: int = BROKEN) -> NoReturn:
+    """Ends the process at once, from any thread."""
+    sys.stdout.flush()
+    os.write(2, f"error: {line}\n".encode())
+    os._exit(status)
+
+
+_rounds = iter(range(sys.maxsize))
+
+
+def gather(value: T) -> list[T]:
+    """Returns the values of all processes, in the order of their numbers; every process gets the same list.
+
+    All processes must call this in the same order. It waits for as long as they live.
+
+    Args:
+      value: anything that JSON holds.
+    """
+    if processes() == 1:
+        return [value]
+    client, number = multihost.get_jax_distributed_client(), next(_rounds)
+    client.key_value_set(f"fastmask/{number}/{process()}", json.dumps(value))
+    values = [json.loads(_wait_for(client, f"fastmask/{number}/{other}")) for other in range(processes())]
+    if number:  # all have read the values before
+        client.key_value_delete(f"fastmask/{number - 1}/{process()}")
+    return values
+
+
+def _wait_for(client: Any, key: str) -> str:
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 1000)  # short: Python handles signals in between
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+class SharedFlag:
+    """A flag that any process can raise for all, such as a request to stop. Every process makes it in the same order.
+
+    Reading it asks process 0 at most once a second.
+    """
+
+    _made = iter(range(sys.maxsize))
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key = f"fastmask/flag/{next(self._made)}"
+        self._raised, self._clock, self._next = False, clock, 0.0
+
+    def raise_(self) -> None:
+        """Raises the flag."""
+        if not self._raised and processes() > 1:
+            multihost.get_jax_distributed_client().key_value_set(f"{self._key}/raised", "", allow_overwrite=True)
+        self._raised = True
+
+    def __bool__(self) -> bool:
+        if not self._raised and processes() > 1 and self._clock() >= self._next:
+            self._next = self._clock() + 1.0
+            self._raised = bool(multihost.get_jax_distributed_client().key_value_dir_get(self._key))
+        return self._raised
+
+
+def check_shared(folder: Path) -> None:
+    """Checks that all processes see the files that process 0 writes to `folder`, which is created.
+
+    Raises:
+      InvalidInput: one does not; in every process.
+    """
+    if processes() == 1:
+        return
+    name = f".shared-{uuid.uuid4().hex}"
+    if process() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (name, *_) = gather(name)
+    last = time.monotonic() + SEEN_SECONDS
+    while not (found := (folder / name).exists()) and time.monotonic() < last:
+        time.sleep(0.2)
+    blind = [number for number, sees in enumerate(gather(found)) if not sees]
+    if process() == 0:
+        (folder / name).unlink()
+    if blind:
+        raise InvalidInput(
+            f"{folder}: process {', '.join(map(str, blind))} does not see what process 0 writes there: give a folder "
+            "that all hosts share, by the same path"
+        )
+
+
+def check_same(what: str, value: Any) -> None:
+    """Checks that all processes have the same value, anything that JSON holds.
+
+    Raises:
+      InvalidInput: they have not; in every process.
+    """
+    values = gather(value)
+    for number, other in enumerate(values):
+        if other != values[0]:
+            raise InvalidInput(f"process {number} has {what} {other}, process 0 {values[0]}: start all of them alike")
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Returns this process's share of items: contiguous, of sizes that differ by at most one."""
+    count, number = processes(), process()
+    return items[len(items) * number // count : len(items) * (number + 1) // count]
