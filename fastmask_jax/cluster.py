@@ -58,14 +58,24 @@ def joined(options: argparse.Namespace) -> Iterator[None]:
         yield
         return
     _join(options, count)
-    try:
+    with noticing_lost_process():
         yield
         gather("done")  # else the first to finish would time out while the last still works
+    jax.distributed.shutdown()
+
+
+@contextmanager
+def noticing_lost_process() -> Iterator[None]:
+    """Ends this process with one line and `BROKEN` if the block cannot reach another one.
+
+    A block to save or close things that needs all processes belongs outside.
+    """
+    try:
+        yield
     except jax.errors.JaxRuntimeError as error:
-        if any(word in str(error) for word in _CONNECTION):
+        if processes() > 1 and any(word in str(error) for word in _CONNECTION):
             _end(_lost(str(error).splitlines()[0][:200]))
         raise
-    jax.distributed.shutdown()
 
 
 def _surrounding_processes() -> int:

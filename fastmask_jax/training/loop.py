@@ -249,19 +249,29 @@ class _Training:
         self.reporter.say("compiling the step for each bucket on first use; the first steps take a minute or more")
         batches = _batches(self.config, data, self._start, workers=self.config.data.workers)
         try:
-            while self.step < total_steps and not self.stop.agreed:
-                self._take(step_function, next(batches))
-                self._do_what_is_due(pictures)
-            self._read()
-            self._log()
-            if self.step > self._start:
-                self.checkpoints.save(self.state)
+            with cluster.noticing_lost_process():
+                self._take_steps(step_function, batches, total_steps, pictures)
         finally:
             batches.close()
         self.checkpoints.wait()
         if self.stop.agreed and self.step < total_steps:
             saved = f"after step {self.step}, which is saved" if self.step else "before the first step"
             self.reporter.say(f"stopped by {self.stop.agreed.name} {saved}; the same command resumes from there")
+
+    def _take_steps(
+        self,
+        step_function: Callable,
+        batches: Iterator[TrainBatch],
+        total_steps: int,
+        pictures: TrainingPictures | None,
+    ) -> None:
+        while self.step < total_steps and not self.stop.agreed:
+            self._take(step_function, next(batches))
+            self._do_what_is_due(pictures)
+        self._read()
+        self._log()
+        if self.step > self._start:
+            self.checkpoints.save(self.state)
 
     def _take(self, step_function: Callable, batch: TrainBatch) -> None:
         on_devices = split(on_device(batch))

@@ -1,0 +1,111 @@
+"""Checks runs on several hosts, simulated by processes with two CPU devices each: signals, deaths, other shapes.
+
+PYTHONPATH=. python benchmarks/hosts.py --out runs/hosts
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from fastmask_jax.weights.checkpoints import saved_steps
+from tests import tiny
+from tests.hosts import Hosts, train
+
+LONG = 40_000  # images: the run is stopped before
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Losses by step."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+def scenario(name: str, text: str) -> None:
+    """Prints a row of the table."""
+    print(f"| {name} | {text} |", flush=True)
+
+
+def stopped(data: Path, out: Path, delays: dict[int, float], number: signal.Signals) -> None:
+    """Signals some processes after delays in seconds."""
+    workdir = out / "stopped"
+    shutil.rmtree(workdir, ignore_errors=True)
+    with Hosts(2, 2, train(data, workdir, train__images=LONG), out / "compiled") as hosts:
+        hosts.wait_for("^step +5/")
+        begin = time.monotonic()
+        for process, delay in sorted(delays.items(), key=lambda pair: pair[1]):
+            time.sleep(max(0.0, begin + delay - time.monotonic()))
+            hosts.processes[process].send_signal(number)
+        codes = hosts.codes()
+        seconds = time.monotonic() - begin
+        said = hosts.said("stopped by")
+    whom = ", ".join(f"process {process} at {delay:g} s" for process, delay in delays.items())
+    scenario(
+        f"{number.name} to {whom}", f"exit codes {codes} after {seconds:.1f} s; {saved_steps(workdir)} saved: {said}"
+    )
+
+
+def killed(data: Path, out: Path, process: int) -> None:
+    """Kills a process; the others must end, and a restart resume."""
+    workdir = out / f"killed_{process}"
+    shutil.rmtree(workdir, ignore_errors=True)
+    words = train(data, workdir, train__images=LONG, train__checkpoint_every=4)
+    with Hosts(2, 2, words, out / "compiled") as hosts:
+        hosts.wait_for("^step +9/")
+        hosts.processes[process].kill()
+        begin = time.monotonic()
+        codes = hosts.codes()
+        seconds = time.monotonic() - begin
+        said = hosts.said("^error: ", 1 - process)
+    with Hosts(2, 2, words, out / "compiled") as hosts:
+        again = hosts.wait_for("^resuming")
+    scenario(f"SIGKILL of process {process}", f"exit codes {codes} after {seconds:.1f} s: {said}; then {again}")
+
+
+def shapes(data: Path, out: Path) -> None:
+    """Two processes of two devices, one of four, one of one, two of two: each does four steps of one run."""
+    want = out / "straight"
+    for workdir in (want, out / "changing"):
+        shutil.rmtree(workdir, ignore_errors=True)
+    with Hosts(1, 4, train(data, want, train__images=64), out / "compiled") as hosts:
+        hosts.codes()
+    for part, (count, devices) in enumerate([(2, 2), (1, 4), (1, 1), (2, 2)]):
+        with Hosts(count, devices, train(data, out / "changing", train__images=64), out / "compiled") as hosts:
+            if part < 3:
+                hosts.wait_for(f"^step +{4 * part + 3}/")
+                hosts.processes[0].send_signal(signal.SIGTERM)
+            codes = hosts.codes()
+            scenario(f"{count} × {devices} devices", f"exit codes {codes}; {hosts.said('^resuming') or 'new'}")
+    a, b = losses(want), losses(out / "changing")
+    assert a.keys() == b.keys(), (a.keys(), b.keys())
+    worst = max(abs(a[step] - b[step]) / abs(a[step]) for step in a)
+    scenario("losses against 1 × 4 without a stop", f"largest relative difference of {len(a)} steps {worst:.1e}")
+
+
+def unshared(data: Path, out: Path) -> None:
+    """Each process has a workdir of its own."""
+    own = [["--workdir", str(out / f"own_{number}")] for number in range(2)]
+    with Hosts(2, 2, train(data, out / "none"), out / "compiled", own) as hosts:
+        codes = hosts.codes()
+        scenario("a workdir that is not shared", f"exit codes {codes}: {hosts.said('^error: ')}")
+
+
+def main() -> None:
+    """Runs all scenarios and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    data = tiny.dataset(out) if not (out / "shapes").exists() else out / "shapes"
+    stopped(data, out, {1: 0.0}, signal.SIGTERM)
+    stopped(data, out, {0: 0.0, 1: 3.0}, signal.SIGTERM)
+    killed(data, out, 1)
+    killed(data, out, 0)
+    shapes(data, out)
+    unshared(data, out)
+
+
+if __name__ == "__main__":
+    main()
