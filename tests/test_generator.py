@@ -32,6 +32,7 @@ EVALUATION = {
     "exif": "ignore",
     "tile": "off",
     "tile_overlap": 0.25,
+    "max_pixels": 10**6,
 }
 
 

@@ -85,7 +85,7 @@ def literal_loss(network, variables, params, batch):
         return jnp.stack([windows[np.array([at[b, *w] for w in ws])] for b, ws in enumerate(chosen.tolist())])
 
     scored, masked = pick(batch["score_windows"]), pick(batch["mask_windows"])
-    scores = network.apply(variables, scored, "windows", batch["keys"], method=lambda m, *a: m.objectness(*a))
+    scores = network.apply(variables, scored, None, batch["keys"], method=lambda m, *a: m.objectness(*a))
     outputs = network.apply(variables, masked, method=lambda m, x: m.mask(x))
     return cross_entropy((scores, *outputs), batch["labels"]), (mean, var)
 
