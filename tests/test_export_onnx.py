@@ -80,6 +80,26 @@ def test_a_listed_batch_of_the_fast_body(onnxruntime, tmp_path):
         assert_same([x[row, :count] for x in found], [x[row, :count] for x in wanted])
 
 
+@pytest.mark.parametrize(("opset", "batch"), [(13, 2), (17, None), (24, 2)])
+def test_other_operators(onnxruntime, network, tmp_path, opset, batch):
+    import onnx
+
+    _, model, variables = network
+    write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, batch, K, 96, 0.4), opset)
+    versions = {entry.domain: entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import}
+    assert versions[""] == opset
+    started, _ = session(onnxruntime, tmp_path / "net.onnx")
+    image, size = images(2), SIZES[:2]
+    assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
+
+
+def test_an_opset_that_cannot_be_written_is_refused(network, tmp_path):
+    pytest.importorskip("jax2onnx", reason=REASON)
+    _, model, variables = network
+    with pytest.raises(ValueError, match="--opset 12 is not one of 13 to 24"):
+        write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 2, K, 96, 0.4), 12)
+
+
 def test_a_network_with_objectness_attention(onnxruntime, network, tmp_path):
     model, variables = with_objectness_attention(network[1])
     write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 2, K, 96, 0.4))

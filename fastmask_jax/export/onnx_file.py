@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 DESCRIPTION = "fastmask_jax"  # key of the description in the file's metadata
+OPSET = 23
+OPSETS = range(13, 25)
 
 
-def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> None:
+def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: ExportSpec, opset: int = OPSET) -> None:
     """Writes the proposal function of a network (see `ExportSpec`), atomically.
 
     For an arbitrary batch size, an ONNX Scan runs the network of one image over the images.
@@ -31,15 +33,18 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
     Args:
       path: NAME.onnx.
       variables: the network's collections.
+      opset: version of the ONNX operators, one of OPSETS; runtimes read the versions up to their own.
 
     Raises:
-      ValueError: the packages of requirements-export.txt are not installed, or the network does not compute in
-        float32; one line.
+      ValueError: `opset` is not one of OPSETS, the packages of requirements-export.txt are not installed, or the
+        network does not compute in float32; one line.
     """
     if importlib.util.find_spec("jax2onnx") is None:
         raise InvalidInput(
             "--format onnx needs jax2onnx, which is not installed: pip install -r requirements-export.txt"
         )
+    if opset not in OPSETS:
+        raise InvalidInput(f"--opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
     if model.dtype != jnp.float32:
         raise InvalidInput(
             f"--format onnx: the network computes in {jnp.dtype(model.dtype).name}, which few ONNX operators know; "
@@ -49,7 +54,7 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
 
     if model.score_form == "auto":
         model = model.clone(score_form="conv")  # one operator, which every runtime has a fast form of
-    graph = _one_image(model, variables, spec) if spec.batch is None else _batch(model, variables, spec)
+    graph = (_one_image if spec.batch is None else _batch)(model, variables, spec, opset)
     description = {DESCRIPTION: json.dumps(spec.description(model.strides))}
     onnx.helper.set_model_props(graph, description)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +63,7 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
     part.replace(path)
 
 
-def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
+def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec, opset: int) -> "onnx.ModelProto":
     """Converts the function of exactly `spec.batch` images."""
 
     def function(image: jax.Array, size: jax.Array) -> Proposed:
@@ -66,10 +71,10 @@ def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "
 
     image = jax.ShapeDtypeStruct((spec.batch, spec.height, spec.width, 3), jnp.float32)
     size = jax.ShapeDtypeStruct((spec.batch, 2), jnp.int32)
-    return _convert(function, image, size, INPUTS, OUTPUTS)
+    return _convert(function, image, size, INPUTS, OUTPUTS, opset)
 
 
-def _one_image(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) -> "onnx.ModelProto":
+def _one_image(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec, opset: int) -> "onnx.ModelProto":
     """Converts the function of any number of images: that of one image, scanned over the batch."""
     from onnx import helper
 
@@ -79,7 +84,7 @@ def _one_image(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec) 
     image = jax.ShapeDtypeStruct((spec.height, spec.width, 3), jnp.float32)
     size = jax.ShapeDtypeStruct((2,), jnp.int32)
     inner = [tuple(f"{name}_of_one" for name in names) for names in (INPUTS, OUTPUTS)]
-    converted = _convert(function, image, size, *inner)
+    converted = _convert(function, image, size, *inner, opset)
     one = converted.graph
 
     def batched(name: str, of_one: "onnx.ValueInfoProto") -> "onnx.ValueInfoProto":
@@ -99,6 +104,7 @@ def _convert(
     size: jax.ShapeDtypeStruct,
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
+    opset: int,
 ) -> "onnx.ModelProto":
     plain = simplify(
         function, image, size
@@ -106,7 +112,7 @@ def _convert(
     with _quiet("onnx_ir", "jax2onnx"):
         from jax2onnx import to_onnx
 
-        converted = to_onnx(jaxpr_as_fun(plain), [image, size], input_names=inputs, output_names=outputs)
+        converted = to_onnx(jaxpr_as_fun(plain), [image, size], opset=opset, input_names=inputs, output_names=outputs)
     _drop_written_out_numbers(converted.graph)
     return converted
 

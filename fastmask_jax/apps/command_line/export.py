@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out.suffix != _SUFFIXES[options.format]:
         parser.error(f"--out {options.out}: the file name must end in {_SUFFIXES[options.format]}")
     weights_alone = options.format == "safetensors"
-    for name in ("size", "batch", "proposals") if weights_alone else ("half",):
+    others = {"safetensors": ("size", "batch", "proposals", "opset"), "jax": ("half", "opset"), "onnx": ("half",)}
+    for name in others[options.format]:
         if getattr(options, name) not in (None, False):
             parser.error(f"--{name} does not apply to --format {options.format}")
     given = load_config(options.config, overrides) if options.config else None
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     function.add_argument("--batch", type=_batch, metavar="N", help="batch size, or 'any' (default: 1)")
     function.add_argument("--proposals", type=int, metavar="K", help="proposals per image (default: 100)")
+    onnx = parser.add_argument_group("onnx")
+    onnx.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators, 13 to 24 (default: 23)")
     return parser
 
 
@@ -74,7 +77,7 @@ def _write_weights(options: argparse.Namespace, config: ConfigDict, trained: Any
 
 def _write_function(options: argparse.Namespace, config: ConfigDict, trained: Any) -> str:
     from fastmask_jax.export.jax_file import write_jax
-    from fastmask_jax.export.onnx_file import write_onnx
+    from fastmask_jax.export.onnx_file import OPSET, write_onnx
     from fastmask_jax.export.spec import ExportSpec
 
     settings = config.evaluation
@@ -82,8 +85,10 @@ def _write_function(options: argparse.Namespace, config: ConfigDict, trained: An
     batch = {None: 1, _ANY: None}.get(options.batch, options.batch)
     proposals = 100 if options.proposals is None else options.proposals
     spec = ExportSpec(height, width, batch, proposals, max(settings.long_edges), settings.mask_threshold)
-    write = {"jax": write_jax, "onnx": write_onnx}[options.format]
-    write(options.out, trained.model, trained.variables, spec)
+    if options.format == "jax":
+        write_jax(options.out, trained.model, trained.variables, spec)
+    else:
+        write_onnx(options.out, trained.model, trained.variables, spec, options.opset or OPSET)
     return (
         f"{options.out}: images of {height}x{width}, batch {_ANY if batch is None else batch}, "
         f"{proposals} proposals of each; {options.out.stat().st_size:,} bytes"
