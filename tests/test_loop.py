@@ -9,11 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from fastmask_jax.apps.command_line import train
 from fastmask_jax.configuration import run_command
 from fastmask_jax.training import evaluation, loop
 from fastmask_jax.training.reporting import Reporter
+from fastmask_jax.training.run_lock import locked
 from fastmask_jax.weights.checkpoints import BEST, Checkpoints
 from tests import tiny
 
@@ -267,6 +269,18 @@ def stopped(process, number):
     finally:
         process.kill()
     return process.returncode, line + out, err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(data, tmp_path, compiled_once):
+    """The first one is played by a lock; one that a killed run left behind is free."""
+    with FileLock(tmp_path / "lock"):
+        process = start(data, tmp_path, compiled_once)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err == f"error: {tmp_path}: another run is training there: stop it first, or give another --workdir\n"
+    assert not (tmp_path / "checkpoints").exists() and (tmp_path / "lock").exists()
+    with locked(tmp_path):
+        pass
 
 
 def test_the_command_stops_at_a_signal_and_goes_on(data, tmp_path, compiled_once):

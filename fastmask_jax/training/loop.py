@@ -41,6 +41,7 @@ from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
 from fastmask_jax.training.progress_pictures import TrainingPictures
 from fastmask_jax.training.reporting import Reporter
+from fastmask_jax.training.run_lock import locked
 from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, create_state, make_step, on_device
 from fastmask_jax.weights.checkpoints import Checkpoints, Resumed, save_config
 from fastmask_jax.weights.sources import load_weights
@@ -102,7 +103,8 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     """Trains until `train.images` are seen, resuming from the latest undamaged checkpoint of `workdir`, if any.
 
     The state after a step depends only on config, seed and weights, however often the run was stopped. A run keeps its
-    initial batch size; it can resume on other devices if they can share that batch evenly.
+    initial batch size; it can resume on other devices if they can share that batch evenly. Nothing else may train in
+    `workdir` meanwhile.
 
     Args:
       config: the whole config.
@@ -121,6 +123,14 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     asked, config = config, with_batch_of_run(config, workdir)
     data = training_data(config, config.train.batch_size)
     fit = check_objects_fit(*data[:2])
+    with locked(workdir):
+        return _run_alone(asked, config, workdir, weights, data, fit)
+
+
+def _run_alone(
+    asked: ConfigDict, config: ConfigDict, workdir: Path, weights: str | None, data: TrainingData, fit: str
+) -> Outcome:
+    """Runs a checked config in a working directory that no other run uses; `asked` is it without its own batch size."""
     model = build_model(config.model.to_dict(), axis_name=AXIS)
     optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     begin = partial(create_state, model, optimizer, config.seed, config.optimizer.average_decay > 0)

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
+from fastmask_jax.apps.command_line.interrupts import ending_at_once
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import Results, average_recall
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) is not None:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 
-    from fastmask_jax import cluster  # JAX starts here: mistakes above are answered at once
+    with ending_at_once():  # JAX starts here: mistakes above are answered at once
+        from fastmask_jax import cluster
 
     with cluster.joined(options):
         cluster.check_shared(options.workdir)
@@ -135,10 +137,11 @@ def _draw_sheet(
 
 
 def _evaluate(config: Any, workdir: Path, step: int | None, weights: str | None) -> dict[str, float]:
-    from fastmask_jax.evaluation.evaluate import evaluate
-    from fastmask_jax.inference.generator import ProposalGenerator
-    from fastmask_jax.weights.native import restore_model
-    from fastmask_jax.weights.sources import load_trained
+    with ending_at_once():
+        from fastmask_jax.evaluation.evaluate import evaluate
+        from fastmask_jax.inference.generator import ProposalGenerator
+        from fastmask_jax.weights.native import restore_model
+        from fastmask_jax.weights.sources import load_trained
 
     if weights:
         model, variables, report = load_trained(weights, config.model.to_dict())

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import NoReturn
 
+from fastmask_jax.apps.command_line.interrupts import INTERRUPTED, ending_at_once
 from fastmask_jax.apps.command_line.missing_packages import naming_the_extra
 from fastmask_jax.configuration import run_command
 
@@ -21,7 +22,6 @@ COMMANDS = {  # modules beside this one, with _ for -, each with `main(arguments
     "export": "write a network to one file: safetensors, JAX or ONNX",
     "demo": "serve a page that shows proposals in the browser",
 }
-_INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def run(name: str, *arguments: str) -> NoReturn:
             raise
         traceback.print_exc()
         status = 1
-    if status == _INTERRUPTED or _in_cluster():
+    if status == INTERRUPTED or _in_cluster():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -69,7 +69,9 @@ def call_command(name: str, arguments: Sequence[str]) -> int:
 
 def _import_and_call(name: str, arguments: Sequence[str]) -> int:
     with naming_the_extra(name):
-        return importlib.import_module(f"fastmask_jax.apps.command_line.{name.replace('-', '_')}").main(arguments)
+        with ending_at_once():
+            module = importlib.import_module(f"fastmask_jax.apps.command_line.{name.replace('-', '_')}")
+        return module.main(arguments)
 
 
 def _usage() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
+from fastmask_jax.apps.command_line.interrupts import ending_at_once
 from fastmask_jax.configuration import load_config, parse_command_line
 
 
@@ -32,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load_config(options.config, overrides)
     workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem
 
-    from fastmask_jax import cluster  # JAX starts here: mistakes above are answered at once
-    from fastmask_jax.training.loop import Diverged, run
+    with ending_at_once():  # JAX starts here: mistakes above are answered at once
+        from fastmask_jax import cluster
+        from fastmask_jax.training.loop import Diverged, run
 
     try:
         with cluster.joined(options):
