@@ -59,7 +59,8 @@ def run(name: str, *arguments: str) -> NoReturn:
 
 def _in_cluster() -> bool:
     """Returns whether this process has joined a cluster and not left it."""
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def call_command(name: str, arguments: Sequence[str]) -> int:
