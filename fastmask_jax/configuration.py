@@ -193,10 +193,8 @@ def run_command(command: Callable[[], int]) -> int:
     keep_freed_memory()
     try:
         return command()
-    except KeyboardInterrupt:
-        sys.unraisablehook = lambda _: (
-            None
-        )  # objects that were interrupted while they were built fail when they are freed
+    except KeyboardInterrupt as interrupt:
+        _free_quietly(interrupt)
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:

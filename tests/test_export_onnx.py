@@ -80,6 +80,12 @@ def test_a_listed_batch_of_the_fast_body(onnxruntime, tmp_path):
         assert_same([x[row, :count] for x in found], [x[row, :count] for x in wanted])
 
 
+def check_two_images(onnxruntime, path, model, variables):
+    started, _ = session(onnxruntime, path)
+    image, size = images(2), SIZES[:2]
+    assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
+
+
 @pytest.mark.parametrize(("opset", "batch"), [(13, 2), (17, None), (24, 2)])
 def test_other_operators(onnxruntime, network, tmp_path, opset, batch):
     import onnx
@@ -88,9 +94,7 @@ def test_other_operators(onnxruntime, network, tmp_path, opset, batch):
     write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, batch, K, 96, 0.4), opset)
     versions = {entry.domain: entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import}
     assert versions[""] == opset
-    started, _ = session(onnxruntime, tmp_path / "net.onnx")
-    image, size = images(2), SIZES[:2]
-    assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
+    check_two_images(onnxruntime, tmp_path / "net.onnx", model, variables)
 
 
 def test_an_opset_that_cannot_be_written_is_refused(network, tmp_path):
@@ -103,9 +107,7 @@ def test_an_opset_that_cannot_be_written_is_refused(network, tmp_path):
 def test_a_network_with_objectness_attention(onnxruntime, network, tmp_path):
     model, variables = with_objectness_attention(network[1])
     write_onnx(tmp_path / "net.onnx", model, variables, ExportSpec(64, 96, 2, K, 96, 0.4))
-    started, _ = session(onnxruntime, tmp_path / "net.onnx")
-    image, size = images(2), SIZES[:2]
-    assert_same(started.run(None, {"image": image, "size": size}), expected(model, variables, image, size))
+    check_two_images(onnxruntime, tmp_path / "net.onnx", model, variables)
 
 
 def test_half_precision_is_refused(network, tmp_path):

@@ -74,7 +74,7 @@ def _of_address(word: str, several: bool, passed_over: Counter[str]) -> Iterator
     except FileNotFoundError:
         raise MissingFile(f"{word}: no such file or folder") from None
     except Exception as error:  # every file system has its own
-        raise InvalidInput(f"{word}: cannot be read ({_line_of(error)})") from None
+        raise InvalidInput(f"{word}: cannot be read ({line_of(error)})") from None
     if what != "directory":
         yield FoundInput(kind_by_suffix(path) or "image", address if several else path.rpartition("/")[2], address)
         return
@@ -118,5 +118,6 @@ def _of_list(word: str) -> Iterator[FoundInput]:
         yield FoundInput(kind_by_suffix(line) or "image", line, absolute(line))
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """Returns the kind of an error and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastmask_jax.bulk.inputs import kind_by_suffix
+from fastmask_jax.bulk.inputs import kind_by_suffix, line_of
 from fastmask_jax.bulk.plan import Shard
 from fastmask_jax.bulk.storage import absolute, locate
 from fastmask_jax.errors import InvalidInput
@@ -85,7 +85,7 @@ def _fetched(file: tuple[str, str]) -> ImageFile:
         return ImageFile(name, fs.cat_file(path))
     except Exception as error:  # every file system has its own
         alone = isinstance(error, FileNotFoundError | IsADirectoryError)
-        return ImageFile(name, b"", "no such file" if alone else _line_of(error), refused=not alone)
+        return ImageFile(name, b"", "no such file" if alone else line_of(error), refused=not alone)
 
 
 def _of_parquet(shard: Shard, columns: Columns) -> Iterator[ImageFile]:
@@ -166,10 +166,6 @@ def _of_tar(name: str, address: str) -> Iterator[ImageFile]:
             whole = stream.ended()
             problem = "the tar has no end: it is cut off, or was written without its closing zeros"
         except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
-            whole, problem = False, f"the rest of the tar is not readable ({_line_of(error)})"
+            whole, problem = False, f"the rest of the tar is not readable ({line_of(error)})"
         if not whole:
             yield ImageFile(name, b"", problem)
-
-
-def _line_of(error: Exception) -> str:
-    return (f"{type(error).__name__}: {error}".splitlines() or [""])[0]

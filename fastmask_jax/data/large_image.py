@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
 from fastmask_jax.data.exif import UPRIGHT, Exif, orientation_of
+from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
-DECODED_PIXELS = 64_000_000  # smaller images are decoded at once
+DECODED_PIXELS = MAX_PIXELS  # smaller images are decoded at once
 _CHUNK_BYTES = 32 << 20  # of what is read at once where a whole image is gone through
 _CACHE_MEGABYTES = 64  # GDAL's
 

@@ -31,11 +31,9 @@ def locked(workdir: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             free = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            _log.warning("%s: this file system has no locks, so a second run there would not be noticed", workdir)
-        except NotImplementedError:
             _log.warning("%s: this file system has no locks, so a second run there would not be noticed", workdir)
     if not cluster.gather(free)[0]:
         raise InvalidInput(f"{workdir}: another run is training there: stop it first, or give another --workdir")

@@ -20,8 +20,12 @@ CONFIG_KEYS = {
 REMOVED = {"model.body.frozen_stages"}  # of training alone: the network that was saved is the same without
 ADDED = {
     "evaluation": {
-        **{"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"},
-        **{"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000},
+        "stability_weight": 0.0,
+        "rerank_iou": 1.0,
+        "exif": "ignore",
+        "tile": "off",
+        "tile_overlap": 0.25,
+        "max_pixels": 64_000_000,
     },
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
     "losses": {"objectness_attention": 0.25},

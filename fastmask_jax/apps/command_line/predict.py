@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.apps.command_line.interrupts import INTERRUPTED
 from fastmask_jax.apps.command_line.proposal_options import (
     add_network_options,
     add_proposal_options,
@@ -29,7 +30,6 @@ _PICTURES = {
     "cutouts": "cutouts/NAME/RANK.png: each of these alone on a transparent background",
     "npz": "npz/NAME.npz: all proposals with their attention, as NumPy arrays",
 }
-_INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options.changed(batch_size=words.batch_size or generator.config.evaluation.batch_size)
     code = _predict_images(generator, found.images, options, words) if found.images else 0
     for video in found.videos:
-        if code != _INTERRUPTED:
+        if code != INTERRUPTED:
             code = max(code, _predict_video(generator, video, options, words))
     return code
 
@@ -132,7 +132,7 @@ def _predict_images(generator: Any, files: list[FoundFile], options: ProposeOpti
         _say(f"EXIF orientation ignored: {done.turned} images (--exif apply turns them upright)")
     if done.interrupted:
         _say(f"interrupted: {len(files) - done.images - done.unreadable} images were not processed")
-        return _INTERRUPTED
+        return INTERRUPTED
     return 1 if done.unreadable else 0
 
 
@@ -161,7 +161,7 @@ def _predict_video(generator: Any, file: FoundFile, options: ProposeOptions, wor
         _say(done.broken)
     if done.interrupted:
         _say("interrupted: the rest of the video was not processed")
-        return _INTERRUPTED
+        return INTERRUPTED
     return 1 if done.broken else 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from fastmask_jax.apps.command_line.interrupts import INTERRUPTED
 from fastmask_jax.apps.command_line.proposal_options import (
     add_network_options,
     add_proposal_options,
@@ -15,8 +16,6 @@ from fastmask_jax.bulk.pool import OBJECT_STORE_MB, Pool
 from fastmask_jax.bulk.reading import Columns
 from fastmask_jax.bulk.run import Progress, Request, propose_dataset
 from fastmask_jax.configuration import parse_command_line
-
-_INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         except KeyboardInterrupt:
             _say(f"interrupted: finished shards stay in {words.out}, and the same command goes on")
-            return _INTERRUPTED
+            return INTERRUPTED
     if done.skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in done.skipped.most_common(8))
         _say(f"skipped, no images, Parquet or tar files: {kinds}")
