@@ -1,17 +1,28 @@
 """Every setting of a config with its type and range: the one place where configs are checked.
 
-Tables have a row for each setting. A body of your own is a row of BODIES, a neck a name in NECKS (docs/extending.md).
-No JAX here: commands check configs before it starts.
+Tables have a row for each setting. A body of your own is a row of BODIES, a neck a row of NECKS (docs/extending.md).
+No JAX here: commands check configs before it starts, so the tables name the code of a body or neck.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import MULTIPLE
+from fastmask_jax.setting_kinds import (
+    Flag,
+    Integer,
+    Kind,
+    Name,
+    NameOrInteger,
+    Number,
+    Several,
+    Text,
+    nearest_name,
+    shown,
+)
 
 MOST_LONG_EDGE = 8_192  # of a resized image: as float32 RGB it takes 0.8 GB
 MOST_PROPOSALS = 100_000  # an image of that size has as many windows
@@ -23,115 +34,19 @@ _FOREVER = 10**12  # images or steps
 
 
 @dataclass(frozen=True)
-class Integer:
-    """An integer from `least` to `most`, a multiple of `of`."""
+class Body:
+    """A body of the network: its module, and the settings in `model.body` with their types and ranges."""
 
-    least: int
-    most: int
-    of: int = 1
-
-    def check(self, key: str, value: Any) -> None:
-        """Raises a ValueError of one line if the setting `key` must not have this value, as `check` of every kind."""
-        what = f"a multiple of {self.of}" if self.of > 1 else "an integer"
-        wanted = f"{key}={shown(value)}: expected {what} from {self.least} to {self.most}"
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise InvalidInput(wanted)
-        nearest = min(max(int(value), self.least), self.most) // self.of * self.of
-        if value != nearest:
-            raise InvalidInput(f"{wanted}; the nearest is {nearest}")
+    module: Callable[..., Any] | str  # "package.module:Name" is imported when the network is built
+    settings: Mapping[str, Kind]
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number from `least` to `most`; `open` excludes the ends themselves: "(" the lower, ")" the upper, "()" both."""
-
-    least: float | int
-    most: float | int
-    open: str = ""
-
-    def check(self, key: str, value: Any) -> None:
-        low = f"above {self.least:g}" if "(" in self.open else f"from {self.least:g}"
-        high = f"and below {self.most:g}" if ")" in self.open else f"to {self.most:g}"
-        wanted = f"{key}={shown(value)}: expected a number {low} {high}"
-        if not isinstance(value, Real) or isinstance(value, bool) or value != value:
-            raise InvalidInput(wanted)
-        if value < self.least or (value == self.least and "(" in self.open):
-            raise InvalidInput(wanted if "(" in self.open else f"{wanted}; the nearest is {self.least:g}")
-        if value > self.most or (value == self.most and ")" in self.open):
-            raise InvalidInput(wanted if ")" in self.open else f"{wanted}; the nearest is {self.most:g}")
-
-
-@dataclass(frozen=True)
-class Flag:
-    """True or False."""
-
-    def check(self, key: str, value: Any) -> None:
-        if not isinstance(value, bool):
-            raise InvalidInput(f"{key}={shown(value)}: expected True or False")
-
-
-@dataclass(frozen=True)
-class Text:
-    """Any text, such as the path of a file."""
-
-    def check(self, key: str, value: Any) -> None:
-        if not isinstance(value, str):
-            raise InvalidInput(f"{key}={shown(value)}: expected a text")
-
-
-@dataclass(frozen=True)
-class Name:
-    """One of some names."""
-
-    names: Sequence[str]
-
-    def check(self, key: str, value: Any) -> None:
-        if not isinstance(value, str) or value not in self.names:
-            near = nearest_name(value, self.names)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise InvalidInput(f"{key}={shown(value)} is not one of {list(self.names)}{hint}")
-
-
-@dataclass(frozen=True)
-class NameOrInteger:
-    """One of some names, or an integer, which may stand in a text."""
-
-    names: Sequence[str]
-    integer: Integer
-
-    def check(self, key: str, value: Any) -> None:
-        if isinstance(value, str) and not value.isdecimal():
-            Name([*self.names, "an integer"]).check(key, value)
-        else:
-            self.integer.check(key, int(value[:20]) if isinstance(value, str) else value)
-
-
-@dataclass(frozen=True)
-class Several:
-    """A tuple of values of one kind: of `length`, where it is given, otherwise of at least `least`."""
-
-    item: "Kind"
-    length: int | None = None
-    least: int = 1
-    ascending: bool = False
-
-    def check(self, key: str, value: Any) -> None:
-        wanted = f"{key}={shown(value)}: expected a tuple"
-        if not isinstance(value, list | tuple):
-            raise InvalidInput(wanted)
-        if self.length is not None and len(value) != self.length:
-            raise InvalidInput(f"{wanted} of {self.length} values")
-        if len(value) < self.least:
-            raise InvalidInput(f"{wanted} of at least {self.least} value(s)")
-        for number, one in enumerate(value):
-            self.item.check(f"{key}[{number}]", one)
-        if self.ascending and list(value) != sorted(set(value)):
-            raise InvalidInput(f"{wanted} in ascending order, each value once: {tuple(sorted(set(value)))}")
-
-
-Kind = Integer | Number | Flag | Text | Name | NameOrInteger | Several
-
-NECKS = ["residual", "average", "max", "feedforward"]
+NECKS: dict[str, Callable[..., Any] | str] = {
+    "residual": "fastmask_jax.models.neck:residual",
+    "average": "fastmask_jax.models.neck:average",
+    "max": "fastmask_jax.models.neck:maximum",
+    "feedforward": "fastmask_jax.models.neck:feedforward",
+}
 HEADS = ("attentional", "standard")
 FLAVORS = ("caffe", "torchvision")
 DTYPES = ("float32", "bfloat16")
@@ -155,20 +70,26 @@ _SIDE = Integer(MULTIPLE, MOST_LONG_EDGE)
 _BUCKETS = Several(Several(Integer(MULTIPLE, MOST_LONG_EDGE, of=MULTIPLE), length=2))
 _STREAMS = {"stream_strides": Several(Integer(1, 16), ascending=True), "train_norms": Flag(), "remat": Flag()}
 
-BODIES: dict[str, dict[str, Kind]] = {
-    "resnet": {
-        "width": _WIDTH,
-        "depths": Several(Integer(1, 200), length=3),
-        "middle_stride": Integer(1, 2),
-        "flavor": Name(FLAVORS),
-        **_STREAMS,
-    },
-    "efficientnet_lite": {
-        "channels": Several(_WIDTH),
-        "depths": Several(Integer(1, 200)),
-        "features": _WIDTH,
-        **_STREAMS,
-    },
+BODIES: dict[str, Body] = {
+    "resnet": Body(
+        "fastmask_jax.models.resnet:ResNet",
+        {
+            "width": _WIDTH,
+            "depths": Several(Integer(1, 200), length=3),
+            "middle_stride": Integer(1, 2),
+            "flavor": Name(FLAVORS),
+            **_STREAMS,
+        },
+    ),
+    "efficientnet_lite": Body(
+        "fastmask_jax.models.efficientnet:EfficientNetLite",
+        {
+            "channels": Several(_WIDTH),
+            "depths": Several(Integer(1, 200)),
+            "features": _WIDTH,
+            **_STREAMS,
+        },
+    ),
 }
 
 SECTIONS: dict[str, dict[str, Kind]] = {
@@ -307,9 +228,14 @@ def check_model(model: Mapping[str, Any]) -> None:
     body = model.get("body")
     if not isinstance(body, Mapping) or "kind" not in body:
         raise InvalidInput(f"the config has no model.body.kind: {_COMPLETE}")
-    Name(list(BODIES)).check("model.body.kind", body["kind"])
-    _check_section("model.body", {key: body[key] for key in body if key != "kind"}, BODIES[body["kind"]])
+    Name(BODIES).check("model.body.kind", body["kind"])
+    _check_section("model.body", {key: body[key] for key in body if key != "kind"}, BODIES[body["kind"]].settings)
     _check_section("model", {key: model[key] for key in model if key != "body"}, SECTIONS["model"])
+
+
+def implementation(code: Callable[..., Any] | str) -> Callable[..., Any]:
+    """Returns the function or module of a row of NECKS or BODIES; imports it where the row names it."""
+    return pkgutil.resolve_name(code) if isinstance(code, str) else code
 
 
 def check_section(name: str, settings: Mapping[str, Any]) -> None:
@@ -357,19 +283,3 @@ def _check_relations(config: Mapping[str, Any]) -> None:
             f"losses.score_target='iou' needs a mask for every scored positive: labels.mask_positives="
             f"{labels['mask_positives']} must be at least labels.score_positives={labels['score_positives']}"
         )
-
-
-def nearest_name(word: Any, names: Sequence[str]) -> str | None:
-    """Returns the name that a word is most like, whatever the case of its letters; None if it is like none."""
-    by_case = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(word).lower(), by_case, n=1, cutoff=0.6)
-    return by_case[near[0]] if near else None
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a message shows it: at most 80 characters."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        text = f"an integer of about {int(value.bit_length() * 0.30103)} digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."

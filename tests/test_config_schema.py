@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from fastmask_jax import config_schema
-from fastmask_jax.config_schema import SECTIONS, Flag, Integer, Name, NameOrInteger, Number, Several, Text, check_config
+from fastmask_jax.config_schema import SECTIONS, check_config, implementation
 from fastmask_jax.configuration import load_config
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.load import load
-from fastmask_jax.models.build import BODIES, build_model
-from fastmask_jax.models.neck import NECKS
+from fastmask_jax.models.build import build_model
 from fastmask_jax.models.windows import MAP_FORMS
+from fastmask_jax.setting_kinds import Flag, Integer, Name, NameOrInteger, Number, Several, Text
 from fastmask_jax.weights.safetensors_file import write_safetensors
 from fastmask_jax.weights.sources import config_of
 from tests.tiny import ROOT
@@ -83,8 +83,10 @@ def test_score_target_iou_needs_a_mask_for_every_positive():
 
 
 def test_names_are_those_that_the_network_knows():
-    assert set(config_schema.NECKS) == set(NECKS)
-    assert set(config_schema.BODIES) == set(BODIES)
+    assert all(callable(implementation(neck)) for neck in config_schema.NECKS.values())
+    for body in config_schema.BODIES.values():
+        fields = set(implementation(body.module).__dataclass_fields__) - {"parent", "name", "dtype"}
+        assert fields == set(body.settings)
     assert set(config_schema.SCORE_FORMS) == set(MAP_FORMS)
 
 
@@ -127,7 +129,7 @@ def wrong(kind):
 
 EVERY = [
     *((f"{section}.{key}", kind) for section, kinds in SECTIONS.items() for key, kind in kinds.items()),
-    *((f"model.body.{key}", kind) for key, kind in config_schema.BODIES["resnet"].items()),
+    *((f"model.body.{key}", kind) for key, kind in config_schema.BODIES["resnet"].settings.items()),
 ]
 
 

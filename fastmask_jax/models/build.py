@@ -1,7 +1,6 @@
 """Builds the network from the `model` section of a config.
 
-A body is a module of its own and a row of BODIES here and in `config_schema` (and, for weights with PyTorch names, in
-`weights.torch_layout.BODY_NAMES`); a neck is a function, a row of `neck.NECKS` and a name in `config_schema.NECKS`
+A body is a module of its own and a row of `config_schema.BODIES`, a neck a function and a row of `config_schema.NECKS`
 (docs/extending.md).
 """
 
@@ -11,20 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastmask_jax.config_schema import check_model
-from fastmask_jax.models.efficientnet import EfficientNetLite
+from fastmask_jax.config_schema import BODIES, check_model, implementation
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.models.resnet import ResNet
-
-BODIES = {"resnet": ResNet, "efficientnet_lite": EfficientNetLite}
 
 
 def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastMask:
     """Builds the network that a config's `model` section describes.
 
     Args:
-      model: fields of FastMask, with `body`: {"kind": a key of BODIES, and the fields of that body}, and `dtype` by
-        name.
+      model: fields of FastMask, with `dtype` by name and `body`: {"kind": a key of `config_schema.BODIES`, and the
+        settings of that body}.
       axis_name: device axis of the window norm's moments in training.
 
     Raises:
@@ -35,7 +30,7 @@ def build_model(model: Mapping[str, Any], axis_name: str | None = None) -> FastM
     dtype = jnp.dtype(fields.pop("dtype"))
     body_fields = dict(fields.pop("body"))
     kind = body_fields.pop("kind")
-    body = BODIES[kind](**_tuples(body_fields), dtype=dtype)
+    body = implementation(BODIES[kind].module)(**_tuples(body_fields), dtype=dtype)
     return FastMask(body=body, **_tuples(fields), axis_name=axis_name, dtype=dtype)
 
 

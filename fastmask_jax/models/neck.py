@@ -1,9 +1,7 @@
 """The neck: downsamples a feature map by 2, with shared weights for every step of every stream (docs/network.md §1).
 
-A kind of neck is a function of (x, size, stride, hidden, dtype) and a row of NECKS (docs/extending.md).
+A kind of neck is a function of (x, size, stride, hidden, dtype) and a row of `config_schema.NECKS` (docs/extending.md).
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from fastmask_jax.config_schema import NECKS, implementation
 from fastmask_jax.models.padding import Size, average_pool2, mask_padding, max_pool2
 from fastmask_jax.models.pointwise import Pointwise
 
@@ -38,19 +37,11 @@ def feedforward(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DType
     return nn.relu(average_pool2(_convolved(x, size, stride, hidden, dtype, nn.initializers.he_normal()), size, stride))
 
 
-NECKS: dict[str, Callable[..., jax.Array]] = {
-    "residual": residual,
-    "average": average,
-    "max": maximum,
-    "feedforward": feedforward,
-}
-
-
 class Neck(nn.Module):
     """One downsampling step of the pyramid.
 
     Attributes:
-      kind: a key of NECKS.
+      kind: a key of `config_schema.NECKS`.
       hidden: channels between the two convolutions, if the neck has them.
       dtype: dtype of the computation.
     """
@@ -62,7 +53,7 @@ class Neck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], size: Size, stride: int) -> Float[Array, "B h2 w2 C"]:
         """Maps `x` at `stride` to `2 * stride`; both are zero in the padding."""
-        return NECKS[self.kind](x, size, stride, self.hidden, self.dtype)
+        return implementation(NECKS[self.kind])(x, size, stride, self.hidden, self.dtype)
 
 
 def _convolved(
