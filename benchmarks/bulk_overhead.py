@@ -1,8 +1,9 @@
-"""Compares fastmask propose-dataset with predict.py on the same images: seconds per image, and seconds to start.
+"""Compares fastmask propose-dataset with predict.py on the same images: seconds per image and startup time.
 
 python benchmarks/bulk_overhead.py --images photos --rounds 2
 
-Both commands run on a few and on many images, in turn; the difference of the two times is that of the images between.
+Both commands run on few and on many images, alternately. The time per image is the difference between the two times,
+divided by the number of additional images.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def seconds(command: list[str], images: list[Path], folder: Path) -> float:
-    """Returns the wall time of a command on images, which it reads from a list."""
+    """Returns the wall time of a command on a list of images."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "list").write_text("\n".join(map(str, images)))
@@ -28,7 +29,7 @@ def seconds(command: list[str], images: list[Path], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files, taken by name")
+    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files, used in name order")
     parser.add_argument("--few", type=int, default=8)
     parser.add_argument("--many", type=int, default=56)
     parser.add_argument("--rounds", type=int, default=2)
@@ -39,7 +40,7 @@ def main() -> None:
     commands = {"predict": ["predict"], "propose-dataset": ["propose-dataset"]}
     per_image: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as temporary:
-        for command in commands.values():  # compiles, so that no later run does
+        for command in commands.values():  # fills the compilation cache
             seconds(command, images, Path(temporary) / "run")
         for _ in range(words.rounds):
             for name, command in commands.items():

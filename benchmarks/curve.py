@@ -2,8 +2,8 @@
 
     python benchmarks/curve.py --config configs/coco_few.py --workdir runs/few --annotations val.json --images FOLDER
 
-Prints a Markdown table, a row a checkpoint, and leaves the figures in WORKDIR/curve.json, from which a second call goes
-on; whatever is not the network's belongs into `--config.evaluation....`.
+Prints a Markdown table with one row per checkpoint. WORKDIR/curve.json keeps the metrics, and a second call computes
+only the missing ones. `--config.evaluation....` changes how the checkpoints are evaluated.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--annotations", required=True)
     parser.add_argument("--images", required=True)
-    parser.add_argument("--steps", type=int, nargs="+", help="(default: all that were kept)")
+    parser.add_argument("--steps", type=int, nargs="+", help="(default: all kept checkpoints)")
     options, overrides = parse_command_line(parser)
     config = load_config(options.config, overrides).unlock()
     config.evaluation.annotations, config.evaluation.images = options.annotations, options.images

@@ -2,7 +2,7 @@
 
     python benchmarks/folds.py --annotations instances_train.json --folds 5 --out FOLDER
 
-writes FOLDER/train_K.json and FOLDER/held_K.json for each of the folds: every image is held out once, by sorted id.
+writes FOLDER/train_K.json and FOLDER/held_K.json for each fold K. Every image is held out once, by sorted id.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def part(coco: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    """The annotation file of some of its images; all else as it is."""
+    """Returns the annotation file restricted to some of its images."""
     return {
         **coco,
         "images": [image for image in coco["images"] if image["id"] in image_ids],
@@ -21,7 +21,7 @@ def part(coco: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
 
 
 def split(annotations: Path, folds: int, fold: int, out: Path) -> tuple[Path, Path]:
-    """(annotation file of the training part, that of the held-out part) of one fold, written to `out`."""
+    """Writes the annotation files of one fold to `out`; returns the paths of the training and the held-out part."""
     coco = json.loads(annotations.read_text())
     ids = sorted(image["id"] for image in coco["images"])
     held = set(ids[fold::folds])

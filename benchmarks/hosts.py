@@ -1,4 +1,4 @@
-"""Checks runs on several hosts, simulated by processes with two CPU devices each: signals, deaths, other shapes.
+"""Checks runs on several hosts, simulated by processes with two CPU devices each: signals, lost processes, resharding.
 
 PYTHONPATH=. python benchmarks/hosts.py --out runs/hosts
 """
@@ -14,11 +14,11 @@ from fastmask_jax.weights.checkpoints import saved_steps
 from tests import tiny
 from tests.hosts import Hosts, train
 
-LONG = 40_000  # images: the run is stopped before
+LONG = 40_000  # images: more than a run reaches before it is stopped
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Losses by step."""
+    """Returns the losses by step."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
 
@@ -29,7 +29,7 @@ def scenario(name: str, text: str) -> None:
 
 
 def stopped(data: Path, out: Path, delays: dict[int, float], number: signal.Signals) -> None:
-    """Signals some processes after delays in seconds."""
+    """Sends a signal to some processes, each after its delay in seconds."""
     workdir = out / "stopped"
     shutil.rmtree(workdir, ignore_errors=True)
     with Hosts(2, 2, train(data, workdir, train__images=LONG), out / "compiled") as hosts:
@@ -48,7 +48,7 @@ def stopped(data: Path, out: Path, delays: dict[int, float], number: signal.Sign
 
 
 def killed(data: Path, out: Path, process: int) -> None:
-    """Kills a process; the others must end, and a restart resume."""
+    """Kills a process: the other one must end, and a restart must resume."""
     workdir = out / f"killed_{process}"
     shutil.rmtree(workdir, ignore_errors=True)
     words = train(data, workdir, train__images=LONG, train__checkpoint_every=4)
@@ -65,7 +65,7 @@ def killed(data: Path, out: Path, process: int) -> None:
 
 
 def shapes(data: Path, out: Path) -> None:
-    """Two processes of two devices, one of four, one of one, two of two: each does four steps of one run."""
+    """Runs 2 processes × 2 devices, 1 × 4, 1 × 1 and 2 × 2 in turn; each takes four steps of the same run."""
     want = out / "straight"
     for workdir in (want, out / "changing"):
         shutil.rmtree(workdir, ignore_errors=True)
@@ -85,7 +85,7 @@ def shapes(data: Path, out: Path) -> None:
 
 
 def unshared(data: Path, out: Path) -> None:
-    """Each process has a workdir of its own."""
+    """Gives each process a workdir of its own."""
     own = [["--workdir", str(out / f"own_{number}")] for number in range(2)]
     with Hosts(2, 2, train(data, out / "none"), out / "compiled", own) as hosts:
         codes = hosts.codes()
@@ -95,7 +95,7 @@ def unshared(data: Path, out: Path) -> None:
 def main() -> None:
     """Runs all scenarios and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data and runs")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     data = tiny.dataset(out) if not (out / "shapes").exists() else out / "shapes"

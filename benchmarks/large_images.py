@@ -5,9 +5,9 @@
     python benchmarks/large_images.py read --file large.tif
     python benchmarks/large_images.py propose --file large.tif --tile 4096
 
-`recall` composes photographs in grids, so that an image has the objects of many, and computes average recall at as many
-proposals per photograph. `compose` writes a GeoTIFF, or a PNG, of photographs side by side, row by row. `read` goes
-through a file as `propose` does: once for the whole image and once for the tiles. Peak memory is that of the process.
+`recall` arranges photographs in grids, so that an image contains the objects of many, and computes average recall with
+the same number of proposals per photograph. `compose` writes a grid of photographs to a GeoTIFF or PNG file. `read`
+reads a file as `propose` does: once for the whole image and once for the tiles. Peak memory is that of the process.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from fastmask_jax.inference.tiling import strips, tile_grid
 from fastmask_jax.masks.coco_results import ResultsWriter
 from fastmask_jax.masks.rle_regions import place
 
-CELL = 640  # pixels on a side of a place in a grid; photographs of COCO fit
+CELL = 640  # side of a grid cell in pixels; COCO photographs fit
 PER_PHOTOGRAPH = (10, 100)
 
 
 def megabytes() -> float:
-    """Returns the peak memory of this process."""
+    """Returns the peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def grids(annotations: Path, folder: Path, side: int) -> Iterator[tuple[np.ndarray, list[dict]]]:
-    """Yields images of `side` × `side` photographs, gray around them, and their objects as COCO annotations."""
+    """Yields images of `side` × `side` photographs on a gray background, and their objects as COCO annotations."""
     images = read_instances(annotations, None).images
     for first in range(0, len(images) - side * side + 1, side * side):
         pixels = np.full((side * CELL, side * CELL, 3), 114, np.uint8)
@@ -151,7 +151,7 @@ def main() -> None:
     one.add_argument("--annotations", type=Path, required=True)
     one.add_argument("--images", type=Path, required=True)
     one.add_argument("--weights", default="coco_few")
-    one.add_argument("--side", type=int, default=4, help="photographs on a side of an image")
+    one.add_argument("--side", type=int, default=4, help="photographs along each side of an image")
     one.add_argument("--limit", type=int, help="composed images (default: all)")
     one.add_argument("--tiles", default="off,1024,640", help="values of the option tile")
     one = command(compose)

@@ -1,9 +1,9 @@
-"""Parameters, windows, and floating-point operations of proposing and of a training step; a Markdown table.
+"""Counts parameters, windows, and floating-point operations of inference and of a training step; a Markdown table.
 
     python benchmarks/operations.py --configs configs/coco_few.py configs/coco_few.py:level8 --size 888x1184
 
-XLA's cost analysis of the functions as they are traced, before it compiles them: the figures do not depend on the
-machine or on its load. One image of `--size` pixels for proposing, one of the largest training bucket for the step.
+The operations come from XLA's cost analysis of the traced functions before compilation, so they do not depend on the
+machine. Inference takes one image of `--size` pixels, the step one image of the largest training bucket.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from fastmask_jax.training.step import create_state, make_step, on_device
 
 
 def gigaflops(function: object, *arguments: object) -> float:
-    """Of one call; nothing is compiled or computed."""
+    """Returns the gigaflops of one call, without compiling or computing it."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     return jax.jit(function).lower(*shapes).cost_analysis()["flops"] / 1e9
 

@@ -2,8 +2,8 @@
 
     python benchmarks/overfit.py --annotations instances_train.json --images FOLDER --workdir runs/overfit
 
-The four are the first landscape images by id with at least five objects of at least 32² pixels, each at least 120
-pixels long, and no crowd. Recall should reach 0.6 over their medium and large objects.
+These are the first four landscape images by id that have no crowd and at least five objects, each of at least 32²
+pixels and at least 120 pixels long. Recall over their medium and large objects should reach 0.6.
 """
 
 import argparse
@@ -16,7 +16,7 @@ LONGEST_SIDE, OBJECTS, IMAGES = 120, 5, 4
 
 
 def choose(content: dict) -> dict:
-    """Returns the part of a COCO instances file about the four images."""
+    """Returns the COCO instances file restricted to the four images."""
     objects: dict[int, list[dict]] = {}
     for entry in content["annotations"]:
         objects.setdefault(entry["image_id"], []).append(entry)

@@ -1,9 +1,9 @@
-"""Times encoding 1000 masks from logits to RLE in a 640×480 image: by threshold crossings, and pixel by pixel.
+"""Times converting 1000 masks from logits to RLE in a 640×480 image: by threshold crossings, and pixel by pixel.
 
     python benchmarks/pasting.py
 
-Medians of alternating runs in one process on one thread. "objects" are masks such as a trained network gives (a soft
-ellipse of the size that fits its window), "noise" fills whole windows with coarse blobs, the worst case.
+Medians of alternating runs in one process on one thread. "objects" are masks like those of a trained network (a soft
+ellipse of the size that fits its window); "noise" fills whole windows with coarse blobs, the worst case.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def logits_of(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def drawn(windows: np.ndarray, logits: np.ndarray, resized: tuple[int, int], crops_only: bool) -> list[bytes]:
-    """Every window resized as a whole and thresholded, its crop encoded; or the full-size mask it is put into."""
+    """Resizes and thresholds every window, then encodes its crop or, without `crops_only`, the full-size mask."""
     height, width = ORIGINAL
     texts = []
     fine = 1 / (1 + np.exp(-upsample(logits)))

@@ -2,8 +2,8 @@
 
     python benchmarks/pipeline.py --records data/coco/train
 
-The table: milliseconds of each stage in one process with OpenCV on one thread, median over rounds of the same images.
-Below it: images/s of `train_batches` with worker processes, as training gets them, median over stretches of batches.
+First, the milliseconds of each stage in one process with OpenCV on one thread: medians over rounds of the same images.
+Then the images/s of `train_batches` with worker processes, as in training: medians over groups of batches.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BUCKETS = ((672, 896), (896, 672), (896, 896))
 
 
 class Stopwatch:
-    """Seconds by stage since the last `lap`."""
+    """Measures the seconds of each stage since the last `lap`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -42,7 +42,7 @@ class Stopwatch:
 
 
 def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec) -> dict[str, float]:
-    """Milliseconds an image of each stage of an image's way through `pipeline`, in one process."""
+    """Returns the milliseconds per image of each stage of `pipeline`, in one process."""
     watch = Stopwatch()
     for number in numbers:
         rng = np.random.default_rng(number)
@@ -69,10 +69,10 @@ def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec) -> di
 
 
 def time_batches(source: RecordSource, spec: TrainSpec, plan: BatchPlan, workers: int, steps: int) -> list[float]:
-    """Images a second over stretches in which every worker hands over one batch."""
+    """Returns images per second over groups of batches, one batch from each worker."""
     batches = train_batches(source, spec, plan, 0, workers=workers, seed=0)
     try:
-        for _ in range(3 * workers + 2):  # buffers filled before the first request are not the rate
+        for _ in range(3 * workers + 2):  # skips batches that were buffered before the first request
             next(batches)
         rates = []
         for _ in range(steps):
@@ -87,12 +87,12 @@ def time_batches(source: RecordSource, spec: TrainSpec, plan: BatchPlan, workers
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", required=True, help="directory that prepare.py wrote, of one split")
-    parser.add_argument("--images", type=int, default=200, help="images of a round")
+    parser.add_argument("--records", required=True, help="records of one split, written by prepare.py")
+    parser.add_argument("--images", type=int, default=200, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of worker processes to time")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20, help="timings with each number of workers")
+    parser.add_argument("--steps", type=int, default=20, help="timings per number of workers")
     arguments = parser.parse_args()
     try:
         source = RecordSource(arguments.records)

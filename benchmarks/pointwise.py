@@ -1,7 +1,7 @@
 """Times 1x1 convolutions as nn.Conv and as a matrix product: python benchmarks/pointwise.py [--rounds 5]
 
-Prints a Markdown table of medians over alternating rounds in one process, forward and with its gradient, at the shapes
-of ResNet-50 on a 656x872 image. The reason for models/pointwise.py.
+Prints a Markdown table of medians over alternating rounds in one process, forward and with the gradient, at the shapes
+of ResNet-50 on a 656x872 image. The results are the reason for models/pointwise.py.
 """
 
 import argparse

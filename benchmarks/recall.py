@@ -2,7 +2,8 @@
 
     python benchmarks/recall.py --annotations instances_val.json --images 40
 
-Medians of alternating runs in one process; the results file (1000 proposals an image) is written first, read each time.
+Medians of alternating runs in one process. The results file (1000 proposals per image) is written once and read in
+every run.
 """
 
 import argparse

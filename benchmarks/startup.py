@@ -1,10 +1,10 @@
-"""Times the first proposals of a process, with an empty and with a filled compilation cache.
+"""Times the first inference of a process, with an empty and with a filled compilation cache.
 
     python benchmarks/startup.py --config coco_lite
 
-Processes one after the other: the first of a round has an empty compilation cache, the second finds what it left.
-Medians over the rounds, in seconds, and in brackets the seconds of processor time of all cores, which other work on
-the machine changes less. Weights are drawn at random; the image is noise of 640×480 pixels.
+Each round runs two processes: the first has an empty compilation cache, the second uses the cache of the first. Prints
+medians over the rounds in seconds and, in brackets, the processor time of all cores, which depends less on other load.
+Weights are random; the image is noise of 640×480 pixels.
 """
 
 import argparse
@@ -22,7 +22,7 @@ STAGES = ("import and network", "first propose", "second propose")
 
 
 def child(config: str, folder: str) -> None:
-    """Prints (seconds, processor seconds) of each stage of one process, and the device."""
+    """Prints (wall seconds, processor seconds) of each stage of this process, and the device."""
     times = [(time.perf_counter(), time.process_time())]
     import jax
     import numpy as np
@@ -50,7 +50,7 @@ def child(config: str, folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default="coco_lite", help="bundled config, or path of one (default: coco_lite)")
+    parser.add_argument("--config", default="coco_lite", help="bundled config or config file (default: coco_lite)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", metavar="CACHE", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Times a training step and proposing, on random images in the largest bucket; prints a Markdown table.
+"""Times a training step and inference on random images in the largest bucket; prints a Markdown table.
 
 python benchmarks/step.py --config configs/coco.py --batch 1 2 --proposals 100 1000
 
-With --system_malloc freed memory goes back to the system, as it would without fastmask_jax/allocator.py.
+With --system_malloc, freed memory is returned to the system, as without fastmask_jax/allocator.py.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fastmask_jax.training.step import create_state, make_step, on_device
 def random_batch(
     images: int, bucket: tuple[int, int], scored: int, masked: int, attended: tuple[int, ...] = ()
 ) -> TrainBatch:
-    """Images of noise, every sampled window in use; `attended` are the strides of levels with objectness attention."""
+    """Returns noise images; all sampled windows count. `attended`: strides of levels with objectness attention."""
     rng = np.random.default_rng(0)
     windows = len(all_windows(*bucket, attended)) if attended else 0
     return TrainBatch(
@@ -49,7 +49,7 @@ def random_batch(
 
 
 def measure(work: Callable[[], object], runs: int) -> tuple[float, float]:
-    """(seconds of the first call, which compiles; median seconds of the following ones)."""
+    """Returns the seconds of the first call, which compiles, and the median seconds of the following calls."""
     seconds = []
     for _ in range(runs + 1):
         begin = time.perf_counter()
@@ -66,7 +66,7 @@ def memory() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/coco.py")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images of a device")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images per device")
     parser.add_argument("--proposals", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--system_malloc", action="store_true")

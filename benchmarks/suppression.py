@@ -2,12 +2,11 @@
 
     python benchmarks/suppression.py
 
-Three sets of objects of many sizes with wavy outlines, each seen by windows that it roughly fits: "agreeing", as of a
-trained network, whose windows see nearly the same mask; "ragged", as of one that has learnt little, with holes, blobs
-and few masks alike; and "large, ragged", the hardest: hundreds of large masks overlap and none repeats another.
-From the RLE that the library returns to the numbers
-that stay; medians of alternating runs in one process on one thread, in processor time, which other work on the machine
-disturbs least.
+There are three sets of objects with wavy outlines and many sizes, each object seen by windows that it roughly fits:
+"agreeing" imitates a trained network, whose windows see nearly the same mask; "ragged" imitates a network that has
+learned little, with holes, blobs and few similar masks; "large, ragged" is the hardest: hundreds of large masks overlap
+and none repeats another. Timed from the RLE that the library returns to the indices of the kept masks. Medians of
+alternating runs in one process on one thread, in processor time, which depends least on other load.
 """
 
 import argparse
@@ -40,7 +39,7 @@ IOUS = (0.3, 0.5, 0.7, 0.8, 0.9)
 
 
 def logits_of(center: np.ndarray, radius: float, waves: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """What windows see of one object, in resized pixels: positive inside a circle with a wavy outline."""
+    """Returns the logits of one object in each window, positive inside a circle with a wavy outline; resized pixels."""
     cells = (np.arange(MASK) + 0.5) / MASK
     x = boxes[:, None, None, 0] + cells * (boxes[:, 2] - boxes[:, 0])[:, None, None] - center[0]
     y = (boxes[:, 1, None] + cells * (boxes[:, 3] - boxes[:, 1])[:, None])[:, :, None] - center[1]
@@ -50,7 +49,7 @@ def logits_of(center: np.ndarray, radius: float, waves: np.ndarray, boxes: np.nd
 
 
 def proposals_of(count: int, objects: int, largest: float, roughness: float) -> ScoredMasks:
-    """The best `count` windows of so many objects, of radius up to `largest`, as masks in the original image."""
+    """Returns the best `count` windows of `objects` objects, with radii up to `largest`, as masks in the image."""
     rng = np.random.default_rng(0)
     windows = all_windows(*RESIZED, STRIDES)
     boxes = window_boxes(windows, STRIDES)
@@ -80,7 +79,7 @@ def proposals_of(count: int, objects: int, largest: float, roughness: float) -> 
 
 
 def processor_medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of processor time of each call, of one thread; every round runs them all."""
+    """Returns the median processor time of each call in milliseconds, on one thread; every round runs all calls."""
     taken = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -100,7 +99,7 @@ def main() -> None:
     for name, kind in SETS.items():
         proposals = proposals_of(options.masks, *kind)
         width = np.sqrt(proposals.boxes[:, 2:].prod(1)).mean()
-        print(f"{name}: {len(proposals.scores)} masks, {width:.0f} pixels wide in the mean; of these stay, by IoU,")
+        print(f"{name}: {len(proposals.scores)} masks, {width:.0f} pixels wide on average; kept by IoU:")
         print("  ", {iou: len(suppress(proposals, iou)) for iou in IOUS})
         calls = {f"IoU {iou}": partial(suppress, proposals, iou) for iou in IOUS}
         rows[name] = processor_medians(calls, options.rounds)

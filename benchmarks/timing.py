@@ -1,4 +1,4 @@
-"""Medians of alternating runs, and tables of them."""
+"""Measures medians of alternating runs and formats them as tables."""
 
 import os
 import platform
@@ -29,7 +29,10 @@ def cores() -> int:
 
 
 def medians(calls: Mapping[str, tuple[Callable, tuple[Any, ...]]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each {name: (function, arguments)}; every round runs them all, after one to compile."""
+    """Returns the median milliseconds of each {name: (function, arguments)}.
+
+    Every round runs all functions; an additional first round compiles them.
+    """
     for function, arguments in calls.values():
         jax.block_until_ready(function(*arguments))
     taken = {name: [] for name in calls}
@@ -42,7 +45,7 @@ def medians(calls: Mapping[str, tuple[Callable, tuple[Any, ...]]], rounds: int) 
 
 
 def table(first: str, rows: Mapping[str, float | Mapping[str, float]]) -> str:
-    """A Markdown table of milliseconds: one figure a row, or one a column."""
+    """Formats a Markdown table of milliseconds, with one or several columns."""
     rows = {name: row if isinstance(row, Mapping) else {"ms": row} for name, row in rows.items()}
     columns = list(next(iter(rows.values())))
     lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]

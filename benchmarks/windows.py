@@ -1,9 +1,9 @@
 """Times the forms of sliding windows: python benchmarks/windows.py [--rounds 5]
 
 Prints three Markdown tables of medians over alternating rounds in one process: scoring every window of one image (the
-first fully connected layer, 12800 → 512, which is nearly all of the work); training's sampled windows, forward and
-backward through that layer; and the gradient of extraction, JAX's own beside ours. The first two decide
-FastMask.score_form and FastMask.train_form.
+first fully connected layer, 12800 → 512, which is nearly all of the work); the sampled windows of training, forward and
+backward through that layer; and the gradient of window extraction, JAX's and ours. The first two tables determine the
+defaults of FastMask.score_form and FastMask.train_form.
 """
 
 import argparse
