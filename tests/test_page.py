@@ -332,7 +332,7 @@ def test_mistakes_on_the_command_line(capsys):
 
 
 def test_the_command_alone(tmp_path):
-    """python demo.py with the network that comes along, on an example that the page draws; Ctrl-C ends it."""
+    """python demo.py with the bundled network, on an example that the page draws, until Ctrl-C."""
     port = free_port()
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(tiny.ROOT)}
     process = subprocess.Popen(
@@ -345,7 +345,7 @@ def test_the_command_alone(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C ends it\n"
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C stops it\n"
         with opened(f"http://127.0.0.1:{port}/") as (page, problems):
             assert "3,199 partly labeled photographs" in page.inner_text("body")
             page.set_default_timeout(240_000)  # for compiling, beside other tests

@@ -1,1 +1,1 @@
-"""What people start: the commands, videos, the page."""
+"""Applications: the commands, video processing and the demo page."""

@@ -1,1 +1,1 @@
-"""The commands: `fastmask NAME`, a module of that name each. Nothing heavy is imported before arguments are checked."""
+"""The commands `fastmask NAME`, one module each. Arguments are checked before heavy packages are imported."""

@@ -12,14 +12,14 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         "SLURM, Open MPI, TPU slices and Kubernetes jobs are found without flags: see docs/clusters.md",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, with a free port")
-    group.add_argument("--processes", type=int, metavar="N", help="number of processes, mostly one for each host")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes, usually one per host")
     group.add_argument("--process", type=int, metavar="I", help="number of this process, from 0")
     group.add_argument(
         "--join_seconds",
         type=int,
         default=JOIN_SECONDS,
         metavar="S",
-        help="wait so long for all processes to start (default: %(default)s)",
+        help="how long to wait for all processes to start (default: %(default)s)",
     )
 
 

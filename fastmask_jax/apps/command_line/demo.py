@@ -13,7 +13,7 @@ from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
 
 DEFAULT = "coco_few"
-_NOTES = {  # on the bundled networks
+_NOTES = {  # about the bundled networks
     "shapes": "trained in minutes on drawn shapes, not on photographs",
     DEFAULT: "trained on 473 fully and 3,199 partly labeled photographs",
 }
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise InvalidInput("the page needs gradio: pip install -r requirements-demo.txt")
 
-    import fastmask_jax  # JAX and gradio start here: mistakes above are answered at once
+    import fastmask_jax  # JAX and gradio are imported here, after the fast checks
 
     generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
     _say("\n".join(generator.loaded.lines()))
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     note = _NOTES.get(words.weights, "")
     with tempfile.TemporaryDirectory(prefix="fastmask_page_") as folder:
         page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
-        print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)
+        print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C stops it", flush=True)
         if not _is_loopback(words.host):
             _say(f"--host {words.host}: everyone who can reach this machine can use the page")
         try:

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) is not None:
             config.evaluation[name] = str(getattr(options, name)) if name != "limit" else getattr(options, name)
 
-    with ending_at_once():  # JAX starts here: mistakes above are answered at once
+    with ending_at_once():  # JAX is imported here, after the fast checks
         from fastmask_jax import cluster
 
     with cluster.joined(options):
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(metrics: dict[str, float], config: Any, options: argparse.Namespace) -> None:
-    """Prints the table; writes metrics.json and the pictures that are asked for."""
+    """Prints the table; writes metrics.json and the requested pictures."""
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}  # JSON knows no NaN
     (options.workdir / "metrics.json").write_text(json.dumps(finite, indent=2) + "\n")
     ours = Row(str(options.workdir), metrics, metrics["seconds_per_image"])

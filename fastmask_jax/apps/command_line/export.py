@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} does not apply to --format {options.format}")
     given = load_config(options.config, overrides) if options.config else None
 
-    from fastmask_jax.weights.sources import config_of, load_trained  # JAX starts here
+    from fastmask_jax.weights.sources import config_of, load_trained  # imports JAX
 
     config = given or config_of(options.weights, overrides)
     if config is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C while packages are imported, which takes seconds: some of them catch KeyboardInterrupt and go on."""
+"""Handles Ctrl-C during imports, which take seconds: some packages catch KeyboardInterrupt and continue."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Makes Ctrl-C end the process at once, with one line, inside the block: it must have nothing to clean up."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+    """Makes Ctrl-C end the process immediately inside the block, which must have nothing to clean up."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGINT, _end)

@@ -1,4 +1,4 @@
-"""fastmask COMMAND: chooses the command, and ends the process as it asks for."""
+"""fastmask COMMAND: dispatches to a command and exits with its status."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ from fastmask_jax.apps.command_line.interrupts import INTERRUPTED, ending_at_onc
 from fastmask_jax.apps.command_line.missing_packages import naming_the_extra
 from fastmask_jax.configuration import run_command
 
-COMMANDS = {  # modules beside this one, with _ for -, each with `main(arguments) -> exit status`
+COMMANDS = {  # modules of this package (with _ for -), each with `main(arguments) -> exit status`
     "train": "train a network, or resume a run",
     "evaluate": "average recall of a network, or of any system's results file",
     "predict": "proposals of images and videos, as results files and pictures",
@@ -25,7 +25,7 @@ COMMANDS = {  # modules beside this one, with _ for -, each with `main(arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `fastmask COMMAND ...`; returns its exit status: 2 after a mistake on the command line."""
+    """Runs `fastmask COMMAND ...`; returns its exit status, which is 2 after an error on the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_usage(), file=sys.stdout if words else sys.stderr)
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(name: str, *arguments: str) -> NoReturn:
     """Runs one command and ends the process with its exit status.
 
-    After Ctrl-C it ends at once: by then all files are complete, and nobody waits for what the devices compute. So it
-    does after an error in a cluster: the others notice, while JAX would wait for them.
+    After Ctrl-C the process ends immediately: all files are complete by then, and the results of running computations
+    are not needed. It also does so after an error in a cluster, where JAX would wait for the other processes.
     """
     try:
         status = call_command(name, arguments)
@@ -58,13 +58,13 @@ def run(name: str, *arguments: str) -> NoReturn:
 
 
 def _in_cluster() -> bool:
-    """Returns whether this process has joined a cluster and not left it."""
+    """Returns whether this process is a member of a cluster."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def call_command(name: str, arguments: Sequence[str]) -> int:
-    """Runs one command in this process, as a notebook does; returns its exit status. Errors: as of `run_command`."""
+    """Runs one command in this process, as in a notebook; returns its exit status. Handles errors as `run_command`."""
     return run_command(partial(_import_and_call, name, arguments))
 
 

@@ -1,11 +1,11 @@
-"""Turns a missing optional package into one line that says how to install it."""
+"""Reports a missing optional package in one line that says how to install it."""
 
 import contextlib
 from collections.abc import Iterator
 
 from fastmask_jax.errors import InvalidInput
 
-# Top-level module → (the extra of pyproject.toml that brings it, the same in a checkout)
+# Top-level module → (extra of pyproject.toml that installs it, requirements file of a checkout)
 _TRAIN = "train", "requirements.txt"
 _VIDEO = "video", "requirements-video.txt"
 _LARGE = "large", "requirements-large.txt"
@@ -38,10 +38,10 @@ EXTRAS = {
 
 @contextlib.contextmanager
 def naming_the_extra(command: str) -> Iterator[None]:
-    """Imports inside it that lack a package of an extra raise InvalidInput: one line that names package and remedy.
+    """Makes failed imports in the block raise InvalidInput, with one line that names the package and the remedy.
 
     Args:
-      command: for the message, such as "train".
+      command: name of the command in the message, such as "train".
     """
     try:
         yield

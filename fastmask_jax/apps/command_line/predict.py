@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_extras(found.videos)
     _check_out(words.out)
 
-    import fastmask_jax  # imports JAX on first use: the errors above come without waiting for it
+    import fastmask_jax  # imports JAX on first use, after the fast checks
 
     generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
     _say("\n".join(generator.loaded.lines()))
@@ -102,14 +102,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         choices=tuple(FORMATS),
         dest="formats",
-        help="can be given several times. " + "; ".join(f"{name}: {one.writes}" for name, one in FORMATS.items()),
+        help="may be repeated. " + "; ".join(f"{name}: {one.writes}" for name, one in FORMATS.items()),
     )
     formats.add_argument(
         "--tolerance",
         type=float,
         default=TOLERANCE,
         metavar="PIXELS",
-        help="that polygons may lie beside a mask's outline; 0: none (default: %(default)g)",
+        help="maximum distance of polygons from the outline of the mask; 0: exact (default: %(default)g)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Options that choose the network and its proposals, of every command that proposes."""
+"""Command-line options for the network and its proposals, shared by all commands that propose."""
 
 import argparse
 
@@ -58,7 +58,7 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="IOU",
-        help="remove proposals of greater mask IoU with a better one (default: 1, none)",
+        help="remove proposals whose mask IoU with a better one is greater (default: 1, none)",
     )
     chosen.add_argument("--min_area", type=float, default=0.0, metavar="PIXELS", help="minimum mask area (default: 0)")
     chosen.add_argument(
@@ -66,14 +66,14 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="PIXELS",
-        help="remove smaller parts of a mask; below 1: a share of its pixels",
+        help="remove connected parts of a mask below this size; below 1: a fraction of its pixels",
     )
     chosen.add_argument(
         "--fill_holes",
         type=float,
         default=0.0,
         metavar="PIXELS",
-        help="fill holes of a mask up to this size; below 1: a share of its pixels",
+        help="fill holes of a mask up to this size; below 1: a fraction of its pixels",
     )
     chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
     chosen.add_argument(
@@ -86,7 +86,7 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         "--rerank_iou",
         type=float,
         metavar="IOU",
-        help="rank proposals of greater mask IoU with a better one after all others (1: none)",
+        help="rank proposals whose mask IoU with a better one is greater after all others (1: none)",
     )
     chosen.add_argument(
         "--long_edges",
@@ -95,18 +95,18 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         help="test scales: long edge of the resized image; larger finds smaller objects; proposals of several scales "
         "are merged",
     )
-    chosen.add_argument("--flip", action="store_true", help="also propose in the mirrored image: twice the time")
+    chosen.add_argument("--flip", action="store_true", help="also propose on the mirrored image; takes twice the time")
     chosen.add_argument(
         "--tile",
         metavar="PIXELS",
-        help="propose on tiles of larger images too, and merge: finds small objects; the side of a tile, 'auto' (the "
-        "test scale, for images of more than twice that) or 'off' (default: the config's)",
+        help="also propose on tiles of this side, to find small objects in large images; 'auto': the test scale, for "
+        "images of more than twice that; 'off': no tiles (default: the config's)",
     )
     chosen.add_argument(
         "--tile_overlap",
         type=float,
         metavar="PIXELS",
-        help="that neighboring tiles share; below 1: a share of the tile (default: the config's)",
+        help="minimum overlap of neighboring tiles; below 1: a fraction of the tile (default: the config's)",
     )
     chosen.add_argument(
         "--exif",

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def told(progress: Progress) -> None:
             if bar.total is None and progress.images is not None:
                 bar.reset(progress.images)
-                bar.initial = progress.done.images  # of earlier runs: the rate is of this one
+                bar.initial = progress.done.images  # done in earlier runs: they do not count for the rate
             bar.n = progress.done.images
             bar.set_postfix(errors=progress.done.errors, refresh=False)
             bar.refresh()
@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastmask propose-dataset",
         description="Writes object proposals of any number of images to Parquet files in OUT/shards, with "
-        "OUT/manifest.json. An image that cannot be read is a row with its error. Run again, the same command goes on "
-        "where it ended. docs/bulk.md describes the files.",
+        "OUT/manifest.json. An image that cannot be read becomes a row with its error. The same command resumes an "
+        "interrupted run. docs/bulk.md describes the files.",
         epilog="Any setting of the config: --config.section.key=value, as in --config.evaluation.long_edges=1300",
     )
     parser.add_argument(

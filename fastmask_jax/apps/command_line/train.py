@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load_config(options.config, overrides)
     workdir = options.workdir or Path("runs") / Path(options.config.partition(":")[0]).stem
 
-    with ending_at_once():  # JAX starts here: mistakes above are answered at once
+    with ending_at_once():  # JAX is imported here, after the fast checks
         from fastmask_jax import cluster
         from fastmask_jax.training.loop import Diverged, run
 

@@ -1,1 +1,1 @@
-"""The page of demo.py: images into a browser, proposals out of it. Needs requirements-demo.txt."""
+"""The demo page: upload images in a browser and inspect their proposals. Needs requirements-demo.txt."""

@@ -35,7 +35,7 @@ DOWNLOADS = {"download": "Download JSON", "polygons": "Download polygons", "labe
 SHOWN = 6 + len(DOWNLOADS)  # values of `_Session._shown`
 EXAMPLES = ShapesSpec(objects=(4, 6), side=(70.0, 200.0), small_share=0.0)
 EXAMPLE_SEED = 20170726
-KEPT_SECONDS = 3600  # files of a visitor that are not looked at for so long are removed
+KEPT_SECONDS = 3600  # a visitor's files are removed after this time without access
 
 INVITATION = "Drop an image, or draw an example."
 WORKING = "Looking for objects … (the first image of its shape takes longer: the network is compiled for it)"
@@ -80,7 +80,7 @@ class _Session:
         return self._shown(None, WORKING)
 
     def upload(self, image: dict[str, Any] | None, *sliders: float | int) -> list[Any]:
-        """Returns upload, view and what is shown. The image is gradio's record of the file, not decoded yet."""
+        """Returns upload, view and what is shown. `image` is gradio's record of the file, which is not decoded yet."""
         if image is None:
             return [gr.skip(), *self._shown(None, INVITATION)]
         try:
@@ -147,14 +147,14 @@ def _other_formats(view: View) -> tuple[Path, Path]:
 
 
 def _uploaded(path: str) -> str:
-    """Returns the path; raises ValueError if it is not an uploaded file, which only a forged request can cause."""
+    """Returns the path; raises ValueError if it is not an uploaded file, which happens only in forged requests."""
     if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
         raise InvalidInput(f"{Path(path).name} was not uploaded")
     return path
 
 
 def _numbers(score_threshold: float | int, nms_iou: float | int, count: float | int) -> tuple[float, float, int]:
-    """Converts slider values, of which the browser sends whole ones as integers."""
+    """Converts slider values; the browser sends whole numbers as integers."""
     return float(score_threshold), float(nms_iou), int(count)
 
 
@@ -259,7 +259,7 @@ def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
         session.upload,
         [upload, *sliders],
         [upload, *shown],
-        preprocess=False,  # what is wrong with a file, `read_upload` says better than gradio
+        preprocess=False,  # `read_upload` explains invalid files better than gradio
         show_progress_on=results.overview,
         **private,
     )
@@ -286,7 +286,7 @@ def _connect(session: _Session, controls: _Controls, results: _Results) -> None:
 
 @contextmanager
 def _without_proxy(hosts: Sequence[str]) -> Iterator[None]:
-    """Keeps gradio, which asks its own address whether it answers, from asking a proxy for it."""
+    """Keeps gradio's check of its own address from going through a proxy."""
     before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
     for name, value in before.items():
         os.environ[name] = ",".join([*filter(None, [value]), *hosts])

@@ -1,4 +1,4 @@
-"""Decodes files that are dropped on the page to RGB pixels, or explains in one line why not."""
+"""Decodes uploaded files to RGB pixels, or explains in one line why it cannot."""
 
 import os
 from pathlib import Path
@@ -10,17 +10,17 @@ from PIL import Image, UnidentifiedImageError
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.image_input import read_image
 
-# Pillow's other readers start programs (PostScript), decode on opening or read containers of containers.
+# Pillow's other readers start programs (PostScript), decode when opening a file, or read nested containers.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MOST_BYTES = 64 << 20
-MOST_PIXELS = 32_000_000  # masks are as large as their image, and there are many
+MOST_PIXELS = 32_000_000  # limits memory: there are many masks, each as large as its image
 
 
 def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes an image file to RGB pixels, upright: unlike in datasets, EXIF orientation is applied.
 
-    Its content, not its name, says the format, one of `FORMATS`. The size is read from the header before pixels are
-    decoded.
+    The format, one of `FORMATS`, is detected from the content, not from the name. The size is read from the header
+    before pixels are decoded.
 
     Raises:
       ValueError: not an image, damaged, or of more than `most_pixels`; one line with the file name only.
@@ -42,6 +42,6 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
 
 
 def _available() -> list[str]:
-    """Returns the listed formats that this build of Pillow has: it raises KeyError for others."""
+    """Returns the listed formats that this build of Pillow supports; for others, Pillow raises KeyError."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]

@@ -1,4 +1,4 @@
-"""Draws what the demo page shows: all proposals on the image, and one with its attention. Without gradio."""
+"""Draws the pictures of the demo page: all proposals on the image, and one with its attention. Does not use gradio."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from fastmask_jax.inference.proposals import LABELED, Proposals
 from fastmask_jax.masks.drawing import contour, crop, crop_mask, distinct_colors, frame, heat, overlay
 
-LONGEST = 1120  # pixels of the longer side of the picture on the page, whatever the image has
-CLOSEUP = 640  # pixels on a side of a window that is shown alone
+LONGEST = 1120  # long edge of the picture on the page in pixels, for images of any size
+CLOSEUP = 640  # side of the picture of a single window, in pixels
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class View:
         return replace(self, chosen=there[place % len(there)])
 
     def stepped(self, by: int) -> "View":
-        """Returns the view with the proposal `by` places further on selected, around the ends."""
+        """Returns the view with the selection moved by `by` proposals; wraps around at the ends."""
         if not len(self.shown):
             return self
         place = (0 if by > 0 else -1) if self.chosen is None else self.chosen + by
@@ -72,7 +72,7 @@ class View:
         return frame(drawn, box, self._color(), dashed=True)
 
     def closeup(self) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s 3"]] | None:
-        """Draws the selected window, with the outline of the mask, and under its attention, dark (0) to yellow (1)."""
+        """Draws the selected window with the mask's outline, and again with its attention, dark (0) to yellow (1)."""
         if self.chosen is None:
             return None
         image, box = self.shown.image, self.shown.window_boxes[self.chosen]
@@ -112,4 +112,4 @@ def _shown_size(image_size: tuple[int, int]) -> tuple[int, int]:
 def _covers(proposals: Proposals, k: int, row: int, column: int) -> bool:
     x, y, width, height = proposals.boxes[k]
     inside = x <= column < x + width and y <= row < y + height
-    return bool(inside and proposals.mask(k)[row, column])  # a mask is decoded only where its box asks for it
+    return bool(inside and proposals.mask(k)[row, column])  # decodes a mask only if its box contains the pixel

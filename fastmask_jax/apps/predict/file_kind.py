@@ -1,4 +1,4 @@
-"""Tells images and videos from other files, by content first and by suffix second."""
+"""Detects images and videos by their content, or else by their suffix."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".ts"),
     *(".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),
 }
-# Their content looks like that of images or videos.
+# Suffixes of other files whose content looks like an image or a video.
 _SOUND = {".m4a", ".m4b", ".mka", ".weba", ".wma", ".oga", ".ogg", ".opus"}
 _RAW = {".cr2", ".nef", ".nrw", ".arw", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc"}
 
@@ -23,12 +23,12 @@ _IMAGE_STARTS = (
 _VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3", b".RMF")
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _OTHER_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"crx ")  # sound, and Canon's raw files
-_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes
-_PACKETS = ((0, 188), (4, 192))  # of transport streams: where the first one is marked, and how far on the next
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes in bytes
+_PACKETS = ((0, 188), (4, 192))  # transport streams: offset of the first packet's marker, and packet size
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Returns what a file is by its first bytes; by its suffix, if these say nothing or cannot be read."""
+    """Returns the kind of a file by its first bytes; by its suffix if they are unknown or cannot be read."""
     suffix = path.suffix.lower()
     if suffix in _SOUND | _RAW:
         return None

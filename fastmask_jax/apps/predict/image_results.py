@@ -20,12 +20,12 @@ PICTURE_THREADS = 4
 
 
 class Predicted(NamedTuple):
-    """What was written."""
+    """Numbers of images and proposals that were written."""
 
     images: int
     proposals: int
     unreadable: int
-    turned: int  # of the images: those with an EXIF orientation
+    turned: int  # images with an EXIF orientation
     interrupted: bool
 
 
@@ -45,11 +45,11 @@ def predict_images(
     contain the work so far.
 
     Args:
-      files: of the images; `image_ids` says what they are called in the results.
-      write_pictures: gets the name and the proposals of each image, in a thread.
-      report: gets a line for each image that cannot be read, which is left out.
-      progress: called after each image, read or not.
-      write_formats: gets each image with its proposals, in order.
+      files: the image files; `image_ids` gives their ids in the results.
+      write_pictures: called with the name and the proposals of each image, in a thread.
+      report: called with a line for each unreadable image, which is skipped.
+      progress: called after each image, readable or not.
+      write_formats: called with each image and its proposals, in order.
 
     Raises:
       ValueError: no image is readable. OSError: a file cannot be written.

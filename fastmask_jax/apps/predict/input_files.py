@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
     images: list[FoundFile]
     videos: list[FoundFile]
-    passed_over: Counter[str]  # suffixes of files that folders hold and that are neither
+    passed_over: Counter[str]  # suffixes of other files in the folders
 
 
 def find_files(words: Sequence[str]) -> Found:
@@ -107,7 +107,7 @@ def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[
         below = sorted(path.relative_to(folder) for path in match.rglob("*")) if match.is_dir() else [Path(match.name)]
         for part in below:
             path = folder / part
-            gone = path.is_symlink() and not path.exists()  # whoever reads it will say so
+            gone = path.is_symlink() and not path.exists()  # reported when it is read
             if any(name.startswith(".") for name in part.parts) or not (path.is_file() or gone):
                 continue
             if kind_of(path):
@@ -119,7 +119,7 @@ def _of_matches(matches: Sequence[Path], passed_over: Counter[str]) -> Iterator[
 def _lines(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
-        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows' shells write files
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # the encoding of Windows shells
         return [line.strip() for line in data.decode("utf-16" if wide else "utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise MissingFile(f"{LIST}{path}: no such list of files") from None

@@ -11,8 +11,8 @@ from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.masks.drawing import DARK, contour, crop, crop_mask, distinct_colors, grid, heat
 from fastmask_jax.masks.suppression import SHOWN_IOU
 
-WINDOW_SIDE = 200  # pixels of a window in the attention picture
-_LINE, _GAP = 2, 3  # pixels of its contours, and between window and attention
+WINDOW_SIDE = 200  # side of a window in the attention picture, in pixels
+_LINE, _GAP = 2, 3  # width of its contours, and the gap between window and attention, in pixels
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PictureWriter:
     npz: bool = False
 
     def write(self, name: str, proposals: Proposals) -> None:
-        """Args: name, a path below each kind's folder, without suffix; proposals, of one image."""
+        """Writes the pictures of one image; `name` is a path below the folder of each kind, without suffix."""
         if self.npz:
             proposals.save_npz(self._path("npz", f"{name}.npz"))
         if not (self.overlays or self.attention or self.cutouts):
@@ -79,7 +79,7 @@ def attention_sheet(proposals: Proposals) -> UInt8[np.ndarray, "_H _W 3"]:
 
 
 def _around(proposal: Proposals) -> Proposals:
-    """Cuts the image of a single proposal to its window; to a pixel of it, if the window lies beside it."""
+    """Crops the image of a single proposal to its window; to one pixel if the window is outside the image."""
     (x1, y1, x2, y2), (height, width) = proposal.window_boxes[0].tolist(), proposal.image_size
     left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
     return proposal.cropped((left, top, max(min(x2, width), left + 1), max(min(y2, height), top + 1)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Defers SIGINT until the block ends, so that files written in it are complete."""
-    if threading.current_thread() is not threading.main_thread():  # where it never arrives
+    if threading.current_thread() is not threading.main_thread():  # signals arrive in the main thread only
         yield
         return
     caught: list[tuple] = []

@@ -25,12 +25,12 @@ DRAWING_THREADS = 4
 
 
 class PredictedVideo(NamedTuple):
-    """What was written."""
+    """Numbers of frames, proposals and objects that were written."""
 
     frames: int
     proposals: int
-    objects: int  # how many the tracker told apart
-    broken: str  # why the video could not be read to its end, or nothing
+    objects: int  # number of tracks
+    broken: str  # why the video could not be read to its end; "" if it could
     interrupted: bool
 
 

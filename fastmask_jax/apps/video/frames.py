@@ -17,9 +17,9 @@ from jaxtyping import UInt8
 from fastmask_jax.errors import InvalidInput, MissingFile
 
 ENCODER = "libx264"
-_QUALITY = {"crf": "20", "preset": "veryfast"}  # contours stay sharp; a network takes far longer than this preset
-_TOLERATED = 2  # seconds that a whole file may lack of the duration it states
-_EVEN = 2  # yuv420p, which every player knows, halves both sides of the colors
+_QUALITY = {"crf": "20", "preset": "veryfast"}  # sharp contours; encoding takes little time compared with the network
+_TOLERATED = 2  # seconds by which a complete file may be shorter than its stated duration
+_EVEN = 2  # yuv420p, which every player supports, halves the resolution of colors along both axes
 
 
 class Frame(NamedTuple):
@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 class VideoReader(AbstractContextManager):
-    """Reads the frames of a file's main video stream, upright and in presentation order; cover pictures are no video.
+    """Reads the frames of a file's main video stream, upright and in presentation order; ignores cover pictures.
 
     Attributes:
       rate: average frames per second.
@@ -62,11 +62,11 @@ class VideoReader(AbstractContextManager):
         best = self._container.streams.best("video")
         self._stream = best if best in pictures else pictures[0]
         self._stream.thread_type = "AUTO"
-        # Fraction: PyAV 19 has a rational type of its own
+        # PyAV 19 has a rational type of its own, hence Fraction
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.time_base = Fraction(self._stream.time_base)
         self._aspect = Fraction(self._stream.sample_aspect_ratio or 1)
-        # Sound may go on for longer than the stream, and an edit list may leave out some of it: the shorter one counts.
+        # Sound may be longer than the video stream, and an edit list may skip parts of the stream: use the shorter one.
         of_file, of_stream = Fraction(self._container.duration or 0, av.time_base), self._stream.duration
         self._seconds = min(of_file, of_stream * self.time_base) if of_stream else of_file
         self.length: int = self._stream.frames or round(self._seconds * self.rate)
@@ -83,7 +83,7 @@ class VideoReader(AbstractContextManager):
             for frame in self._container.decode(self._stream):
                 size = size or (frame.width, frame.height)
                 pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
-                rises = frame.pts is not None and frame.pts > last  # or else no encoder would take it
+                rises = frame.pts is not None and frame.pts > last  # encoders require increasing timestamps
                 last = frame.pts if rises else last + step
                 first = last if first is None else first
                 frames += 1
@@ -94,7 +94,7 @@ class VideoReader(AbstractContextManager):
         if not frames:
             raise InvalidInput(f"{self.path}: the video has no frames")
         missing = self._seconds - (last + step - first) * self.time_base
-        if missing > _TOLERATED:  # FFmpeg takes what is cut off for an end
+        if missing > _TOLERATED:  # FFmpeg does not report truncated files
             raise InvalidInput(f"{self.path}: ends after {frames} frames, {float(missing):.0f} s too early: truncated?")
 
     def __exit__(self, *_: object) -> None:
@@ -146,7 +146,7 @@ class VideoWriter(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        begun = self._stream.codec_context.is_open  # and the file with it
+        begun = self._stream.codec_context.is_open  # the file is then open, too
         if begun:
             self._container.mux(self._stream.encode(None))
         self._container.close()
@@ -160,7 +160,7 @@ def _turned(pixels: UInt8[np.ndarray, "_H _W 3"], frame: av.VideoFrame) -> tuple
     sideways = False
     if matrix is not None:
         (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
-        # (a, b) and (c, d): where the picture's x and y axes point to on the screen
+        # (a, b) and (c, d): directions of the picture's x and y axes on the screen
         sideways = abs(b) > abs(a)
         if sideways:
             pixels, a, d = pixels.swapaxes(0, 1), c, b

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 
 from fastmask_jax.errors import InvalidInput
 
-LEAST_IOU = 0.3  # of the same object in frames that follow each other
-MEMORY = 15  # frames for which an object may be out of sight
+LEAST_IOU = 0.3  # minimum mask IoU of an object in consecutive frames
+MEMORY = 15  # number of frames that an object may be missing
 
 
 class Followed(NamedTuple):
@@ -32,8 +32,8 @@ class Followed(NamedTuple):
 class _Track:
     number: int
     slot: int
-    mask: Mapping[str, Any]  # where it was seen last
-    seen: int  # and in which frame
+    mask: Mapping[str, Any]  # its last mask
+    seen: int  # frame of that mask
 
 
 class Tracker:
@@ -54,7 +54,7 @@ class Tracker:
         self._begun = 0
 
     def follow(self, masks: Sequence[Mapping[str, Any]]) -> Followed:
-        """Matches the masks of the next frame to tracks, by the assignment that maximises total IoU.
+        """Matches the masks of the next frame to tracks, by the assignment that maximizes total IoU.
 
         Args:
           masks: RLE, all of the video's size. An unmatched mask starts a new track.
@@ -66,7 +66,7 @@ class Tracker:
             iou = np.asarray(
                 coco_mask.iou(list(masks), [track.mask for track in self._tracks], [0] * len(self._tracks))
             )
-            iou[iou < self._least_iou] = 0  # or else many weak pairs could outweigh a good one
+            iou[iou < self._least_iou] = 0  # otherwise many weak pairs could outweigh a good one
             for mask, track in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
                 if iou[mask, track] > 0:
                     followed[mask] = self._tracks[track]

@@ -1,1 +1,1 @@
-"""Proposals in the file formats of annotation tools: a module for each format, and a table of them."""
+"""File formats of annotation tools: one module per format, and a table of all formats."""

@@ -1,4 +1,4 @@
-"""One image with its proposals, as every format's writer gets it."""
+"""An image with its proposals, the input of every format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from fastmask_jax.inference.proposals import Proposals
 
-LABEL = "object"  # proposals have no class; the formats want one
+LABEL = "object"  # proposals have no class, but the formats need one
 
 
 class AnnotatedImage(NamedTuple):
-    """An image file and what was found in it.
+    """An image file and its proposals.
 
     Attributes:
-      image_id: whole number, different for each image.
-      path: of the image file.
-      name: path below the folder that the image was found in, without suffix; different for each image.
-      proposals: of the image, best first.
+      image_id: an integer, unique among the images.
+      path: path of the image file.
+      name: path below the folder in which the image was found, without suffix; unique among the images.
+      proposals: proposals of the image, best first.
     """
 
     image_id: int

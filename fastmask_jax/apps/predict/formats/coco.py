@@ -1,6 +1,6 @@
 """COCO dataset: FOLDER/annotations.json with images, annotations and one category.
 
-It opens in CVAT and Label Studio, and `prepare.py coco` takes it as training data.
+CVAT and Label Studio open it, and `prepare.py coco` accepts it as training data.
 """
 
 import json
@@ -16,7 +16,7 @@ from fastmask_jax.masks.polygons import keyholed
 
 @contextmanager
 def coco(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes polygons; holes are joined to their outline by a cut. Annotations have their score as a further key."""
+    """Writes polygons; a cut joins each hole to its outline. Annotations have the additional key `score`."""
     images: list[dict] = []
     written = 0
 

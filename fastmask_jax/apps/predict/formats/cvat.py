@@ -35,7 +35,7 @@ _HEAD = f"""<?xml version="1.0" encoding="utf-8"?>
 
 @contextmanager
 def cvat(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes polygons with their score as an attribute; the parts of a proposal share a group, the best lies on top."""
+    """Writes polygons with their score as an attribute, the best on top; the parts of a proposal share a group."""
     images = 0
     with whole_file(folder / "annotations.xml") as file:
         file.write(_HEAD)

@@ -16,7 +16,7 @@ _DEGREES, _OTHERS = 8, 3  # decimals: about a millimeter
 
 @contextmanager
 def geojson(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes a MultiPolygon for each proposal; without a coordinate system in the unit of the image, such as pixels."""
+    """Writes a MultiPolygon per proposal; if there is no coordinate system, in the image's unit, such as pixels."""
 
     def write(image: AnnotatedImage) -> None:
         import shapely

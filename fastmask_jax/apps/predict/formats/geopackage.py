@@ -1,4 +1,4 @@
-"""GeoPackage: FOLDER/NAME.gpkg for each image, in the coordinate system of the image. Needs pyogrio as well."""
+"""GeoPackage: FOLDER/NAME.gpkg for each image, in the coordinate system of the image. Also needs pyogrio."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ LAYER = "proposals"
 
 @contextmanager
 def geopackage(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes a layer with a MultiPolygon for each proposal; the file takes its name when it is complete."""
+    """Writes a layer with a MultiPolygon per proposal; the file gets its final name when it is complete."""
 
     def write(image: AnnotatedImage) -> None:
         import shapely

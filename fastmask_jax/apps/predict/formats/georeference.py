@@ -1,4 +1,4 @@
-"""Where the pixels of a raster lie on the earth, and proposals as geometries there. Needs rasterio and shapely."""
+"""Maps pixels of a raster to coordinates on the earth, and proposals to geometries. Needs rasterio and shapely."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ PACKAGES = ("rasterio", "shapely")
 
 
 class Georeference(NamedTuple):
-    """From pixels of an image to coordinates.
+    """Maps pixels of an image to coordinates.
 
     Attributes:
-      transform: (a, b, c, d, e, f): pixel (x, y) lies at (a x + b y + c, d x + e y + f); its upper left corner does.
+      transform: (a, b, c, d, e, f): the upper left corner of pixel (x, y) is at (a x + b y + c, d x + e y + f).
       crs: rasterio's CRS; None: unknown, or there is no transform and the coordinates are pixels.
     """
 
@@ -32,7 +32,7 @@ _PIXELS = Georeference((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
 def georeference_of(path: Path, size: tuple[int, int]) -> Georeference:
     """Reads the georeference of an image file, or of its world file.
 
-    A file that GDAL does not read, or whose pixels are not those of (H, W) that proposals are of, has none.
+    Files that GDAL cannot read, or whose size is not the given (H, W), have none.
     """
     dataset = open_raster(path)
     if dataset is None:
@@ -45,12 +45,12 @@ def georeference_of(path: Path, size: tuple[int, int]) -> Georeference:
 
 
 def geometries(outlines: Sequence[Sequence[Polygon]], place: Georeference, crs: str | None = None) -> list[Any]:
-    """Returns valid shapely.MultiPolygon geometries, outlines counterclockwise.
+    """Returns valid shapely.MultiPolygon geometries with counterclockwise outlines.
 
     Args:
       outlines: the parts of each mask, in pixels.
-      place: of the image.
-      crs: of the geometries, where that of the image is known; None: the image's own.
+      place: georeference of the image.
+      crs: coordinate system of the geometries, if the image's is known; None: the image's.
     """
     import shapely
     from shapely.geometry.polygon import orient

@@ -1,6 +1,6 @@
-"""Label Studio: FOLDER/tasks.json with predictions, and FOLDER/labels.xml, the labeling interface that they are for.
+"""Label Studio: FOLDER/tasks.json with predictions, and FOLDER/labels.xml with the matching labeling interface.
 
-Images are named as local files: set the image folder as LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
+Tasks refer to images as local files: set LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to the image folder.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _INTERFACE = f"""<View>
 
 @contextmanager
 def label_studio(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes one polygon for each proposal, in percent of the image's sides; its parts are joined by cuts."""
+    """Writes one polygon per proposal, in percent of the image's sides; cuts join its parts."""
     with whole_file(folder / "labels.xml") as file:
         file.write(_INTERFACE)
     with JsonListWriter(folder / "tasks.json") as tasks:

@@ -1,4 +1,4 @@
-"""labelme: FOLDER/NAME.json for each image, polygons that labelme opens beside the image."""
+"""labelme: FOLDER/NAME.json for each image, with polygons that labelme shows on the image."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedIm
 from fastmask_jax.apps.predict.formats.whole_file import whole_file
 from fastmask_jax.masks.polygons import Polygon, keyholed
 
-_VERSION = "5.5.0"  # of the file format, which labelme has kept since
+_VERSION = "5.5.0"  # version of the file format; unchanged in later releases of labelme
 
 
 @contextmanager
 def labelme(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes a polygon for each part of a mask; the parts of a proposal share a group, numbered from 1 by rank."""
+    """Writes a polygon for each part of a mask; the parts of a proposal share a group number, its rank from 1."""
 
     def write(image: AnnotatedImage) -> None:
         path = folder / f"{image.name}.json"

@@ -13,7 +13,7 @@ from fastmask_jax.masks.label_map import label_picture
 
 @contextmanager
 def masks(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes each mask alone, 255 on black, named by its rank from 001. The tolerance is of polygons: unused."""
+    """Writes each mask to a file of its own, 255 on black, named by its rank from 001. Ignores the tolerance."""
 
     def write(image: AnnotatedImage) -> None:
         place = folder / image.name
@@ -26,7 +26,7 @@ def masks(folder: Path, tolerance: float) -> Iterator[Write]:
 
 @contextmanager
 def labels(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes label maps: pixel value k + 1 for proposal k, 0 for none. The tolerance is of polygons: unused."""
+    """Writes label maps: pixel value k + 1 for proposal k, 0 for none. Ignores the tolerance."""
 
     def write(image: AnnotatedImage) -> None:
         path = folder / f"{image.name}.png"

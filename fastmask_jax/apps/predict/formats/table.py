@@ -1,4 +1,4 @@
-"""All formats by name: to add one, write its function in a module of its own and name it in a row here."""
+"""The table of formats. A new format is a function in a module of its own and a row here."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,9 +22,9 @@ class Format(NamedTuple):
     """A file format.
 
     Attributes:
-      writes: its files below its folder, for people to read.
-      open: (folder, tolerance of polygons in pixels) → a context that gives the function that takes each image.
-      packages: that it needs of the extra `large`.
+      writes: description of the files that it writes below its folder.
+      open: (folder, tolerance of polygons in pixels) → a context manager that yields the function that writes an image.
+      packages: packages of the extra `large` that it needs.
     """
 
     writes: str
@@ -48,12 +48,12 @@ FORMATS = {
 
 @contextmanager
 def open_formats(names: Sequence[str], folder: Path, tolerance: float) -> Iterator[Write]:
-    """Opens formats, each in `folder`/ITS NAME, and gives the function that writes an image in all of them.
+    """Opens formats, each in `folder`/NAME, and yields a function that writes an image in all of them.
 
     Args:
-      names: of `FORMATS`.
-      folder: for all formats.
-      tolerance: pixels that polygons may lie beside the masks' outlines.
+      names: keys of `FORMATS`.
+      folder: parent folder of all formats.
+      tolerance: maximum distance of polygons from the masks' outlines, in pixels.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(FORMATS[name].open(folder / name, tolerance)) for name in dict.fromkeys(names)]

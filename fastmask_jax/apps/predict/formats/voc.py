@@ -18,15 +18,14 @@ from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedIm
 from fastmask_jax.apps.predict.formats.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
-OBJECTS = 254  # 255 marks pixels that are of no known object
+OBJECTS = 254  # 255 marks pixels without a known object
 
 
 @contextmanager
 def voc(folder: Path, tolerance: float) -> Iterator[Write]:
     """Writes palette images in VOC's colors; a pixel belongs to the best proposal that covers it.
 
-    They hold the best 254 proposals of an image; at the end a warning counts what was left out. The tolerance is of
-    polygons, and changes nothing here.
+    They hold the best 254 proposals of an image; a final warning counts the omitted ones. Ignores the tolerance.
     """
     palette = voc_colors()
     images = left_out = 0
@@ -55,7 +54,7 @@ def voc(folder: Path, tolerance: float) -> Iterator[Write]:
 
 
 def voc_colors() -> UInt8[np.ndarray, "256 3"]:
-    """Computes VOC's colors: from the lowest bits on, three bits of the label are the next lower bits of R, G and B."""
+    """Computes VOC's colors: each three bits of the label, lowest first, fill the bits of R, G and B, highest first."""
     labels, colors = np.arange(256), np.zeros((256, 3), np.uint8)
     for step in range(8):
         for channel in range(3):

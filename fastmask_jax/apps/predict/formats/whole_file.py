@@ -1,4 +1,4 @@
-"""Text files that appear under their names only when they are complete."""
+"""Writes text files atomically."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from typing import TextIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Opens `<path>.part` for writing; it takes the name `path` when the `with` block ends without an error.
+    """Opens `<path>.part` for writing; renames it to `path` when the `with` block ends without an error.
 
     Args:
-      path: of the file; its folder is made.
+      path: path of the file; its folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

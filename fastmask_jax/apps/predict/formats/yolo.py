@@ -1,6 +1,6 @@
 """YOLO segmentation: FOLDER/labels/NAME.txt for each image, and FOLDER/data.yaml.
 
-To train on them, put the images into FOLDER/images, under the same names.
+To train on these files, put the images into FOLDER/images, with the same names.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ names:
 
 @contextmanager
 def yolo(folder: Path, tolerance: float) -> Iterator[Write]:
-    """Writes a line for each proposal: class 0, then x and y of its outline as shares of the image's sides."""
+    """Writes a line per proposal: class 0, then x and y of its outline as fractions of the image's sides."""
     with whole_file(folder / "data.yaml") as file:
         file.write(_DATA)
 
