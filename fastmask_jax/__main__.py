@@ -1,4 +1,4 @@
-"""python -m fastmask_jax COMMAND: the same as the console command `fastmask`."""
+"""python -m fastmask_jax COMMAND: same as the console command `fastmask`."""
 
 import sys
 

@@ -9,9 +9,9 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Makes glibc reuse freed memory instead of returning it to the system; returns False without glibc.
 
-    On the CPU, XLA allocates the buffers of every step again. By default large buffers are mapped and unmapped each
-    time, and the kernel zeroes all their pages: a third of a training step (docs/results.md). One arena is used,
-    because only the main arena can grow beyond 64 MiB. Call this before other threads allocate memory.
+    On the CPU, XLA allocates the buffers of every step anew. By default, large buffers are mapped and unmapped each
+    time, and the kernel zeroes all their pages, which takes a third of a training step (docs/results.md). Only one
+    arena is used, because only the main arena can grow beyond 64 MiB. Call this before other threads allocate memory.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

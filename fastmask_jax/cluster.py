@@ -1,7 +1,7 @@
 """Joins the processes of one command on several hosts, exchanges values between them, and ends them together.
 
-JAX's coordination service does the work; a single process needs none of it, and every function here then returns at
-once. The service ends a process whose cluster has broken by `abort`; here that becomes one line and `BROKEN`.
+This uses JAX's coordination service. In a single process, every function returns immediately. If the cluster breaks,
+the service calls `abort`; this module turns that into one line and the exit status `BROKEN`.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
-from jax._src.clusters import ClusterEnv  # JAX offers no other way to ask whether a cluster surrounds the process
+from jax._src.clusters import ClusterEnv  # the only way to detect a cluster in the environment
 from orbax.checkpoint import multihost
 
 from fastmask_jax.errors import InvalidInput
 
-BROKEN = 75  # exit status if another process is gone: EX_TEMPFAIL, the same command resumes
-HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
-SEEN_SECONDS = 15  # until a file that one host has written must be visible on all
+BROKEN = 75  # exit status if another process is lost: EX_TEMPFAIL, because the same command resumes
+HEARTBEAT_SECONDS = 20  # a process that is silent for longer is lost
+SEEN_SECONDS = 15  # time until a file written by one host must be visible on all
 _CONNECTION = ("Gloo", "Connection", "Socket closed", "UNAVAILABLE", "coordination service", "heartbeat")
 
 T = TypeVar("T")
@@ -45,10 +45,10 @@ def processes() -> int:
 
 @contextmanager
 def joined(options: argparse.Namespace) -> Iterator[None]:
-    """Joins the cluster of `--coordinator`, or the one that JAX finds in the environment, and leaves it at the end.
+    """Joins the cluster of `--coordinator`, or one that JAX finds in the environment, and leaves it at the end.
 
-    Without either this does nothing. After an error inside the block the cluster is not left: the command ends without
-    waiting for the others, which then notice.
+    Without a cluster this does nothing. After an error in the block, the process stays in the cluster: the command ends
+    without waiting for the other processes, which then detect the loss.
 
     Raises:
       InvalidInput: the cluster cannot be joined.
@@ -60,15 +60,15 @@ def joined(options: argparse.Namespace) -> Iterator[None]:
     _join(options, count)
     with noticing_lost_process():
         yield
-        gather("done")  # else the first to finish would time out while the last still works
+        gather("done")  # otherwise the first to finish would time out while the last is still working
     jax.distributed.shutdown()
 
 
 @contextmanager
 def noticing_lost_process() -> Iterator[None]:
-    """Ends this process with one line and `BROKEN` if the block cannot reach another one.
+    """Ends this process with one line and `BROKEN` if another process cannot be reached in the block.
 
-    A block to save or close things that needs all processes belongs outside.
+    Cleanup that needs all processes belongs outside this block.
     """
     try:
         yield
@@ -81,8 +81,8 @@ def noticing_lost_process() -> Iterator[None]:
 def _surrounding_processes() -> int:
     """Returns the number of processes of the SLURM step, MPI job, TPU slice or Kubernetes job around this process."""
     if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" not in os.environ:
-        return 1  # a pod of its own
-    with warnings.catch_warnings(action="ignore"):  # of a Kubernetes pod without the package kubernetes
+        return 1  # a pod without a job
+    with warnings.catch_warnings(action="ignore"):  # raised in a Kubernetes pod without the package kubernetes
         for environment in ClusterEnv._cluster_types:
             if not environment.opt_in_only_method and environment.is_env_present():
                 return environment.get_process_count()
@@ -101,13 +101,13 @@ def _join(options: argparse.Namespace, count: int) -> None:
     timer.daemon = True
     timer.start()
     _end_at_abort()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from us
+    jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     try:
         jax.distributed.initialize(
             options.coordinator,
             options.processes,
             options.process,
-            initialization_timeout=seconds + 60,  # the timer is first: JAX would abort with a stack trace
+            initialization_timeout=seconds + 60,  # our timer fires first: JAX would abort with a stack trace
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -118,12 +118,12 @@ def _join(options: argparse.Namespace, count: int) -> None:
 
 
 def _end_at_abort() -> None:
-    """Makes `abort`, by which the coordination service ends this process, end it with one line and `BROKEN`."""
+    """Makes `abort`, which the coordination service calls, end this process with one line and `BROKEN`."""
 
     def aborted(_: int) -> None:
         _end(_lost("the cluster service has ended this one"))
 
-    _end_at_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept: the C library holds no reference
+    _end_at_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # keeps a reference: the C library has none
     ctypes.CDLL(None).signal(signal.SIGABRT, _end_at_abort.handler)
 
 
@@ -135,7 +135,7 @@ def _lost(reason: str) -> str:
 
 
 def _end(line: str, status: int = BROKEN) -> NoReturn:
-    """Ends the process at once, from any thread."""
+    """Ends the process immediately, from any thread."""
     sys.stdout.flush()
     os.write(2, f"error: {line}\n".encode())
     os._exit(status)
@@ -147,17 +147,17 @@ _rounds = iter(range(sys.maxsize))
 def gather(value: T) -> list[T]:
     """Returns the values of all processes, in the order of their numbers; every process gets the same list.
 
-    All processes must call this in the same order. It waits for as long as they live.
+    All processes must make these calls in the same order. The call waits as long as the processes are alive.
 
     Args:
-      value: anything that JSON holds.
+      value: any value that JSON can represent.
     """
     if processes() == 1:
         return [value]
     client, number = multihost.get_jax_distributed_client(), next(_rounds)
     client.key_value_set(f"fastmask/{number}/{process()}", json.dumps(value))
     values = [json.loads(_wait_for(client, f"fastmask/{number}/{other}")) for other in range(processes())]
-    if number:  # all have read the values before
+    if number:  # all processes have read the previous values
         client.key_value_delete(f"fastmask/{number - 1}/{process()}")
     return values
 
@@ -165,16 +165,16 @@ def gather(value: T) -> list[T]:
 def _wait_for(client: Any, key: str) -> str:
     while True:
         try:
-            return client.blocking_key_value_get(key, 1000)  # short: Python handles signals in between
+            return client.blocking_key_value_get(key, 1000)  # short timeout, so that Python can handle signals
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
 
 
 class SharedFlag:
-    """A flag that any process can raise for all, such as a request to stop. Every process makes it in the same order.
+    """A flag that any process can raise for all, such as a request to stop.
 
-    Reading it asks process 0 at most once a second.
+    All processes must create their flags in the same order. Reading a flag asks process 0 at most once per second.
     """
 
     _made = iter(range(sys.maxsize))
@@ -197,10 +197,10 @@ class SharedFlag:
 
 
 def check_shared(folder: Path) -> None:
-    """Checks that all processes see the files that process 0 writes to `folder`, which is created.
+    """Creates `folder` and checks that all processes see the files that process 0 writes there.
 
     Raises:
-      InvalidInput: one does not; in every process.
+      InvalidInput: a process does not see them; raised in every process.
     """
     if processes() == 1:
         return
@@ -223,18 +223,20 @@ def check_shared(folder: Path) -> None:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Checks that all processes have the same value, anything that JSON holds.
+    """Checks that all processes have the same value, any value that JSON can represent.
 
     Raises:
-      InvalidInput: they have not; in every process.
+      InvalidInput: the values differ; raised in every process.
     """
     values = gather(value)
     for number, other in enumerate(values):
         if other != values[0]:
-            raise InvalidInput(f"process {number} has {what} {other}, process 0 {values[0]}: start all of them alike")
+            raise InvalidInput(
+                f"process {number} has {what} {other}, process 0 {values[0]}: start all with the same arguments"
+            )
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Returns this process's share of items: contiguous, of sizes that differ by at most one."""
+    """Returns this process's share of items: contiguous; shares differ in size by at most one."""
     count, number = processes(), process()
     return items[len(items) * number // count : len(items) * (number + 1) // count]

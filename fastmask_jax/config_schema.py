@@ -1,4 +1,4 @@
-"""Every setting of a config with its type and range: the one place where configs are checked.
+"""Type and range of every setting of a config: the one place where configs are checked.
 
 Tables have a row for each setting. A body of your own is a row of BODIES, a neck a row of NECKS (docs/extending.md).
 No JAX here: commands check configs before it starts, so the tables name the code of a body or neck.
@@ -24,12 +24,12 @@ from fastmask_jax.setting_kinds import (
     shown,
 )
 
-MOST_LONG_EDGE = 8_192  # of a resized image: as float32 RGB it takes 0.8 GB
-MOST_PROPOSALS = 100_000  # an image of that size has as many windows
-MOST_IMAGES = 256  # of a device's batch at inference
+MOST_LONG_EDGE = 8_192  # of a resized image, which takes 0.8 GB as float32 RGB
+MOST_PROPOSALS = 100_000  # about the number of windows of such an image
+MOST_IMAGES = 256  # in a device's batch at inference
 MOST_WORKERS = 256  # processes
 _MOST_CHANNELS = 16_384
-_MOST_WINDOWS = 65_536  # sampled of an image
+_MOST_WINDOWS = 65_536  # sampled windows per image
 _FOREVER = 10**12  # images or steps
 
 
@@ -57,7 +57,7 @@ OPTIMIZERS = ("momentum", "adam")
 SCHEDULES = ("step", "cosine")
 BATCH_SCALINGS = ("linear", "sqrt", "none")
 EXIF = ("ignore", "apply")
-OFF, AUTO = "off", "auto"  # of tiles
+OFF, AUTO = "off", "auto"  # values of `evaluation.tile`
 LEAST_TILE = 64  # pixels
 
 _WIDTH = Integer(1, _MOST_CHANNELS)
@@ -184,9 +184,9 @@ SECTIONS: dict[str, dict[str, Kind]] = {
         "max_pixels": Integer(1, _FOREVER),
     },
 }
-_SEED = Integer(0, 2**32 - 1)  # of a key of JAX
+_SEED = Integer(0, 2**32 - 1)  # seed of a JAX key
 _EXTRA = {"records": Text(), "weight": Number(0, 1_000, open="("), "partly_labeled": Flag()}  # data.extra.NAME
-_NETWORK = ("model", "evaluation")  # what inference reads
+_NETWORK = ("model", "evaluation")  # the sections that inference reads
 _COMPLETE = "start from a bundled config, as configs/shapes.py does"
 
 
@@ -195,8 +195,8 @@ def check_config(config: Mapping[str, Any], training: bool = False) -> None:
 
     Args:
       config: its sections, as dicts.
-      training: check all sections; no other key may be in them. Otherwise only those that inference reads are checked,
-        since the file of a network may come from another version of this project.
+      training: check all sections and refuse unknown keys. Otherwise, only the sections that inference reads are
+        checked, because a network's file may come from another version of this project.
 
     Raises:
       ValueError: an unknown or missing setting, another type, or a value out of range; one line that names the setting
@@ -239,7 +239,7 @@ def implementation(code: Callable[..., Any] | str) -> Callable[..., Any]:
 
 
 def check_section(name: str, settings: Mapping[str, Any]) -> None:
-    """Checks the settings that one section has, such as "optimizer"; raises as `check_config`."""
+    """Checks the settings of one section, such as "optimizer"; raises as `check_config`."""
     for key, value in settings.items():
         SECTIONS[name][key].check(f"{name}.{key}", value)
 
@@ -270,7 +270,7 @@ def _check_extra(extra: Any) -> None:
 
 
 def _check_relations(config: Mapping[str, Any]) -> None:
-    """Checks settings that limit each other."""
+    """Checks constraints between settings."""
     smallest, largest = config["data"]["long_edges"]
     if smallest > largest:
         raise InvalidInput(f"data.long_edges={(smallest, largest)}: expected the smallest first: {(largest, smallest)}")

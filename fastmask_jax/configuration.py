@@ -77,7 +77,7 @@ def check_config_of(source: str, config: ConfigDict, training: bool = False) -> 
 
 
 def _read(path: Path, variant: str) -> ConfigDict:
-    """Runs a config file; whatever goes wrong in it is one line that names the file and its line."""
+    """Runs a config file; any error in it becomes one line that names the file and the line number."""
     if path.suffix != ".py":
         raise InvalidInput(f"--config {path}: expected a Python file (.py) with a function get_config")
     module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
@@ -94,7 +94,7 @@ def _read(path: Path, variant: str) -> ConfigDict:
         config = get_config(variant)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a file of the user's, or any other program
+    except (Exception, SystemExit) as error:  # the file may be any program
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == module_spec.origin]
         where = f", line {lines[-1]}" if lines else ""
@@ -162,7 +162,7 @@ def parse_command_line(
     return options, rest
 
 
-# Of the machine and its disk, and none of ours: the system's own message names the file.
+# Errors of the machine and its disk, not bugs: the system's message names the file.
 _MACHINE = {
     errno.EACCES,
     errno.EPERM,
@@ -180,7 +180,7 @@ REPORT = "This is a bug in fastmask_jax: please report it with the traceback."
 
 
 def _free_quietly(interrupt: KeyboardInterrupt) -> None:
-    """Frees what the interrupted frames hold; an object interrupted while it was built may fail, silently."""
+    """Frees the objects of the interrupted frames; ignores errors of objects that were interrupted in construction."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     interrupt.__traceback__ = None
     sys.unraisablehook = hook

@@ -1,16 +1,16 @@
-"""Drops log lines of other packages that would only worry a reader."""
+"""Drops harmless log lines of other packages."""
 
 import logging
 import os
 
 _EXPECTED = (
-    "Requested `tracked_metric`; did not provide",  # orbax: a checkpoint that was saved without an evaluation
-    "Given directory is read only",  # orbax: a run that is only read
-    "Attempted to create temporary directory",  # orbax: what a save that was cut short has left is replaced
-    "Grain multiprocess worker profiling requires jaxlib",  # grain, jaxlib < 0.11: not profiled here
+    "Requested `tracked_metric`; did not provide",  # orbax: a checkpoint saved without an evaluation
+    "Given directory is read only",  # orbax: a run opened for reading
+    "Attempted to create temporary directory",  # orbax: replaces the remains of an interrupted save
+    "Grain multiprocess worker profiling requires jaxlib",  # grain with jaxlib < 0.11: workers are not profiled here
 )
 
-_RAISED_LATER = (  # orbax: what went wrong in a thread that saves is raised by the next call
+_RAISED_LATER = (  # orbax: errors of saving threads, which the next call raises
     "_SignalingThread.run() raised an exception",
     "Handler Commit operations or the Commit callback in background save thread",
     "Save Finalize thread",
@@ -18,10 +18,10 @@ _RAISED_LATER = (  # orbax: what went wrong in a thread that saves is raised by 
 
 
 def drop_expected_logs() -> None:
-    """Filters absl's logger, which orbax and grain use, and what XLA writes beside the exceptions that it raises.
+    """Filters absl's logger, which orbax and grain use, and silences XLA's own log.
 
-    XLA's errors include banners such as "Very slow compile?" on slow machines. TF_CPP_MIN_LOG_LEVEL=0 shows all of it.
-    grain logs while it is imported, and XLA reads the variable when JAX is imported: call this before.
+    XLA logs banners such as "Very slow compile?" on slow machines; TF_CPP_MIN_LOG_LEVEL=0 shows them. Call this before
+    importing JAX, which reads that variable, and grain, which logs during its import.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").addFilter(_is_unexpected)

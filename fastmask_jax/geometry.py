@@ -13,10 +13,10 @@ from jaxtyping import Float, Float32, Int
 
 from fastmask_jax.errors import InvalidInput
 
-WINDOW = 10  # cells on a window's side
+WINDOW = 10  # cells along a window's side
 HALF_WINDOW = WINDOW // 2
-MASK = 40  # mask logits on a window's side
-UPSCALE = 4  # the fixed bilinear enlargement of the mask logits
+MASK = 40  # mask logits along a window's side
+UPSCALE = 4  # factor of the fixed bilinear upsampling of mask logits
 FINE_MASK = MASK * UPSCALE
 MULTIPLE = 4  # both sides of a resized image are multiples of this (docs/network.md §1)
 
@@ -89,7 +89,7 @@ def original_window_boxes(
       strides: strides of the levels.
       resized, original: (height, width) of the image as the network saw it, and of its file.
     """
-    # One division, correctly rounded: an edge on half a pixel stays there, and goes to the even pixel.
+    # A single, correctly rounded division keeps edges at half a pixel exact, so that they round to even.
     boxes = window_boxes(windows, strides) * np.tile(original[::-1], 2) / np.tile(resized[::-1], 2)
     return np.rint(boxes).astype(np.int64)
 

@@ -1,7 +1,7 @@
-"""Corrects how etils, with which tfds and orbax handle files, treats local ones.
+"""Corrects how etils, the file library of tfds and orbax, handles local files.
 
-Two things fail in it: a file whose owner has no name, as in many containers, raises KeyError; and a folder named
-`run[1]` is taken for a pattern, so that orbax does not find what it has written there.
+etils has two faults: a file whose owner has no name, as in many containers, raises KeyError; and a folder named
+`run[1]` is treated as a pattern, so that orbax does not find the files that it wrote there.
 """
 
 import glob
@@ -13,7 +13,7 @@ from etils.epath import backend, stat_utils
 
 
 def correct_local_files() -> None:
-    """Makes etils give numbers for owners without names, and take the folder of a pattern literally if it exists."""
+    """Makes etils return numbers for owners without names, and treat the folder of a pattern literally if it exists."""
     local = type(backend.os_backend)
     if getattr(local, "corrected", False):
         return

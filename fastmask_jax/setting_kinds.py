@@ -1,4 +1,4 @@
-"""Kinds of settings: the types and ranges that `config_schema` gives them. No JAX here."""
+"""Kinds of settings, with their types and ranges, for `config_schema`. Does not import JAX."""
 
 import difflib
 from collections.abc import Collection
@@ -18,7 +18,7 @@ class Integer:
     of: int = 1
 
     def check(self, key: str, value: Any) -> None:
-        """Raises a ValueError of one line if the setting `key` must not have this value, as `check` of every kind."""
+        """Raises a one-line ValueError if the setting `key` must not have this value, like `check` of every kind."""
         what = f"a multiple of {self.of}" if self.of > 1 else "an integer"
         wanted = f"{key}={shown(value)}: expected {what} from {self.least} to {self.most}"
         if not isinstance(value, Integral) or isinstance(value, bool):
@@ -30,7 +30,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Number:
-    """A number from `least` to `most`; `open` excludes the ends themselves: "(" the lower, ")" the upper, "()" both."""
+    """A number from `least` to `most`; `open` excludes bounds: "(" the lower one, ")" the upper one, "()" both."""
 
     least: float | int
     most: float | int
@@ -81,7 +81,7 @@ class Name:
 
 @dataclass(frozen=True)
 class NameOrInteger:
-    """One of some names, or an integer, which may stand in a text."""
+    """One of some names, or an integer, which may be given as text."""
 
     names: Collection[str]
     integer: Integer
@@ -95,7 +95,7 @@ class NameOrInteger:
 
 @dataclass(frozen=True)
 class Several:
-    """A tuple of values of one kind: of `length`, where it is given, otherwise of at least `least`."""
+    """A tuple of values of one kind, with `length` values if given, otherwise at least `least`."""
 
     item: "Kind"
     length: int | None = None
@@ -120,16 +120,16 @@ Kind = Integer | Number | Flag | Text | Name | NameOrInteger | Several
 
 
 def nearest_name(word: Any, names: Collection[str]) -> str | None:
-    """Returns the name that a word is most like, whatever the case of its letters; None if it is like none."""
+    """Returns the name most similar to a word, ignoring case; None if none is similar."""
     by_case = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(word).lower(), by_case, n=1, cutoff=0.6)
     return by_case[near[0]] if near else None
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a message shows it: at most 80 characters."""
+    """Formats a value for a message, in at most 80 characters."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         text = f"an integer of about {int(value.bit_length() * 0.30103)} digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

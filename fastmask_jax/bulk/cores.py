@@ -1,17 +1,17 @@
-"""Gives every actor of a machine its own cores: XLA starts a thread for each core it may use."""
+"""Assigns each actor of a machine its own cores, because XLA starts one thread per available core."""
 
 import fcntl
 import os
 import tempfile
 from pathlib import Path
 
-_held: list[int] = []  # open locks; the system releases them when the process ends, however it ends
+_held: list[int] = []  # open locks; the system releases them when the process ends
 
 
 def take_cores(count: int) -> None:
-    """Restricts this process, and the threads that it will start, to `count` cores that no other actor has taken.
+    """Restricts this process and its future threads to `count` cores that no other actor has taken.
 
-    If all are taken, or the machine has no more than `count`, nothing changes.
+    Does nothing if all cores are taken or the machine has at most `count`.
     """
     cores = sorted(os.sched_getaffinity(0))
     for first in range(0, len(cores) - count + 1, count):

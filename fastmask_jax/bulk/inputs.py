@@ -1,4 +1,4 @@
-"""Finds images at the addresses that a user gives: files, Parquet and tar files, in folders and lists."""
+"""Finds the input files at the user's addresses: images, Parquet and tar files, in folders and lists."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from fastmask_jax.bulk.storage import absolute, locate
 from fastmask_jax.data.image_file import SUFFIXES
 from fastmask_jax.errors import InvalidInput, MissingFile
 
-LIST = "@"  # before the address of a file that lists others
+LIST = "@"  # prefix of the address of a list
 _PARQUET = (".parquet", ".pq")
 _TAR = (".tar", ".tar.gz", ".tgz")
 
@@ -22,7 +22,7 @@ class FoundInput(NamedTuple):
     Attributes:
       kind: an image file, a Parquet file with one image per row, or a WebDataset tar.
       name: its path below the input folder; its address, if there are several inputs or a list.
-      address: for fsspec; the same in every process.
+      address: address for fsspec, the same in every process.
     """
 
     kind: Kind
@@ -33,23 +33,23 @@ class FoundInput(NamedTuple):
 def find_inputs(words: Sequence[str], passed_over: Counter[str]) -> Iterator[FoundInput]:
     """Yields the files of the inputs: of a folder, those below it, by path; of @LIST, one per line, in that order.
 
-    A list is read whole; of a folder only one subfolder is held in memory at a time. A file's suffix says what it is. A
-    file given by name or by a list counts as an image if it has any other suffix.
+    Memory holds a whole list, but only one subfolder of a folder at a time. The suffix of a file decides its kind;
+    a file that is given by name or in a list counts as an image if its suffix is unknown.
 
     Args:
       words: addresses of files and folders, and @LISTs.
-      passed_over: counts by suffix what folders hold besides.
+      passed_over: receives the number of skipped files in folders, by suffix.
 
     Raises:
-      FileNotFoundError: a missing input; a line of a list is looked at when it is read.
-      ValueError: the same file twice, or an address that cannot be read; one line.
+      FileNotFoundError: a missing input; files in a list are checked when they are read.
+      ValueError: a duplicate file, or an address that cannot be read; one line.
     """
     several = len(words) > 1
     seen: set[str] = set()
     for word in words:
         found = _of_list(word) if word.startswith(LIST) else _of_address(word, several, passed_over)
         for one in found:
-            if several or word.startswith(LIST):  # a folder alone has no file twice
+            if several or word.startswith(LIST):  # a single folder has no duplicates
                 if one.address in seen:
                     raise InvalidInput(f"{word}: {one.address} is there twice; give every file once")
                 seen.add(one.address)
@@ -57,7 +57,7 @@ def find_inputs(words: Sequence[str], passed_over: Counter[str]) -> Iterator[Fou
 
 
 def kind_by_suffix(name: str) -> Kind | None:
-    """Returns what a file is by the end of its name; None for files that hold no images."""
+    """Returns the kind of a file by its suffix; None for files without images."""
     lower = name.lower()
     if lower.endswith(_TAR):
         return "tar"
@@ -73,7 +73,7 @@ def _of_address(word: str, several: bool, passed_over: Counter[str]) -> Iterator
         what = fs.info(path)["type"]
     except FileNotFoundError:
         raise MissingFile(f"{word}: no such file or folder") from None
-    except Exception as error:  # every file system has its own
+    except Exception as error:  # each file system raises its own errors
         raise InvalidInput(f"{word}: cannot be read ({line_of(error)})") from None
     if what != "directory":
         yield FoundInput(kind_by_suffix(path) or "image", address if several else path.rpartition("/")[2], address)
@@ -89,7 +89,7 @@ def _of_address(word: str, several: bool, passed_over: Counter[str]) -> Iterator
 
 
 def _files_below(fs: Any, root: str) -> Iterator[str]:
-    """Yields paths below a folder in a fixed order, without hidden ones; memory grows with the largest folder only."""
+    """Yields the paths below a folder in a fixed order, except hidden ones; memory: one subfolder."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -119,5 +119,5 @@ def _of_list(word: str) -> Iterator[FoundInput]:
 
 
 def line_of(error: Exception) -> str:
-    """Returns the kind of an error and the first line of its message."""
+    """Returns the class of an error and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

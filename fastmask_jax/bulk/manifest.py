@@ -1,4 +1,4 @@
-"""The manifest of a folder of results: what was asked for, and what is done."""
+"""The manifest of a results folder: what was requested, and what is done."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +10,19 @@ from fastmask_jax.bulk.storage import OutputFolder
 from fastmask_jax.errors import ExistingFile, InvalidInput
 from fastmask_jax.masks.parquet_results import MANIFEST, SHARDS, VERSION, Counts, read_note, shard_name
 
-_THREADS = 32  # that read the ends of finished shards
-_OURS = ("plan", "unfinished")  # that a process killed before it wrote the manifest leaves
+_THREADS = 32  # threads that read the metadata of finished shards
+_OURS = ("plan", "unfinished")  # what remains of a process that was killed before it wrote the manifest
 
 
 @dataclass
 class Manifest:
-    """What `manifest.json` holds.
+    """Content of `manifest.json`.
 
     Attributes:
-      settings: everything that decides what the results are.
-      shards: number of files of results.
+      settings: all settings that determine the results.
+      shards: number of result files.
       images: number of images; None until all tars have been read.
-      skipped: number of files in the input folders that hold no images, by suffix.
+      skipped: number of files without images in the input folders, by suffix.
       weights: digest of the network's weights; "" before the first shard.
       done: totals of each finished shard, by number.
     """
@@ -36,7 +36,7 @@ class Manifest:
 
     @property
     def totals(self) -> Counts:
-        """Of all finished shards."""
+        """Returns the totals over all finished shards."""
         total = Counts()
         for counts in self.done.values():
             total = total.plus(counts)
@@ -64,11 +64,12 @@ class Manifest:
 def read_manifest(out: OutputFolder, settings: dict[str, Any]) -> Manifest | None:
     """Reads the manifest of an earlier run; None if the folder is new.
 
-    Which shards are done is read from the shards themselves: the manifest may be older than they are. A damaged file
+    The list of finished shards comes from the shards themselves, because the manifest may be outdated. A damaged shard
     counts as not done.
 
     Raises:
-      FileExistsError: the folder holds other things. ValueError: the run had other settings; one line.
+      FileExistsError: the folder contains other files.
+      ValueError: the run had other settings; one line.
     """
     there = out.names()
     if MANIFEST not in there:

@@ -24,13 +24,13 @@ _SCHEMA = pa.schema(
 
 
 class Shard(NamedTuple):
-    """The images of one file of results: some image files, row groups of a Parquet file, or a tar.
+    """The input of one result file: some image files, row groups of a Parquet file, or a tar.
 
     Attributes:
-      kind: of the input files.
-      names: name of each (see `inputs.FoundInput`); image ids begin with it.
-      addresses: of each, for fsspec.
-      row_groups: of the Parquet file; empty for others.
+      kind: kind of the input files.
+      names: name of each input file (see `inputs.FoundInput`), the prefix of its image ids.
+      addresses: address of each input file, for fsspec.
+      row_groups: row groups of the Parquet file; empty for other kinds.
     """
 
     kind: Kind
@@ -43,13 +43,13 @@ class Planned(NamedTuple):
     """Totals of a plan."""
 
     shards: int
-    images: int | None  # None if there are tars, whose images are counted when they are read
+    images: int | None  # None if there are tars: their images are counted when they are read
 
 
 def write_plan(found: Iterable[FoundInput], out: OutputFolder, shard_images: int) -> Planned:
     """Divides inputs into shards of at most `shard_images` and writes the plan; memory does not grow with their number.
 
-    A tar and a row group of a Parquet file are never divided, and may be larger.
+    Tars and row groups of Parquet files are never divided, so their shards may be larger.
 
     Raises:
       ValueError: a Parquet file cannot be read; one line.
@@ -60,7 +60,7 @@ def write_plan(found: Iterable[FoundInput], out: OutputFolder, shard_images: int
 
     def write() -> None:
         with out.writing(_file(shards - 1)) as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-            for one in waiting:  # a row group each, so that a process reads its own alone
+            for one in waiting:  # one row group per shard, so that a process reads only its own
                 writer.write_table(pa.Table.from_pylist([one._asdict()], _SCHEMA))
         waiting.clear()
 
@@ -92,7 +92,7 @@ def _file(number: int) -> str:
 
 
 def _shards(found: Iterable[FoundInput], shard_images: int) -> Iterator[tuple[Shard, int | None]]:
-    """Yields shards with the number of their images, None of a tar."""
+    """Yields shards with the number of their images; None for a tar."""
     files: list[FoundInput] = []
 
     def of_files() -> tuple[Shard, int]:
@@ -115,7 +115,7 @@ def _shards(found: Iterable[FoundInput], shard_images: int) -> Iterator[tuple[Sh
 
 
 def _row_groups(address: str, most: int) -> Iterator[tuple[list[int], int]]:
-    """Yields consecutive row groups of a Parquet file with together at most `most` rows, or a single larger one."""
+    """Yields groups of consecutive row groups with at most `most` rows in total, or a single larger one."""
     groups: list[int] = []
     total = 0
     for number, rows in enumerate(_rows_of_groups(address)):

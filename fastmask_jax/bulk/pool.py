@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-# Read when ray is imported. Its logs stay in its own folder, /tmp/ray unless RAY_TMPDIR says otherwise.
+# Read when ray is imported. Ray writes its logs to /tmp/ray, or to RAY_TMPDIR.
 for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep what they see
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics are sent
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps the visible devices of actors without a GPU
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }.items():
@@ -21,19 +21,19 @@ import ray  # noqa: E402
 from fastmask_jax.bulk.proposer import Job, Proposer  # noqa: E402
 from fastmask_jax.errors import InvalidInput  # noqa: E402
 
-OBJECT_STORE_MB = 128  # the pool passes numbers of shards, not images; Ray's own minimum is 75
-_AHEAD = 2  # shards that wait at an actor
+OBJECT_STORE_MB = 128  # the pool passes shard numbers, not images; Ray's minimum is 75
+_AHEAD = 2  # shards queued per actor
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Where to compute; it may change between runs.
+    """Where to compute; this may change between runs.
 
     Attributes:
-      address: of a Ray cluster to join; None: start Ray on this machine, and stop it at the end.
-      actors_per_machine: on machines without a GPU; with GPUs, each has one actor.
+      address: address of a Ray cluster to join; None: start Ray on this machine, and stop it at the end.
+      actors_per_machine: number of actors on machines without a GPU; otherwise, each GPU has one actor.
       batch_size: images per device and batch; None: the config's.
-      object_store_mb: memory of Ray's object store on this machine, if it is started here, in MB.
+      object_store_mb: memory of Ray's object store in MB, if Ray is started here.
     """
 
     address: str | None = None
@@ -43,7 +43,7 @@ class Pool:
 
 
 def computed(job: Job, pending: Sequence[int], pool: Pool, report: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Yields what the actors did, in the order in which they did it."""
+    """Yields the actors' reports on finished shards, in the order of completion."""
     size, gpus, cores, most = _actors(pool)
     actors = min(size, len(pending))
     report(f"Ray: {actors} {'actor' if actors == 1 else 'actors'}, {'a GPU each' if gpus else f'{cores} cores each'}")
@@ -84,7 +84,7 @@ def _actors(pool: Pool) -> tuple[int, int, int, int]:
 
 @contextmanager
 def ray_of(pool: Pool) -> Iterator[None]:
-    """Joins a cluster, or starts Ray on this machine; leaves it, or stops it, at the end."""
+    """Joins a cluster, or starts Ray on this machine; disconnects or stops it at the end."""
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if pool.address:
@@ -98,7 +98,7 @@ def ray_of(pool: Pool) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError:
-        raise  # an error of ours, with its traceback
+        raise  # a bug, with its traceback
     except ray.exceptions.RayError as error:
         line = str(error).splitlines()[0]
         raise InvalidInput(f"Ray stopped ({line}); what is written stays, and the same command goes on") from error

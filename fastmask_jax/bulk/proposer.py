@@ -20,26 +20,24 @@ from fastmask_jax.errors import InvalidInput, MissingFile, UserError
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks.parquet_results import MANIFEST, SHARDS, Counts, ParquetResultsWriter, read_note, shard_name
 
-TRIES = (
-    4  # of a shard whose actor dies: a machine that is taken back is one reason, an image too large for memory another
-)
-_COMPLETE = 2  # shards of which nothing can be fetched are an error if they have at least so many images
+TRIES = 4  # per shard whose actor dies, for example because the machine was preempted or an image needs too much memory
+_COMPLETE = 2  # a shard with at least this many images, none of which can be fetched, is an error
 
 
 @dataclass(frozen=True)
 class Job:
-    """What an actor needs to know; picklable.
+    """The parameters of an actor; picklable.
 
     Attributes:
       out: folder of the plan, the manifest and the results.
-      weights, config, overrides: of `fastmask_jax.load`.
-      options: of `propose`.
-      columns: of Parquet input.
-      attention: whether results hold attention.
+      weights, config, overrides: arguments of `fastmask_jax.load`.
+      options: options of `propose`.
+      columns: columns of Parquet input.
+      attention: whether results include attention.
       batch_size: images per device and batch; None: the config's.
-      digest: of the weights that earlier shards were made with; "" before the first.
-      run: of the driver; its tries count, not those of earlier ones.
-      cores: of the machine that one actor uses; 0: all.
+      digest: digest of the weights that made earlier shards; "" before the first shard.
+      run: id of the driver's run; only the tries of this run count.
+      cores: cores that each actor uses; 0: all.
     """
 
     out: OutputFolder
@@ -56,10 +54,10 @@ class Job:
 
 
 class Proposer:
-    """A class for `Dataset.map_batches`: takes numbers of shards, writes the shards, and returns what it did.
+    """A class for `Dataset.map_batches`: receives shard numbers, writes the shards, and returns a report on each.
 
-    A shard that is there already is not computed again, so that Ray may repeat any call. Errors become the column
-    `problem` of what is returned: Ray would wrap an exception in its own.
+    Existing shards are not computed again, so Ray may repeat any call. Errors are returned in the column `problem`,
+    because Ray would wrap exceptions in its own.
     """
 
     def __init__(self, job: Job) -> None:
@@ -113,7 +111,7 @@ class Proposer:
         }
 
     def _note_of(self, name: str) -> dict[str, Any] | None:
-        """Returns the counts of a shard that is there and whole: an actor that died after writing it left it."""
+        """Returns the counts of a complete existing shard, from an actor that died after writing it; otherwise None."""
         if not self._job.out.exists(name):
             return None
         try:
@@ -146,13 +144,13 @@ class Proposer:
                     else:
                         writer.write(image.image_id, found)
             counts = writer.counts
-            if refused == counts.images >= _COMPLETE:  # rows of it would say nothing of the images
+            if refused == counts.images >= _COMPLETE:  # its rows would contain no information about the images
                 raise MissingFile(f"{shard.addresses[0]} and {refused - 1} more cannot be fetched: {image.problem}")
         return counts._asdict() | note
 
 
 class _Problem:
-    """Keeps the error of a `with` block: one line if it is the user's to mend, else the traceback."""
+    """Catches the error of a `with` block: keeps one line for user errors, the traceback for others."""
 
     def __init__(self) -> None:
         self.text = ""

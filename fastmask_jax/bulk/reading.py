@@ -1,4 +1,4 @@
-"""Reads the images of a shard, as encoded files, ahead of the network: image files, Parquet rows, members of a tar."""
+"""Prefetches the encoded images of a shard: image files, Parquet rows, or members of a tar."""
 
 import gzip
 import tarfile
@@ -16,22 +16,22 @@ from fastmask_jax.bulk.storage import absolute, locate
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.ordered_map import ordered_map
 
-THREADS = 16  # fetch files at the same time, since a request to an object store takes tens of milliseconds
-_ROWS = 16  # of a Parquet file, decoded at a time
-_BLOCK = 512  # bytes of tar's records; two of zeros end it
+THREADS = 16  # files fetched in parallel: a request to an object store takes tens of milliseconds
+_ROWS = 16  # rows of a Parquet file that are decoded at a time
+_BLOCK = 512  # bytes of a tar record; two records of zeros end the file
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary)
 _TEXT = (pa.types.is_string, pa.types.is_large_string)
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """The content of one image file, or why there is none; an image for `ProposalGenerator.propose_iter`.
+    """An encoded image, or the reason why it is missing; an image for `ProposalGenerator.propose_iter`.
 
     Attributes:
-      image_id: name that is unique in the dataset.
+      image_id: unique name in the dataset.
       data: the encoded image.
       problem: why `data` is empty; "" if it is not.
-      refused: whether the storage failed, and not this file alone: wrong credentials, no connection.
+      refused: whether the storage failed as a whole, for example because of wrong credentials or no connection.
     """
 
     image_id: str
@@ -54,9 +54,9 @@ class Columns:
     """Columns of Parquet input.
 
     Attributes:
-      image: encoded images (binary), their addresses (string, relative to the Parquet file), or a struct with fields
-        `bytes` and `path`, as Hugging Face's datasets write them.
-      image_id: integers or strings, unique in the dataset; None: the file's name and the row.
+      image: column of encoded images (binary), their addresses (string, relative to the Parquet file), or structs with
+        the fields `bytes` and `path`, as written by Hugging Face's datasets.
+      image_id: column of integers or strings, unique in the dataset; None: the file name and the row number.
     """
 
     image: str = "image"
@@ -64,9 +64,9 @@ class Columns:
 
 
 def images_of(shard: Shard, columns: Columns) -> Iterator[ImageFile]:
-    """Yields the images of a shard in a fixed order; a few are read ahead.
+    """Yields the images of a shard in a fixed order; reads a few ahead.
 
-    An image that cannot be read is yielded with its problem. So is the rest of a tar that is cut off.
+    An image that cannot be read is yielded with its problem, and so is the missing rest of a truncated tar.
 
     Raises:
       ValueError: a Parquet file without these columns; one line.
@@ -136,7 +136,7 @@ def _check_type(address: str, column: str, kind: pa.DataType) -> None:
 
 
 class _Counted:
-    """A file that is read from the beginning to the end and remembers whether its last bytes are zeros."""
+    """A file that is read sequentially and remembers whether its last bytes are zeros."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

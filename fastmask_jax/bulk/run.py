@@ -1,4 +1,4 @@
-"""Runs a dataset through an actor pool of Ray Data, and goes on where an earlier run ended."""
+"""Runs a dataset through an actor pool of Ray Data, and resumes earlier runs."""
 
 import uuid
 from collections import Counter
@@ -17,20 +17,20 @@ from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks.parquet_results import SHARDS, Counts, shard_name
 
-_MANIFEST_EVERY = 100  # shards; what is done is read from the shards, the manifest only says so
+_MANIFEST_EVERY = 100  # shards; the manifest is only informative: finished shards are found in the folder
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to compute; a restart must ask for the same.
+    """What to compute; the same for all runs in a folder.
 
     Attributes:
       inputs: addresses of folders and files, and @LISTs (see `inputs.find_inputs`).
-      weights, config, overrides: of `fastmask_jax.load`.
-      options: of `propose`; `batch_size` is not used.
-      columns: of Parquet input.
-      attention: also write attention maps and the windows that they belong to.
-      shard_images: images of one file of results, at most.
+      weights, config, overrides: arguments of `fastmask_jax.load`.
+      options: options of `propose`; `batch_size` is ignored.
+      columns: columns of Parquet input.
+      attention: whether to write attention maps and their windows.
+      shard_images: maximum number of images per result file.
     """
 
     inputs: Sequence[str]
@@ -43,7 +43,7 @@ class Request:
     shard_images: int = 1000
 
     def settings(self) -> dict[str, Any]:
-        """Returns all of it as the manifest keeps it."""
+        """Returns all fields in the form stored in the manifest."""
         options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
         return {
             "inputs": [f"@{absolute(word[1:])}" if word.startswith("@") else absolute(word) for word in self.inputs],
@@ -59,18 +59,18 @@ class Request:
 
 
 class Progress(NamedTuple):
-    """Told after every shard."""
+    """The argument of the progress callback."""
 
-    done: Counts  # of all runs
-    images: int | None  # of the dataset, if known
+    done: Counts  # over all runs
+    images: int | None  # number of images in the dataset, if known
 
 
 class Done(NamedTuple):
-    """What the folder holds at the end."""
+    """The state of the folder at the end."""
 
     totals: Counts
     shards: int
-    missing: int  # shards whose actors died again and again
+    missing: int  # number of shards whose actors died repeatedly
     skipped: Counter[str]
 
 
@@ -83,22 +83,22 @@ def propose_dataset(
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[Progress], object] = lambda told: None,
 ) -> Done:
-    """Writes the proposals of all images to Parquet files below `out`; goes on if some are there.
+    """Writes the proposals of all images to Parquet files below `out`; resumes if some exist.
 
-    The plan, which divides the images into shards, is made once. A shard is one file, which appears whole, and whoever
-    computes it again replaces it: whatever dies, no image is missing and none is there twice.
+    The plan, which divides the images into shards, is made once. Each shard is one file, written atomically, and
+    computing it again replaces it. So no image is lost or duplicated if actors or machines die.
 
     Args:
       request: what to compute.
-      out: address of the folder; all machines must see it.
-      pool: where.
-      retry_errors: compute shards again in which an image could not be read.
-      report: called with lines about the run.
+      out: address of the folder, which all machines must share.
+      pool: where to compute.
+      retry_errors: whether to compute shards with unreadable images again.
+      report: called with messages about the run.
       progress: called after every shard.
 
     Raises:
-      FileNotFoundError, FileExistsError, ValueError: wrong input, or settings other than those the folder was begun
-        with; one line.
+      FileNotFoundError, FileExistsError, ValueError: invalid input, or other settings than those of earlier runs in
+        the folder; one line.
     """
     folder = OutputFolder(out)
     settings = request.settings()
@@ -161,7 +161,7 @@ def _planned(
 
 
 def _note(manifest: Manifest, row: dict[str, Any], folder: OutputFolder) -> None:
-    """Adds what an actor did to the manifest; raises its error."""
+    """Adds an actor's report to the manifest; raises its error, if any."""
     if row["problem"]:
         if "\n" in row["problem"]:
             raise RuntimeError(f"an actor of the pool failed:\n{row['problem']}")

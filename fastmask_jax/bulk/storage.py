@@ -1,4 +1,4 @@
-"""Files at any address that fsspec knows: a local path, s3://, gs://, …"""
+"""Reads and writes files at any address that fsspec supports: a local path, s3://, gs://, …"""
 
 import tempfile
 import uuid
@@ -27,7 +27,7 @@ def locate(address: str) -> tuple[Any, str]:
 
 
 def absolute(address: str) -> str:
-    """Returns an address that means the same in every process: relative local paths become absolute."""
+    """Returns an address that is valid in every process: makes relative local paths absolute."""
     fs, path = locate(address)
     return path if _is_local(fs) else fs.unstrip_protocol(path)
 
@@ -37,15 +37,15 @@ def _is_local(fs: Any) -> bool:
 
 
 class OutputFolder:
-    """A folder whose files appear whole: each is written beside its place and then moved there. Picklable."""
+    """A folder in which files are written atomically: to a temporary name, then moved. Picklable."""
 
     def __init__(self, address: str) -> None:
         """
         Args:
-          address: of the folder; it is created when the first file is written.
+          address: address of the folder; created when the first file is written.
 
         Raises:
-          ValueError: as of `locate`.
+          ValueError: as for `locate`.
         """
         self.address = absolute(address)
         self._fs, self._path = locate(self.address)
@@ -58,7 +58,7 @@ class OutputFolder:
         return f"{self.address}/{name}"
 
     def names(self, folder: str = "") -> list[str]:
-        """Returns the sorted names of what a folder below this one holds; none if there is no such folder."""
+        """Returns the sorted names of the entries of a subfolder; an empty list if it does not exist."""
         try:
             self._fs.invalidate_cache()
             below = self._fs.ls(f"{self._path}/{folder}".rstrip("/"), detail=False)
@@ -67,12 +67,12 @@ class OutputFolder:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in below)
 
     def exists(self, name: str) -> bool:
-        """Returns whether there is such a file now."""
+        """Returns whether a file exists."""
         self._fs.invalidate_cache()
         return self._fs.exists(f"{self._path}/{name}")
 
     def open(self, name: str) -> Any:
-        """Opens a file for reading bytes; it can be used in a `with` block."""
+        """Opens a file for reading bytes; use it in a `with` block."""
         return self._fs.open(f"{self._path}/{name}", "rb")
 
     def read(self, name: str) -> bytes:
@@ -81,7 +81,7 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yields a path of a local file to write, which becomes `name` if the block ends without an error."""
+        """Yields a local path to write to; the file becomes `name` if the block ends without an error."""
         with tempfile.TemporaryDirectory(prefix="fastmask_jax-") as folder:
             local = Path(folder) / "file"
             yield local
@@ -93,7 +93,7 @@ class OutputFolder:
 
     @contextmanager
     def trying(self, name: str) -> Iterator[int]:
-        """Notes a try, which a process that is killed inside the block leaves noted; yields how many such there are."""
+        """Yields the number of tries that killed processes left unfinished; records this one during the block."""
         prefix = f"try-{name}-"
         earlier = sum(other.startswith(prefix) for other in self.names(_UNFINISHED))
         mark = f"{self._path}/{_UNFINISHED}/{prefix}{uuid.uuid4().hex}"
@@ -109,7 +109,7 @@ class OutputFolder:
         self._fs.rm_file(f"{self._path}/{name}")
 
     def remove_unfinished(self) -> None:
-        """Removes what killed processes left half written."""
+        """Removes the incomplete files of killed processes."""
         self._fs.invalidate_cache()
         if self._fs.exists(f"{self._path}/{_UNFINISHED}"):
             self._fs.rm(f"{self._path}/{_UNFINISHED}", recursive=True)
