@@ -28,10 +28,10 @@ def refuse_existing(directory: Path, marker: str, overwrite: bool) -> None:
 
 @contextmanager
 def appearing_whole(directory: Path) -> Iterator[Path]:
-    """Yields a temporary path on the same disk that becomes `directory` if the block succeeds.
+    """Yields a temporary path on the same disk, which is renamed to `directory` if the block succeeds.
 
-    After an error or Ctrl-C the temporary files are removed and an existing `directory` is unchanged. A killed process
-    leaves the hidden folder .<name>.partial, which the next one removes.
+    After an error or Ctrl-C, the temporary files are removed and an existing `directory` is unchanged. A killed process
+    leaves a hidden folder .<name>.partial, which the next process removes.
     """
     directory = directory.absolute()
     folder = directory.with_name(f".{directory.name}.partial")

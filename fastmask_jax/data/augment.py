@@ -16,7 +16,7 @@ from fastmask_jax.geometry import resized_crop, resized_size
 from fastmask_jax.masks.drawing import GRAY
 
 FLIP_PROBABILITY = 0.5
-LEAST_VISIBLE = 0.3  # part of an object's pixels below which what is left of it is no object any more
+LEAST_VISIBLE = 0.3  # minimum visible fraction of an object; objects below it are dropped
 COPY_SCALES = (0.5, 1.5)
 
 
@@ -102,7 +102,7 @@ def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> S
         return sample
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     balance = rng.uniform(1 - strength / 2, 1 + strength / 2, 3).astype(np.float32)
-    # All of it is linear in a pixel: one matrix and one shift.
+    # All changes are affine in a pixel's color: one matrix and one shift.
     gray = np.tile(GRAY, (3, 1))
     matrix = brightness * balance[:, None] * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * gray)
     mean = matrix @ sample.image[::8, ::8].reshape(-1, 3).mean(axis=0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""EXIF orientation: how an image file asks to be shown, and pixels turned accordingly."""
+"""Reads and applies EXIF orientations."""
 
 import io
 import struct
@@ -16,11 +16,11 @@ from fastmask_jax.errors import InvalidInput
 Exif = Literal["ignore", "apply"]
 _ORIENTATION = 0x0112
 UPRIGHT = 1
-SIDEWAYS = (5, 6, 7, 8)  # these exchange height and width
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 def check_exif(exif: object) -> None:
-    """Raises a ValueError if this is no choice of what to do with an orientation."""
+    """Raises a ValueError if `exif` is neither "ignore" nor "apply"."""
     if exif not in EXIF:
         raise InvalidInput(f"exif={exif!r}: expected 'ignore' (pixels as stored, as in COCO) or 'apply' (upright)")
 
@@ -36,7 +36,7 @@ def orientation_of(image: bytes | Path | Image.Image) -> int:
             return _stated(image.getexif())
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
             return _stated(exif_of(file))
-    except Exception:  # PIL raises errors of many kinds at broken headers; whoever decodes the pixels will say so
+    except Exception:  # PIL raises many kinds of errors for broken headers; decoding reports them
         return UPRIGHT
 
 
@@ -46,9 +46,9 @@ def _stated(exif: Image.Exif) -> int:
 
 
 def as_stored(data: bytes) -> bytes:
-    """Returns a file whose pixels every decoder leaves as they are stored.
+    """Returns a file that every decoder decodes without applying an orientation.
 
-    That is the file itself, but for TIFF, which decoders turn by themselves: there the orientation becomes 1.
+    This is the file itself, except for TIFF, where decoders apply the orientation: there it is set to 1.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None or orientation_of(data) == UPRIGHT:
@@ -58,12 +58,12 @@ def as_stored(data: bytes) -> bytes:
     patched = bytearray(data)
     for entry in range(start + 2, start + 2 + 12 * entries, 12):
         if struct.unpack_from(f"{order}H", data, entry) == (_ORIENTATION,):
-            struct.pack_into(f"{order}H", patched, entry + 8, UPRIGHT)  # behind tag, type and count
+            struct.pack_into(f"{order}H", patched, entry + 8, UPRIGHT)  # after tag, type and count
     return bytes(patched)
 
 
 def upright(pixels: Shaped[np.ndarray, "_H _W 3"], orientation: int) -> Shaped[np.ndarray, "_h _w 3"]:
-    """Turns and mirrors stored pixels as an EXIF orientation, 1 to 8, asks for."""
+    """Rotates and mirrors stored pixels according to an EXIF orientation, 1 to 8."""
     if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,4 +1,4 @@
-"""Checks that a network's windows can see the objects of a dataset, before hours of training on nothing."""
+"""Checks before training that a network's windows fit the objects of a dataset."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from fastmask_jax.data.records import MixedRecords, RecordSource
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import WINDOW, resized_size
 
-IMAGES = 200  # with objects, evenly spaced; their files are read, but not decoded
+IMAGES = 200  # sampled images with objects, evenly spaced; their files are read, but not decoded
 SCALES = 5
 
 
@@ -17,13 +17,13 @@ def check_objects_fit(records: RecordSource | MixedRecords, spec: TrainSpec) -> 
 
     Args:
       records: the dataset.
-      spec: its scales, strides and labels.
+      spec: scales, strides and labels of the training.
 
     Returns:
-      A line for people to read.
+      A one-line summary.
 
     Raises:
-      ValueError: there is no object, or none fits; the line says how large they are.
+      ValueError: there are no objects, or none fits; the message gives their sizes.
     """
     scales = np.linspace(min(spec.long_edges), max(spec.long_edges), SCALES).round().astype(int).tolist()
     some = np.flatnonzero(records.index.objects > 0)

@@ -1,4 +1,4 @@
-"""Image files as bytes → RGB pixels."""
+"""Decodes image files to RGB pixels."""
 
 import io
 import os
@@ -33,9 +33,9 @@ SUFFIXES = frozenset(
     }
 )  # of image files that `decode_image` reads
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-_BY_PILLOW = ("JPEG", "MPO", "PNG")  # the same pixels as OpenCV's, from libraries that print nothing
+_BY_PILLOW = ("JPEG", "MPO", "PNG")  # the same pixels as from OpenCV, but these libraries print nothing
 _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
-_PRINTED = (  # by libpng, libjpeg and libtiff, whose lines begin with the function
+_PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's begin with the function
     *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
     *(
         b"TIFF",
@@ -53,31 +53,32 @@ _PRINTED = (  # by libpng, libjpeg and libtiff, whose lines begin with the funct
     ),
 )
 
-if "OPENCV_LOG_LEVEL" not in os.environ:  # whoever passes a damaged image gets an exception, not lines on stderr
+if "OPENCV_LOG_LEVEL" not in os.environ:  # damaged images raise exceptions: messages on stderr are redundant
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode_image(data: bytes, exif: Exif = "ignore", max_pixels: int | None = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes an image file to RGB; its content says which format it is, not its name.
+    """Decodes an image file to RGB; the format is detected from the content, not from the name.
 
-    JPEG, PNG, TIFF, WebP, AVIF, GIF, BMP and the other formats of `image_header`, gray, CMYK, palette, alpha (dropped),
-    16 bits and numbers with a point too (see `pixel_depth.to_uint8`); HEIC if pillow-heif is installed.
+    Supports JPEG, PNG, TIFF, WebP, AVIF, GIF, BMP and the other formats of `image_header`; gray, CMYK and palette
+    images; alpha, which is dropped; 16-bit and floating-point values (see `pixel_depth.to_uint8`); and HEIC if
+    pillow-heif is installed.
 
     Args:
       data: the bytes of the file.
-      exif: "ignore" takes the pixels as they are stored: COCO's annotations are made so. "apply" turns and mirrors them
-        as the file's EXIF orientation asks for.
-      max_pixels: H · W at most, by the header of the file, before pixels are decoded; None: any number.
+      exif: "ignore" returns the pixels as stored, which COCO's annotations refer to. "apply" rotates and mirrors them
+        according to the file's EXIF orientation.
+      max_pixels: maximum H · W, checked in the file's header before pixels are decoded; None: no limit.
 
     Raises:
       TooManyPixels: the image has more than `max_pixels`.
-      ValueError: the bytes are no complete image, or its values have no known range.
+      ValueError: the bytes are not a complete image, or its values have no known range.
     """
     check_exif(exif)
     header = read_header(data)
     if header is not None:
         check_pixels(header.height, header.width, max_pixels)
-    # Some versions of OpenCV fill up a truncated JPEG with gray.
+    # Some versions of OpenCV fill truncated JPEGs with gray.
     truncated = data.startswith(jpeg_end.START) and not jpeg_end.has_jpeg_end(data)
     pixels = None
     if header is not None and not truncated:
@@ -95,7 +96,7 @@ def decode_image(data: bytes, exif: Exif = "ignore", max_pixels: int | None = MA
 
 
 def _is_deep_png(data: bytes) -> bool:
-    """Returns whether a PNG has 16 bits and colors or alpha, of which Pillow reads 8."""
+    """Returns whether a PNG has 16 bits per channel and color or alpha: Pillow reads only 8 of these bits."""
     depth, kind = data[24:26] if data.startswith(PNG) and len(data) >= 26 else (0, 0)
     return depth == 16 and kind != 0
 
@@ -104,10 +105,10 @@ def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
     """Decodes RGB pixels of any depth; None if OpenCV cannot."""
     bytes_ = np.frombuffer(data, np.uint8)
     image = None
-    prints = data.startswith((jpeg_end.START, PNG))  # of TIFF, OpenCV logs what libtiff says
+    prints = data.startswith((jpeg_end.START, PNG))  # for TIFF, OpenCV logs the messages of libtiff
     try:
         with without_lines(_PRINTED) if prints else nullcontext():
-            if data.startswith(TIFF):  # of which OpenCV makes no color image if it is gray and has numbers with a point
+            if data.startswith(TIFF):  # OpenCV cannot convert gray floating-point images to color
                 image = cv2.imdecode(bytes_, cv2.IMREAD_UNCHANGED)
             if image is None or image.dtype.kind != "f" or image.ndim != 2:
                 image = cv2.imdecode(bytes_, _AS_STORED)
@@ -121,7 +122,7 @@ def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:
 
 
 def _by_pillow(data: bytes, any_mode: bool = False) -> Shaped[np.ndarray, "H W 3"] | None:
-    """Decodes RGB pixels; None if Pillow cannot, or converts their colors in a way of its own without `any_mode`."""
+    """Decodes RGB pixels; None if Pillow cannot, or, without `any_mode`, if it converts colors unlike OpenCV."""
     try:
         image = open_with_pillow(io.BytesIO(data))
         if image is None or not (any_mode or image.mode not in _CONVERTED):
@@ -133,7 +134,7 @@ def _by_pillow(data: bytes, any_mode: bool = False) -> Shaped[np.ndarray, "H W 3
 
 
 def rgb_of_pillow(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:
-    """Returns the pixels of a PIL image of any mode as RGB, of the depth that they have."""
+    """Returns the pixels of a PIL image of any mode as RGB, without changing their depth."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert("RGB") would clip them at 255
         gray = np.asarray(image)
         return np.repeat(gray[:, :, None], 3, axis=2)

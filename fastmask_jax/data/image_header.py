@@ -1,6 +1,6 @@
-"""Headers of image files: format and size, known before any pixel is decoded.
+"""Reads format and size from the headers of image files, without decoding pixels.
 
-Only the formats listed here are opened: Pillow has others, some of which start programs (PostScript).
+Only the formats listed here are opened: some of Pillow's other readers start programs (PostScript).
 """
 
 import importlib
@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from fastmask_jax.errors import InvalidInput
 
-MAX_PIXELS = 64_000_000  # of an image by default: 8000x8000
+MAX_PIXELS = 64_000_000  # default limit per image: 8000x8000
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ICON = b"\0\0\1\0"
@@ -29,17 +29,17 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _RADIANCE_SIZE = re.compile(rb"\n[-+]([XY]) (\d{1,9}) [-+]([XY]) (\d{1,9})\n")
 _PFM_SIZE = re.compile(rb"P[Ff]\s+(\d{1,9})\s+(\d{1,9})\s")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
-_PREFIX = 16  # bytes that Pillow's formats are recognized by
+_PREFIX = 16  # bytes by which Pillow detects formats
 
-# About damaged metadata. Whoever passes a damaged image gets an exception.
+# Warnings about damaged metadata: damaged images raise exceptions.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class Header(NamedTuple):
-    """What a file says of itself."""
+    """Format and size of an image file, as stated in its header."""
 
-    format: str  # Pillow's name; "HDR" and "PFM" are read by OpenCV alone
-    height: int  # as stored, in pixels; of an icon, the sides of the largest picture in it
+    format: str  # Pillow's name; "HDR" and "PFM" are read only by OpenCV
+    height: int  # as stored, in pixels; for an icon, the size of its largest picture
     width: int
 
 
@@ -55,9 +55,9 @@ def read_header(data: bytes) -> Header | None:
         return Header("HDR", sides[b"Y"], sides[b"X"]) if len(sides) == 2 else None
     if found := _PFM_SIZE.match(data):
         return Header("PFM", int(found[2]), int(found[1]))
-    if data.startswith(TIFF):  # of which OpenCV reads more kinds of pixels than Pillow
+    if data.startswith(TIFF):  # OpenCV supports more pixel types than Pillow
         return _header_of_tiff(data)
-    if data.startswith(ICON):  # which Pillow decodes when it opens it
+    if data.startswith(ICON):  # Pillow decodes icons when opening them
         return _header_of_icon(data)
     image = open_with_pillow(io.BytesIO(data))
     if image is None:
@@ -78,15 +78,14 @@ def check_pixels(height: int, width: int, max_pixels: int | None) -> None:
 def open_with_pillow(file: io.BufferedIOBase) -> Image.Image | None:
     """Opens an image file of a listed format and reads its header; None if it cannot be opened.
 
-    Unlike `Image.open` this has no limit of pixels of its own, which warns at one number and fails at another: callers
-    judge the size before they decode.
+    Unlike `Image.open`, this has no limit on the number of pixels: callers check the size before decoding.
     """
     Image.init()
     prefix = file.read(_PREFIX)
     if is_heif(prefix):
         register_heif()
     for name in _FORMATS:
-        if name not in Image.OPEN:  # as AVIF or HEIF, where their libraries are missing
+        if name not in Image.OPEN:  # such as AVIF or HEIF without their libraries
             continue
         factory, accepts = Image.OPEN[name]
         try:
@@ -94,16 +93,16 @@ def open_with_pillow(file: io.BufferedIOBase) -> Image.Image | None:
                 continue
             file.seek(0)
             return factory(file, "")
-        except Exception:  # plugins raise errors of many kinds at damaged headers
+        except Exception:  # plugins raise many kinds of errors for damaged headers
             continue
     return None
 
 
 def exif_of(file: io.BufferedIOBase) -> Image.Exif:
-    """Reads the EXIF data of an image file; empty if it has none. No pixel is decoded.
+    """Reads the EXIF data of an image file without decoding pixels; empty if there is none.
 
     Raises:
-      Exception: of many kinds, at damaged data.
+      Exception: the data is damaged; of many kinds.
     """
     begin = file.read(len(PNG))
     if begin == PNG:
@@ -116,14 +115,14 @@ def exif_of(file: io.BufferedIOBase) -> Image.Exif:
 
 
 def _exif_of_png(file: io.BufferedIOBase) -> Image.Exif:
-    """Reads the eXIf chunk, for which Pillow would decode the pixels, as it may stand behind them."""
+    """Reads the eXIf chunk; Pillow would decode the pixels, because the chunk may follow them."""
     exif = Image.Exif()
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
             exif.load(b"Exif\0\0" + file.read(length))
             break
-        file.seek(length + 4, io.SEEK_CUR)  # and its checksum
+        file.seek(length + 4, io.SEEK_CUR)  # skips the checksum, too
     return exif
 
 
@@ -134,12 +133,12 @@ def _header_of_tiff(data: bytes) -> Header | None:
         file.seek(directory.next)
         directory.load(file)
         return Header("TIFF", int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH]))
-    except Exception:  # Pillow raises errors of many kinds at damaged directories
+    except Exception:  # Pillow raises many kinds of errors for damaged directories
         return None
 
 
 def _header_of_icon(data: bytes) -> Header | None:
-    """Returns the sides of the largest picture in an icon by its own header: the icon's directory may say less."""
+    """Returns the size of the largest picture in an icon from the picture's header; the directory may understate it."""
     sizes = []
     try:
         (count,) = struct.unpack_from("<H", data, 4)
@@ -156,7 +155,7 @@ def _header_of_icon(data: bytes) -> Header | None:
 
 
 def is_heif(data: bytes) -> bool:
-    """Returns whether a file begins as HEIC does."""
+    """Returns whether a file has the signature of HEIC."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 

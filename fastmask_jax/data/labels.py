@@ -22,14 +22,14 @@ class LabelSpec:
     mask_positives: int
     finest_fit_low: float = 0.0  # `fit_low` of the finest level; 0: the same
     random_negatives: int = 0  # drawn from all windows that are not positive
-    ignore_unknown: bool = False  # windows that may hold an object nobody labeled are no negatives
+    ignore_unknown: bool = False  # windows that may contain an unlabeled object are no negatives
 
 
 class WindowLabels(NamedTuple):
     """All windows of an image with their labels."""
 
     windows: Int32[np.ndarray, "N 3"]  # (level, i, j)
-    matched: Int32[np.ndarray, "N"]  # number of the object for which the window is positive, −1: for none
+    matched: Int32[np.ndarray, "N"]  # number of the object for which the window is positive; −1: none
     hard_negative: Bool[np.ndarray, "N"]
     background: Bool[
         np.ndarray, "N"
@@ -94,7 +94,7 @@ def label_windows(
     objects = np.flatnonzero(trainable(boxes, crowd))
     corner, side = boxes[objects, 1::-1], boxes[objects, :1:-1]  # (y, x), (height, width)
     numerator, denominator = np.array(resized), np.array(original)
-    center = (2 * corner + side) * numerator / (2 * denominator)  # one rounding each: exact borders stay exact
+    center = (2 * corner + side) * numerator / (2 * denominator)  # a single rounding keeps exact borders exact
     fitting = fitting_objects(boxes, crowd, original, resized, strides, spec)[:, objects]
 
     matched, hard, background = [], [], []
@@ -108,13 +108,13 @@ def label_windows(
         n, i, j = np.nonzero((centered_y[:, :, None] & centered_x[:, None]) & fits[:, None, None])
         farthest_first = np.lexsort((-n, -(offset_y[n, i] ** 2 + offset_x[n, j] ** 2)))
         n, i, j = n[farthest_first], i[farthest_first], j[farthest_first]
-        level_matched[i, j] = objects[n]  # of repeated places the last assignment, the nearest object, stays
+        level_matched[i, j] = objects[n]  # for repeated indices the last assignment counts: the nearest object
 
         near = _any_covers((offset_y <= span / 2)[fits], (offset_x <= span / 2)[fits])
         off_size = _any_covers(centered_y[~fits], centered_x[~fits])
         known = _known(rows, columns, stride, original, resized, unlabeled) if spec.ignore_unknown else True
         if spec.ignore_unknown and spec.fit_low * span > max(resized):
-            known = False  # too coarse for any object of this image: as negatives they would teach that alone
+            known = False  # too coarse for any object of this image: trivial negatives
         matched.append(level_matched.ravel())
         hard.append(((near | off_size) & (level_matched < 0) & known).ravel())
         background.append(((level_matched < 0) & known & (not partly_labeled)).ravel())
@@ -155,7 +155,7 @@ def _known(
 
 
 def _any_covers(rows: Bool[np.ndarray, "m h"], columns: Bool[np.ndarray, "m w"]) -> Bool[np.ndarray, "h w"]:
-    """Returns where any of m rectangles, given by rows and columns, lies: a product instead of m × h × w booleans."""
+    """Returns the union of m rectangles, given by rows and columns, as a product instead of m × h × w booleans."""
     return rows.T.astype(np.float32) @ columns.astype(np.float32) > 0
 
 

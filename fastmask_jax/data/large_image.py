@@ -1,4 +1,4 @@
-"""Image files that are read in windows, because decoding them at once would take too much memory. Needs rasterio."""
+"""Reads large image files in windows, because decoding them at once would take too much memory. Needs rasterio."""
 
 import importlib.util
 import os
@@ -18,19 +18,19 @@ from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
 
 DECODED_PIXELS = MAX_PIXELS  # smaller images are decoded at once
-_CHUNK_BYTES = 32 << 20  # of what is read at once where a whole image is gone through
+_CHUNK_BYTES = 32 << 20  # size of the chunks in which a whole image is read
 _CACHE_MEGABYTES = 64  # GDAL's
 
 
 def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | None":
-    """Opens an image file to be read in windows, if that is worth while.
+    """Opens an image file for reading in windows, if it is large.
 
     Args:
-      path: of the file.
-      exif: see `decode_image`; an image that must be turned is decoded at once.
+      path: path of the file.
+      exif: see `decode_image`; images that must be rotated are decoded at once.
 
     Returns:
-      None for an image of up to `DECODED_PIXELS`, a file that GDAL does not read, or without rasterio.
+      None for images of up to `DECODED_PIXELS`, for files that GDAL cannot read, and without rasterio.
     """
     if importlib.util.find_spec("rasterio") is None or not Path(path).is_file():
         return None
@@ -43,7 +43,7 @@ def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | 
 
 
 def open_raster(path: str | os.PathLike) -> Any | None:
-    """Opens a file with rasterio; None if GDAL does not read it."""
+    """Opens a file with rasterio; None if GDAL cannot read it."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
@@ -56,17 +56,17 @@ def open_raster(path: str | os.PathLike) -> Any | None:
 
 
 class LargeImage:
-    """The RGB pixels of an image file, uint8 [H, W, 3], read when they are sliced: `image[y1:y2, x1:x2]`. Thread-safe.
+    """The RGB pixels of an image file, uint8 [H, W, 3], read by slicing: `image[y1:y2, x1:x2]`. Thread-safe.
 
-    The bands that the file calls red, green and blue; else the first three; else the first as gray. A palette is
-    applied. Values of more than 8 bits are scaled as `to_uint8` scales the whole image. `np.asarray` decodes all.
+    Uses the file's red, green and blue bands; otherwise the first three; otherwise the first one as gray. Applies
+    palettes. Scales values of more than 8 bits like `to_uint8` on the whole image. `np.asarray` decodes all pixels.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 3
 
     def __init__(self, path: str | os.PathLike, dataset: Any) -> None:
-        """Args: path, of the file; dataset, from `open_raster`."""
+        """Wraps the dataset that `open_raster` returned for the file at `path`."""
         self._path, self._dataset = Path(path), dataset
         self._lock = threading.Lock()
         self._bands = _bands(dataset)
@@ -93,7 +93,7 @@ class LargeImage:
         return self[:, :].astype(dtype or np.uint8, copy=False)
 
     def reduced(self, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """Reads the whole image at a smaller (height, width): each pixel is the mean of those that it covers."""
+        """Reads the whole image at a smaller (height, width), by averaging areas."""
         height, width = size
         total = np.zeros((height, width, 3))
         for top, chunk in self._chunks():
@@ -103,7 +103,7 @@ class LargeImage:
         return np.rint(total).astype(np.uint8)
 
     def _chunks(self) -> Iterator[tuple[int, Shaped[np.ndarray, "h w bands"]]]:
-        """Yields rows of the whole width from the top, with the number of the first: few formats can go back."""
+        """Yields (number of the first row, rows of the full width) from the top: few formats can seek backwards."""
         height, width, _ = self.shape
         block = self._dataset.block_shapes[0][0]
         rows = max(_CHUNK_BYTES // (width * 3 * np.dtype(self._dataset.dtypes[0]).itemsize), 1)
@@ -162,7 +162,7 @@ def _palette(dataset: Any, bands: list[int]) -> UInt8[np.ndarray, "n 3"] | None:
 
 
 def _row_weights(top: int, count: int, side: int, reduced: int) -> tuple[int, Float64[np.ndarray, "r count"]]:
-    """Returns the first row of a reduced image that rows from `top` on are part of, and the share of each in it."""
+    """Returns the first reduced row that `count` rows from `top` contribute to, and the weight of each contribution."""
     scale = side / reduced
     first = min(int(top / scale), reduced - 1)
     last = min(int(np.ceil((top + count) / scale)), reduced)

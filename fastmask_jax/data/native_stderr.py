@@ -1,4 +1,4 @@
-"""Lines that C libraries print to stderr by themselves, past Python."""
+"""Filters lines that C libraries print directly to stderr."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def without_lines(beginnings: tuple[bytes, ...]) -> Iterator[None]:
-    """Drops the lines on stderr that begin so while the block runs; all others appear after it, of any thread."""
+    """Drops lines with these beginnings from stderr during the block; the others, of all threads, appear after it."""
     with _one_at_a_time, tempfile.TemporaryFile() as lines:
         try:
             stderr = os.dup(_STDERR)

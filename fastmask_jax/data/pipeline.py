@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How training images are changed, scaled and labeled (docs/network.md §1, §2); the defaults are the paper's.
+    """How training images are augmented, scaled and labeled (docs/network.md §1, §2); the defaults are the paper's.
 
     Attributes:
       strides: strides of the levels, in resized pixels.
@@ -93,7 +93,7 @@ class Labeled(NamedTuple):
     resized: tuple[int, int]  # (height, width)
     labels: WindowLabels
     known: Bool[np.ndarray, "N"]  # windows whose labels are certain
-    attended: Bool[np.ndarray, "N"] | None  # windows that the network should attend to; None: it scores all
+    attended: Bool[np.ndarray, "N"] | None  # windows that the network should attend to; None: all
 
 
 def load_sample(record: Record) -> Sample:
@@ -258,7 +258,7 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
 
     An error in a worker is raised as the same error, of one line.
     """
-    if not flags.FLAGS.is_parsed():  # grain reads absl flags, which nobody parses in a test or a notebook
+    if not flags.FLAGS.is_parsed():  # grain reads absl flags, which are not parsed in tests and notebooks
         flags.FLAGS.mark_as_parsed()
     ahead = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else 2))
     if workers:
@@ -276,19 +276,19 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
         ) from error
     finally:
         elements.close()
-        # What the closed pipeline holds in cycles is shared memory: left to the interpreter's exit it counts as leaked.
+        # The closed pipeline holds shared memory in reference cycles, which would be reported as leaked at exit.
         del elements, ahead
         gc.collect()
 
 
 def _start_worker(index: int, count: int) -> None:
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are for the parent to act on
+    cv2.setNumThreads(0)  # the processes already use all cores
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but handled by the parent
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when its parent was killed, which grain's workers would not notice."""
+    """Ends this worker if its parent is killed, which grain's workers do not notice."""
     multiprocessing.parent_process().join()
     os._exit(1)

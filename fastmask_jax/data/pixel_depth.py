@@ -1,4 +1,4 @@
-"""Pixel values of any depth → 8 bits."""
+"""Converts pixel values of any depth to 8 bits."""
 
 from typing import Any
 
@@ -13,17 +13,18 @@ _DEPTH = 8
 def to_uint8(
     values: Shaped[np.ndarray, "*shape"], value_range: tuple[Any, Any] | None = None
 ) -> UInt8[np.ndarray, "*shape"]:
-    """Brings pixel values to 0 … 255.
+    """Converts pixel values to 0 … 255.
 
-    Whole numbers of more than 8 bits lose their lowest ones. Which are the highest says the largest value: cameras and
-    scanners store 10, 12 or 14 bits in files of 16. Numbers with a point are 0 to 1 or 0 to 255, as the largest says.
+    Integers of more than 8 bits lose their lowest bits. The largest value determines the number of bits, because
+    cameras and scanners store 10, 12 or 14 bits in 16-bit files. It also determines whether floating-point values range
+    from 0 to 1 or from 0 to 255.
 
     Args:
       values: pixels of an image, or of a part of one.
-      value_range: the smallest and the largest value of the whole image; None: those of `values`.
+      value_range: smallest and largest value of the whole image; None: those of `values`.
 
     Raises:
-      ValueError: values below 0, above 255 with a point, or NaN.
+      ValueError: values below 0, floating-point values above 255, or NaN.
     """
     if values.dtype == np.uint8:
         return values

@@ -111,7 +111,7 @@ class BatchPlan:
         order = rng.permutation(self._shown(epoch))
         waiting = [order[self._bucket_of[order] == bucket] for bucket in range(len(self.buckets))]
         buckets, batches = [], []
-        for bucket in self._by_area:  # small to large: what is left over moves up
+        for bucket in self._by_area:  # small to large, because leftover images move up
             images = waiting[bucket]
             left_over = images[len(images) // self.batch_size * self.batch_size :]
             larger = self._next_larger(bucket)

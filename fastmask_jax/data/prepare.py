@@ -16,7 +16,7 @@ from fastmask_jax.errors import ExistingFile, InvalidInput, MissingFile
 HELD_OUT = "val.json"
 COCO_SPLITS = ("train", "val")
 _DOWNLOADS = "http://images.cocodataset.org"
-_IDS_OF_A_SPLIT = 1_000_000  # drawn images' ids start from 1, and those of val from as many later
+_IDS_OF_A_SPLIT = 1_000_000  # ids of drawn training images start at 1, those of val at this offset
 
 
 def prepare_coco(
@@ -34,8 +34,8 @@ def prepare_coco(
 ) -> str:
     """Writes one annotation file and its images as records to `out`/`split_name`.
 
-    With `val`, that share of the images is held out, chosen by `seed`: their annotations go to `out`/val.json, for
-    evaluation on the same image folder. Images of more than `max_pixels` are skipped without being decoded.
+    With `val`, holds out that fraction of the images, selected by `seed`, and writes their annotations to
+    `out`/val.json, for evaluation on the same image folder. Images of more than `max_pixels` are not decoded.
 
     Returns a readable summary of what was written and what was skipped.
 

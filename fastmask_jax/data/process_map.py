@@ -41,7 +41,7 @@ def _call(function: Callable[[Any], Any], chunk: Sequence[Any]) -> list[Any]:
 
 
 def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int) -> Iterator[list[Any]]:
-    # Not forked: array_record and OpenCV keep threads, whose locks a fork may leave taken.
+    # Not forked: array_record and OpenCV have threads, whose locks a fork may leave locked.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_parent)
     try:
         waiting = deque()

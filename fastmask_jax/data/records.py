@@ -29,19 +29,19 @@ def check_array_record() -> None:
 
 
 class Record(NamedTuple):
-    """An image with n objects, including crowds; in pixels of the image file."""
+    """An image with n objects, including crowds, in pixels of the image file."""
 
     image_id: int
     file_name: str
     height: int
     width: int
-    image_bytes: bytes  # the file as it was; `image_file.decode_image` makes pixels of it
+    image_bytes: bytes  # the encoded file; `image_file.decode_image` decodes it
     object_ids: Int64[np.ndarray, "n"]
     boxes: Float32[np.ndarray, "n 4"]  # x, y, w, h
     areas: Float32[np.ndarray, "n"]
     crowd: Bool[np.ndarray, "n"]
-    rles: list[dict[str, Any]]  # {"size": [height, width], "counts": bytes}, as pycocotools takes them
-    partly_labeled: bool = False  # there may be objects that are not listed
+    rles: list[dict[str, Any]]  # {"size": [height, width], "counts": bytes}, as in pycocotools
+    partly_labeled: bool = False  # there may be unlabeled objects
 
 
 class RecordIndex(NamedTuple):

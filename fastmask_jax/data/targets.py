@@ -20,7 +20,7 @@ class InstanceMask:
 
     rle: dict[str, Any]  # COCO's compressed form: {size: [height, width], counts: bytes}
     mirrored: bool = False
-    part: tuple[int, int, int, int] | None = None  # (x, y, width, height) that the sample shows, after mirroring
+    part: tuple[int, int, int, int] | None = None  # (x, y, width, height) of the crop, after mirroring
 
     def mirror(self) -> "InstanceMask":
         """Returns the mask in the image flipped left to right."""

@@ -1,7 +1,7 @@
 """Computes average recall of class-agnostic proposals by COCO's protocol (docs/network.md §3), for any results file.
 
-Recall is the number of found objects divided by the number of objects, so images are scored in chunks and the counts
-added: the proposals of 5000 images need not fit into memory. A COCO engine does the matching.
+Recall is the number of found objects divided by the number of objects. Images are scored in chunks and the counts are
+added, so the proposals of 5000 images need not fit into memory. A COCO engine does the matching.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ Kind = Literal["segm", "bbox"]
 Engine = Literal["fast", "reference"]
 KINDS: tuple[Kind, ...] = ("segm", "bbox")
 PROPOSALS = (10, 100, 1000)
-AREA_PROPOSALS = 100  # the small, medium and large columns are read at this many
+AREA_PROPOSALS = 100  # number of proposals in the small, medium and large columns
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}  # pixels²
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 CHUNK = 32  # images scored in one call of an engine
@@ -52,7 +52,7 @@ class ListedImage:
     objects: list[CocoObject]
 
 
-Results = Path | Sequence[dict] | Iterable[dict]  # a file, its entries in memory, or what yields them again and again
+Results = Path | Sequence[dict] | Iterable[dict]  # a file, its entries in memory, or a reiterable source of entries
 
 
 class _Scattered(Exception):
@@ -148,7 +148,7 @@ def objects_to_find(
     for image in chosen[:limit]:
         objects, problems = objects_of(image.annotations, image.size, image.file_name)
         split.report.extend(problems)
-        # Of two equally good objects COCO's matching takes the later one, in the order of categories.
+        # Among equally good objects, COCO's matching takes the last one, in the order of categories.
         category = {entry["id"]: entry["category_id"] for entry in image.annotations}
         objects.sort(key=lambda o: category[o.object_id])
         images[image.image_id] = ListedImage(image.image_id, image.file_name, image.size, objects)
@@ -202,7 +202,7 @@ def _runs(entries: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
 def best_entries(
     groups: Iterator[tuple[int, list[dict]]], images: dict[int, ListedImage], most: int, where: str
 ) -> Iterator[tuple[int, list[dict]]]:
-    """Yields the top `most` entries of each of `images` that has objects, highest score first, as an engine needs them.
+    """Yields the top `most` entries of each image with objects, highest score first, in the form that engines need.
 
     Each entry has a score, a bbox, and a validated compressed RLE, or None, as its segmentation.
 
@@ -348,7 +348,7 @@ def _found(
         evaluation.params.areaRngLbl = list(AREAS)
         evaluation.evaluate()
         evaluation.accumulate()
-    recall = np.asarray(evaluation.eval["recall"])[:, 0]  # [thresholds, areas, caps]; −1 where no object is
+    recall = np.asarray(evaluation.eval["recall"])[:, 0]  # [thresholds, areas, caps]; −1 without objects
     counts = _object_counts(image.objects for image, _ in chunk)
     return np.rint(np.where(recall < 0, 0, recall) * counts[:, None])
 

@@ -22,8 +22,8 @@ from fastmask_jax.geometry import MASK, all_windows, resized_size
 from fastmask_jax.masks.coco_results import ResultsWriter
 from fastmask_jax.masks.rle import ScoredMasks, masks_to_results
 
-ELLIPSE = 0.55  # its diameter in sides of the window: the middle of the sizes that fit a window (docs/network.md §2)
-STEEPNESS = 20.0  # of the logit, per radius: sharp, yet straight enough across a cell to be resized well
+ELLIPSE = 0.55  # diameter as a fraction of the window's side: the middle of the fitting sizes (docs/network.md §2)
+STEEPNESS = 20.0  # slope of the logits per radius: sharp, but smooth enough within a cell for resizing
 
 
 def ellipse_logits(threshold: float) -> Float32[np.ndarray, "40 40"]:
@@ -49,7 +49,7 @@ def ellipse_proposals(
     threshold: float,
     max_proposals: int,
 ) -> ScoredMasks:
-    """Returns proposals for an image of which only (height, width) is known; scores decrease from 1 with the rank."""
+    """Returns proposals for an image from its (height, width) alone; scores decrease from 1 with the rank."""
     resized = resized_size(*original, long_edge)
     windows = ranked_windows(resized, strides, max_proposals)
     scores = (1 - np.arange(len(windows)) / max(len(windows), 1)).astype(np.float32)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="results file to write")
     parser.add_argument("--max_proposals", type=int, default=1000, help="proposals per image (default: 1000)")
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT images by sorted id")
-    parser.add_argument("--config", default="coco", help="network whose windows it takes (default: the paper's, coco)")
+    parser.add_argument("--config", default="coco", help="config that defines the windows (default: coco, the paper's)")
     return run_command(partial(_run, parser.parse_args(arguments)))
 
 

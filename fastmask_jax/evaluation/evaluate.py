@@ -20,10 +20,10 @@ Found = Iterable[Proposals | None]
 
 
 class _Part(NamedTuple):
-    """What a process found out about its images."""
+    """The results of one process."""
 
-    problems: list[str]  # a line for each unreadable image
-    turned: int  # images that EXIF turns
+    problems: list[str]  # one line per unreadable image
+    turned: int  # images with an EXIF orientation
     seconds: float
     stopped: bool
 
@@ -45,7 +45,7 @@ def evaluate(
       results: on a disk that all processes share.
       report: called with a line for each unreadable image.
       watch: wraps the iteration over (proposals, number of images) of this process, for a progress bar.
-      stop: asked after each image whether to give up.
+      stop: called after each image; returns whether to stop.
 
     Returns:
       The metrics of `average_recall`; `images`, the number of images read; `unreadable`, the number of unreadable
@@ -72,7 +72,7 @@ def evaluate(
         raise InvalidInput(f"none of the {len(images)} images of {annotations} could be read in {folder}")
     metrics = None
     if cluster.process() == 0:
-        for line in problems[len(part.problems) :]:  # of the others; these come first
+        for line in problems[len(part.problems) :]:  # problems of the other processes: this process's come first
             report(line)
         if turned := sum(part.turned for part in parts):
             done_with = "were turned by" if settings.exif == "apply" else "are of the pixels as stored, without"
@@ -92,7 +92,7 @@ def _propose(
     watch: Callable[[Found, int], Found],
     stop: Callable[[], bool],
 ) -> _Part:
-    """Writes the proposals of some images to a results file, which stays unfinished after a stop."""
+    """Writes the proposals of some images to a results file, which remains incomplete after a stop."""
     settings = generator.config.evaluation
     paths = [image_path(Path(settings.images), image.file_name) for image in images]
     unread: list[str] = []

@@ -30,13 +30,13 @@ from fastmask_jax.evaluation.average_recall import (
 from fastmask_jax.evaluation.match_pictures import SEARCHED
 from fastmask_jax.masks.drawing import BEYOND, DARK, FONT, LIGHT, captioned, contour, crop, crop_mask, grid, overlay
 
-FOUND_IOU = float(IOU_THRESHOLDS[0])  # a proposal finds an object from here on
+FOUND_IOU = float(IOU_THRESHOLDS[0])  # minimum IoU at which a proposal finds an object
 SIZES = tuple(area for area in AREAS if area != "all")
 COLUMNS = 8
-SIDE = 190  # pixels of a cell
+SIDE = 190  # side of a cell in pixels
 WHITE, MAGENTA = np.array([[255, 255, 255], [255, 0, 200]], np.uint8)
-_SURROUND = 1.6  # side of what a cell shows, in the object's longest sides
-_LEAST_VIEW = 48  # and pixels of the image that it shows at least
+_SURROUND = 1.6  # side of the region shown in a cell, relative to the object's longest side
+_LEAST_VIEW = 48  # minimum side of that region, in pixels of the image
 
 
 class Match(NamedTuple):
@@ -50,7 +50,7 @@ class Match(NamedTuple):
 
     @property
     def size(self) -> str:
-        """Returns small, medium or large, as in the table."""
+        """Returns "small", "medium" or "large", as in the table."""
         return next((size for size in SIZES if self.one.area <= AREAS[size][1]), SIZES[-1])
 
 
@@ -184,7 +184,7 @@ def _cell(match: Match, images: Path, exif: Exif) -> UInt8[np.ndarray, "_H _W 3"
     path = image_path(images, match.image.file_name)
     try:
         pixels = decode_image(path.read_bytes(), exif, max_pixels=math.prod(match.image.size))
-    except (OSError, ValueError):  # its objects are missed ones
+    except (OSError, ValueError):  # its objects count as missed
         pixels = None
     if pixels is None or pixels.shape[:2] != match.image.size:
         return captioned(np.full((SIDE, SIDE, 3), BEYOND, np.uint8), f"not readable: {match.image.file_name}")

@@ -21,8 +21,8 @@ from fastmask_jax.masks.drawing import distinct_colors, grid, overlay
 from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
-SEARCHED = 100  # best proposals among which an object is looked for
-SHOWN = 10  # proposals of the third panel
+SEARCHED = 100  # number of top proposals that are matched with objects
+SHOWN = 10  # number of proposals in the third panel
 
 
 def write_pictures(
@@ -53,7 +53,7 @@ def write_pictures(
 
 
 def _pixels(image: CocoImage) -> int | None:
-    """Returns the number of pixels that an image has by its entry; a file of more is not the one that was evaluated."""
+    """Returns the number of pixels in an image's entry; a larger file is not the evaluated one."""
     return math.prod(image.size) if image.size else MAX_PIXELS
 
 

@@ -1,4 +1,4 @@
-"""Results of fastmask propose-dataset, with the image ids of an annotation file."""
+"""Matches the results of fastmask propose-dataset with the image ids of an annotation file."""
 
 import logging
 from collections import Counter
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def parquet_results(folder: Path, annotations: Path) -> ParquetResults:
-    """Opens a folder of results for scoring against annotations.
+    """Opens a results folder for scoring against annotations.
 
-    An image of the folder is the listed one whose file name it has: with its folders, or else without them, if no other
-    listed file is called so; or the one whose id it has, as rows of Parquet files may.
+    Images are matched by file name: with folders first, then without folders if that name is unique. Rows of Parquet
+    files may also match by id.
 
     Raises:
       FileNotFoundError, ValueError: no such folder, shards are missing, or none of its images is listed; one line.

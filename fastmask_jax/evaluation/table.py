@@ -49,8 +49,8 @@ def _published(
 
 
 _NONE = (None, None, None)
-# COCO val2014, first 5000 images. Printed figures only, as quoted in the tables of later papers, except for the segment
-# AR@10 of FastMask, which its authors give.
+# COCO val2014, first 5000 images, as quoted in the tables of later papers; the segment AR@10 of FastMask is from its
+# authors.
 PUBLISHED = (
     _published("MCG", (0.077, 0.186, 0.299), (0.101, 0.246, 0.398), 45.0),
     _published("DeepMask", (0.126, 0.245, 0.331), _NONE),

@@ -1,8 +1,7 @@
 """Exports a network as one .npz file that runs with JAX alone: the function as StableHLO, weights, a description.
 
-JAX reads and writes such functions with the separate package flatbuffers.
-
-The weights are stored separately and passed as an argument: XLA would spend minutes folding them as constants.
+JAX needs the package flatbuffers to read and write such functions. The weights are stored separately and passed as an
+argument: XLA would spend minutes folding them as constants.
 """
 
 import importlib.util

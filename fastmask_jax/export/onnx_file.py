@@ -53,7 +53,7 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
     import onnx
 
     if model.score_form == "auto":
-        model = model.clone(score_form="conv")  # one operator, which every runtime has a fast form of
+        model = model.clone(score_form="conv")  # a single operator that every runtime executes fast
     graph = (_one_image if spec.batch is None else _batch)(model, variables, spec, opset)
     description = {DESCRIPTION: json.dumps(spec.description(model.strides))}
     onnx.helper.set_model_props(graph, description)
@@ -106,9 +106,7 @@ def _convert(
     outputs: tuple[str, ...],
     opset: int,
 ) -> "onnx.ModelProto":
-    plain = simplify(
-        function, image, size
-    )  # jax2onnx exchanges functions of Flax and jnp while it traces: these are not
+    plain = simplify(function, image, size)  # jax2onnx patches functions of Flax and jnp while it traces, but not these
     with _quiet("onnx_ir", "jax2onnx"):
         from jax2onnx import to_onnx
 

@@ -25,10 +25,10 @@ def simplify(function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct) -> 
 
 
 class _Evaluation:
-    """One pass over the operations of a function that memoises their results."""
+    """One pass over the operations of a function that memoizes their results."""
 
     def __init__(self) -> None:
-        self._done: dict[Any, tuple[list[Any], list[Any]]] = {}  # operands stay alive, and so their ids their own
+        self._done: dict[Any, tuple[list[Any], list[Any]]] = {}  # keeps operands alive, so that their ids stay unique
 
     def run(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
@@ -64,7 +64,7 @@ def _key(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
     key = equation.primitive, tuple(map(_identity, operands)), tuple(sorted(equation.params.items()))
     try:
         hash(key)
-    except TypeError:  # such as an array among the settings: never the same
+    except TypeError:  # for example an array among the parameters: never equal
         return id(equation)
     return key
 

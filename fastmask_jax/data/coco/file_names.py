@@ -1,14 +1,14 @@
-"""File names of annotation files → files in an image folder."""
+"""Resolves the file names of annotation files in an image folder."""
 
 import os
 from pathlib import Path, PurePosixPath
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """Returns the file that an annotation file means by a name.
+    """Returns the file that a name in an annotation file refers to.
 
-    That is `folder`/`name`, or if there is no such file: the name with slashes for backslashes, or with the suffix in
-    the other case of letters. An absolute name stands for itself. If none of these is a file, `folder`/`name`.
+    This is `folder`/`name`, also if no file is found. If that is not a file, the name is tried with backslashes replaced
+    by slashes, and with its suffix in the other letter case. An absolute name is used as it is.
     """
     given = folder / name
     tries = [given]
@@ -20,9 +20,9 @@ def image_path(folder: Path, name: str) -> Path:
 
 
 def leads_out(folder: Path | None, name: str) -> bool:
-    """Says whether a name leads out of the image folder; an absolute name of a file in the folder does not.
+    """Returns whether a name leads outside the image folder; an absolute name of a file in the folder does not.
 
-    Without a folder no absolute name does.
+    Without a folder, no absolute name does.
     """
     if os.path.isabs(name):
         return folder is not None and not Path(os.path.normpath(name)).is_relative_to(os.path.abspath(folder))

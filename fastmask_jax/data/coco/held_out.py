@@ -11,15 +11,15 @@ from fastmask_jax.errors import InvalidInput
 
 
 def hold_out(split: CocoSplit, share: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
-    """Splits a dataset by image into one to train on and one held out, both in the order of their ids.
+    """Splits the images of a dataset into training and held-out images, both sorted by id.
 
-    An image's lot is drawn from the seed and its file name: the same files give the same split, and images that are
-    added later leave most of it as it was.
+    Images are ranked by a hash of the seed and their file names: the same files give the same split, and adding images
+    changes it little.
 
     Args:
       split: all images; both parts share its report.
-      share: share of the images to hold out, between 0 and 1; at least one image is on either side.
-      seed: a seed draws one of many splits.
+      share: fraction of the images to hold out, between 0 and 1; each part has at least one image.
+      seed: selects one of many splits.
 
     Raises:
       ValueError: fewer than two images.

@@ -20,7 +20,7 @@ class CheckedImage:
     size: tuple[int, int]  # (height, width) of the file; with exif="apply", of the upright image
     file_bytes: int
     objects: list[CocoObject]
-    orientation: int  # by which the pixels are to be turned: the file's with exif="apply", else 1
+    orientation: int  # EXIF orientation to apply to the pixels: the file's with exif="apply", otherwise 1
 
 
 def check(split: CocoSplit, workers: int, exif: Exif = "ignore", max_pixels: int = MAX_PIXELS) -> list[CheckedImage]:
@@ -29,8 +29,8 @@ def check(split: CocoSplit, workers: int, exif: Exif = "ignore", max_pixels: int
     Args:
       split: images with `path`s.
       workers: processes; 0: none besides this one.
-      exif: whether masks are those of the pixels as stored, or of the upright image; see `image_file.decode_image`.
-      max_pixels: larger images are problems; they are not decoded.
+      exif: whether masks refer to the pixels as stored or to the upright image; see `image_file.decode_image`.
+      max_pixels: larger images are reported as problems and not decoded.
 
     Raises:
       WorkerDied: a worker was killed.
@@ -69,7 +69,7 @@ def check_image(
 
 
 def different_size(image: CocoImage, size: tuple[int, int], orientation: int, exif: Exif) -> str:
-    """Names an image whose entry states another (height, width) than its file has, and the cause where EXIF is it."""
+    """Describes an image whose file has another (height, width) than its entry, and whether EXIF is the cause."""
     said = f"file {size[0]}x{size[1]}, entry {image.size[0]}x{image.size[1]}"
     if orientation in SIDEWAYS and image.size == size[::-1]:
         said += f", EXIF orientation {orientation}: use exif={'ignore' if exif == 'apply' else 'apply'}"

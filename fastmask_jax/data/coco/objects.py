@@ -13,9 +13,9 @@ from fastmask_jax.masks.rle import run_lengths
 
 Found = list[tuple[Problem, str]]
 
-SLACK, SLACK_SHARE = 8.0, 0.1  # pixels, and share of a side, that a box may lie beside its mask
-AREA_FACTOR = 3.0  # COCO's areas are 0.7 to 1.7 times those of the masks
-FAR = 10_000  # pixels beyond the image; rasterizing a polygon costs time and memory with its length
+SLACK, SLACK_SHARE = 8.0, 0.1  # tolerance between box and mask: pixels, and fraction of a side
+AREA_FACTOR = 3.0  # COCO's areas are 0.7 to 1.7 times the areas of the masks
+FAR = 10_000  # pixels beyond the image; rasterizing a polygon takes time and memory proportional to its length
 
 
 class Rejected(Exception):
@@ -135,7 +135,7 @@ def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Probl
             sound.append(numbers)
     if not sound:
         raise Rejected(problems.pop())
-    # Numbers, not lists: pycocotools takes a first list of four numbers for a box.
+    # pycocotools would treat a first list of four numbers as a box.
     low = np.min([p.reshape(-1, 2).min(0) for p in sound], axis=0)
     high = np.max([p.reshape(-1, 2).max(0) for p in sound], axis=0)
     if low[0] >= width or low[1] >= height or high[0] <= 0 or high[1] <= 0:

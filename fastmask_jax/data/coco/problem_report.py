@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
-EXAMPLES = 5  # named of each kind
+EXAMPLES = 5  # examples that are listed of each kind
 
 
 class Problem(StrEnum):

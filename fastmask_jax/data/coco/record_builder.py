@@ -33,7 +33,7 @@ from fastmask_jax.data.records import INDEX, RecordIndex
 from fastmask_jax.errors import InvalidInput
 
 PROBLEMS = "problems.json"
-QUALITY = 95  # of images that are encoded again
+QUALITY = 95  # JPEG quality of images that are encoded again
 SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it writes it
 
 
@@ -42,7 +42,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Masks as compressed COCO run lengths at the image's size."}  # noqa: RUF012
-    # Given because tfds' own search needs importlib_resources, which its wheel does not ask for.
+    # Set because tfds' own search needs importlib_resources, which its wheel does not require.
     pkg_dir_path = Path(__file__).parent
     code_path = Path(__file__)
 
@@ -120,8 +120,8 @@ class Built:
     """Summary of the written records."""
 
     images: int
-    turned: int  # of the images: those that were turned upright
-    without_objects: int  # of the images: those with crowds only or nothing
+    turned: int  # images that were turned upright
+    without_objects: int  # images without objects, or with crowds only
     objects: int
     crowds: int
 
@@ -144,8 +144,8 @@ def build(
       split_name: name of the tfds split, such as "train".
       workers: processes that check images; 0: none.
       overwrite: replace existing records.
-      exif: whether masks are those of the pixels as stored, or of the upright image. Records hold the pixels that the
-        masks are of: with "apply", images with an orientation are turned and encoded again.
+      exif: whether masks refer to the pixels as stored or to the upright image. Records store the pixels that the
+        masks refer to: with "apply", images with an orientation are turned and encoded again.
       max_pixels: larger images are skipped, without being decoded.
 
     Raises:
@@ -171,7 +171,7 @@ def _write_records(images: Sequence[CheckedImage], folder: Path, split_name: str
     """Runs the builder below `folder`; returns the directory it wrote."""
     with tqdm(total=len(images), desc="writing", unit="image") as bar:
         builder = CocoInstances(data_dir=folder, split_name=split_name, images=images, bar=bar)
-        with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads there
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds prints messages about downloads
             builder.download_and_prepare()
     return Path(builder.data_dir)
 

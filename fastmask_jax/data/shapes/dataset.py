@@ -28,26 +28,26 @@ class ShapesSpec:
     """Parameters of the drawings. Lengths are in pixels; levels are out of 255."""
 
     image_sizes: tuple[tuple[int, int], ...] = ((240, 320), (240, 320), (320, 240), (256, 320), (224, 304))  # (h, w)
-    objects: tuple[int, int] = (1, 6)  # tried for an image; hidden ones are then left out
+    objects: tuple[int, int] = (1, 6)  # objects tried per image; hidden ones are dropped
     side: tuple[float, float] = (30.0, 240.0)  # longest side, log-uniform, before cutting and hiding
-    small_side: tuple[float, float] = (14.0, 30.0)  # the same of small objects
-    small_share: float = 0.08  # of objects that are small
-    largest: float = 0.9  # an object's box, at most this share of the image's height and width
-    outside: float = 0.15  # how far an object's box may reach beyond the image, as a share of its side
-    min_visible: float = 0.6  # an object with a smaller part visible is not drawn
-    color_candidates: int = 12  # a color is the most distinct of so many: more, and objects are easier to tell apart
+    small_side: tuple[float, float] = (14.0, 30.0)  # the same for small objects
+    small_share: float = 0.08  # fraction of small objects
+    largest: float = 0.9  # maximum size of an object's box, as a fraction of the image's height and width
+    outside: float = 0.15  # how far an object's box may extend beyond the image, as a fraction of its side
+    min_visible: float = 0.6  # minimum visible fraction of an object; others are not drawn
+    color_candidates: int = 12  # a color is the most distinct of this many; more make objects easier to distinguish
     object_saturation: tuple[float, float] = (0.5, 1.0)
-    ground_saturation: tuple[float, float] = (0.0, 0.2)  # a muted ground: what is an object is learnt in minutes
+    ground_saturation: tuple[float, float] = (0.0, 0.2)  # a muted background makes objects quick to learn
     object_contrast: tuple[float, float] = (10.0, 45.0)  # of textures, levels
     ground_contrast: tuple[float, float] = (8.0, 40.0)
-    lighting: float = 0.2  # brightness changes by up to this share across the image
+    lighting: float = 0.2  # brightness changes by up to this fraction across the image
     noise: float = 4.0  # standard deviation of pixel noise, levels
     jpeg_quality: int = 92
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawing: pixels, and the shape, visible mask and COCO segmentation of every object, farthest first."""
+    """A drawing: its pixels, and the shape, visible mask and COCO segmentation of every object, farthest first."""
 
     image: UInt8[np.ndarray, "H W 3"]  # RGB
     masks: Bool[np.ndarray, "n H W"]
@@ -62,7 +62,7 @@ class _Object:
     shape: str
     curves: list[Float[np.ndarray, "points 2"]]  # x, y in the image
     mask: Bool[np.ndarray, "H W"]  # visible
-    whole: bool  # nothing is hidden, cut, or a hole: the outline says all
+    whole: bool  # without hidden parts and holes: the outline describes the mask
 
 
 def draw(spec: ShapesSpec, seed: tuple[int, ...]) -> Drawn:
@@ -96,7 +96,7 @@ def _arrange(spec: ShapesSpec, rng: np.random.Generator, height: int, width: int
         half = extent * shrink / 2
         slack = half * (1 - 2 * spec.outside)
         center = rng.uniform(slack, np.array([width, height]) - slack)
-        # Numbers as the JSON will hold them, so that its reader rasterizes the same.
+        # Rounded as in the JSON file, so that readers rasterize the same mask.
         curves = [np.round(curve * shrink + center, 2) for curve in curves]
         full = _rasterized(curves, height, width)
         visible = full & ~covered
@@ -157,7 +157,7 @@ def _textured(
 def _coverage(curves: list[Float[np.ndarray, "points 2"]], height: int, width: int) -> Float32[np.ndarray, "h w"]:
     """Returns the fraction of each pixel inside the outline."""
     fine = np.zeros((height * _SUPERSAMPLE, width * _SUPERSAMPLE), np.uint8)
-    # A fine pixel's center is at whole numbers for OpenCV.
+    # OpenCV places the centers of fine pixels at integers.
     corners = [np.round(curve * _SUPERSAMPLE - 0.5).astype(np.int32) for curve in curves]
     cv2.fillPoly(fine, corners, 255)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255

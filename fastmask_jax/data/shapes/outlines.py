@@ -11,7 +11,7 @@ Curve = Float[np.ndarray, "points 2"]
 
 
 def outline(rng: np.random.Generator, shape: str, longest_side: float) -> list[Curve]:
-    """Returns curves (x, y) in pixels of a shape with random proportions and direction, its box centered at the origin.
+    """Returns the curves (x, y) in pixels of a shape with random proportions and direction, centered at the origin.
 
     The first curve is the outside. A point inside an odd number of curves belongs to the shape (a ring has two).
 
