@@ -3,9 +3,7 @@
 import re
 
 START = b"\xff\xd8"
-_MARKER = re.compile(
-    rb"\xff[^\x00\xff]", re.DOTALL
-)  # FF00 is a data byte; additional FFs before a marker are fill bytes
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)  # FF00 is a data byte; more FFs before a marker are fill bytes
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # restart markers belong to the scan
 _END, _SCAN = 0xD9, 0xDA
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}

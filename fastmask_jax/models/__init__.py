@@ -1,1 +1,1 @@
-"""FastMask as pure linen modules: bodies, neck, windows, heads, and the network that joins them."""
+"""FastMask as pure linen modules: bodies, neck, windows, heads, and the whole network."""

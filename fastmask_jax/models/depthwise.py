@@ -93,7 +93,7 @@ def _forward(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> tuple[jax.
 
 def _backward(geometry: _Geometry, saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    dy = lax.optimization_barrier(dy)  # else what makes dy is fused into every tap, and done k * k times
+    dy = lax.optimization_barrier(dy)  # otherwise XLA fuses the computation of dy into every tap, k * k times
     return _input_gradient(kernel, dy, x.shape, geometry), _kernel_gradient(x, dy, geometry).astype(kernel.dtype)
 
 

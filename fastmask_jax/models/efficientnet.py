@@ -19,10 +19,10 @@ from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.padding import Size, mask_padding
 from fastmask_jax.models.pointwise import Pointwise
 
-KERNELS = (3, 3, 5, 3, 5, 5, 3)  # sides of the depthwise kernels of each stage
+KERNELS = (3, 3, 5, 3, 5, 5, 3)  # depthwise kernel size of each stage
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # strides within each stage
-STREAM_STAGE = 4  # has the streams' strides for its own
-_EXPANSION = 6  # of all stages but the first, which has none
+STREAM_STAGE = 4  # runs once per stream, with the stream's stride
+_EXPANSION = 6  # in all stages except the first, which has none
 _EPSILON = 1e-3
 _MEAN, _STD = 127.0, 128.0
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -74,7 +74,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The body: one image, several streams of features.
+    """A body that computes several streams of features from one image.
 
     The output of a stage has few channels of both signs, half of which a neck's ReLU would discard. The features are
     therefore those of the activated 1x1 convolution that follows in the classifier: the first of stage 6 for five
@@ -125,7 +125,7 @@ class EfficientNetLite(nn.Module):
         """Computes the features of each stream, nonnegative, zero in the padding.
 
         Args:
-          image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
+          image: resized RGB, 0 to 255, H and W multiples of 4; pixels beyond `size` are ignored.
           size: resized (height, width) of each image in pixels, multiples of 4.
           fine: return the output of stage 3 (its few channels, of both signs), at `fine_stride`, before the streams.
 
@@ -186,10 +186,10 @@ class EfficientNetLite(nn.Module):
 def _run(
     blocks: list[MBConv], x: jax.Array, size: Size, input_stride: int, stride: int, centered: bool = False
 ) -> tuple[jax.Array, int]:
-    """Runs a stage, with the stride on its first block; returns its output and the stride of that."""
+    """Runs a stage, with the stride on its first block; returns its output and the output's stride."""
     for block in blocks:
         begin = (block.k - stride + centered) // 2
-        x = block(x, size, input_stride, stride, begin)  # remat wants its static arguments in place
+        x = block(x, size, input_stride, stride, begin)  # remat needs positional static arguments
         input_stride *= stride
         stride, centered = 1, False
     return x, input_stride

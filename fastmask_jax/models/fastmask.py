@@ -90,7 +90,7 @@ class FastMask(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self._neck = Neck(self.neck, self.neck_hidden, self.dtype, name="neck")  # the field has its name
+        self._neck = Neck(self.neck, self.neck_hidden, self.dtype, name="neck")  # the field `neck` has that name
         self.lateral = Pointwise(self.channels, dtype=self.dtype)
         self.lateral_fine = Pointwise(self.channels, dtype=self.dtype)
         self.objectness_attention = ObjectnessAttention(self.objectness_attention_width, self.dtype)
@@ -100,7 +100,7 @@ class FastMask(nn.Module):
 
     @property
     def fine_stride(self) -> int | None:
-        """Stride of the level from before the streams; None if there is no such level."""
+        """Stride of the level before the streams; None if there is no such level."""
         stride = getattr(self.body, "fine_stride", None)
         return stride if stride in self.strides and stride not in self.body.strides else None
 
@@ -209,7 +209,7 @@ class FastMask(nn.Module):
         return jnp.where(self._existing(levels, size), logits, -jnp.inf)
 
     def _existing(self, levels: Sequence[jax.Array], size: Size) -> Bool[Array, "B N"]:
-        """Whether a window of the padded maps is one of the image's own."""
+        """Returns whether each window of the padded maps belongs to the image."""
         inside = []
         for stride, x in zip(self.strides, levels, strict=True):
             own = valid_cells(size, stride) + 1
@@ -223,7 +223,7 @@ class FastMask(nn.Module):
         return (x * factor + shift).astype(self.dtype)
 
     def _gather(self, levels: Sequence[jax.Array], affine: tuple, size: Size, windows: jax.Array) -> jax.Array:
-        cells = self._normalize(flatten_levels(levels), affine)  # the cell of zeros is normalized, too
+        cells = self._normalize(flatten_levels(levels), affine)  # also normalizes the zero cell
         index = window_cells(windows, size, self.strides, [x.shape[1:3] for x in levels])
         return gather_windows(cells, index)
 

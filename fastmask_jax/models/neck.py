@@ -33,7 +33,7 @@ def residual(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLik
 
 def feedforward(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
     """Computes relu(avgpool2(conv1x1(relu(conv3x3(x)))))."""
-    # There is no shortcut to pass the features on, so it must not start near zero.
+    # Without a shortcut for the features, the convolutions must not start near zero.
     return nn.relu(average_pool2(_convolved(x, size, stride, hidden, dtype, nn.initializers.he_normal()), size, stride))
 
 

@@ -50,7 +50,7 @@ class FrozenNorm(nn.Module):
         if not self.trained:
             scale, bias = jax.lax.stop_gradient((scale, bias))
         factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
-        # In float32 even where x is bfloat16: the compiler fuses the casts, and the rounding happens once.
+        # Computes in float32 even for bfloat16 inputs: the compiler fuses the casts, and values are rounded once.
         return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
 
 

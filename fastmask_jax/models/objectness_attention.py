@@ -1,7 +1,7 @@
 """Scale-specific objectness attention: which windows of a level are worth scoring (docs/network.md §5).
 
-Wilms, Frintrop, "AttentionMask", ACCV 2018. A cheap first stage before the window norm and the heads: every level has
-two convolutions of its own, which give one value for each window of the level.
+Wilms, Frintrop, "AttentionMask", ACCV 2018. This is a cheap first stage before the window norm and the heads: two
+convolutions per level compute one value for each window of the level.
 
 Letters: B images, h, w cells of a level, C channels of its features, N all windows of a padded image, k windows kept.
 """
@@ -37,19 +37,19 @@ class ObjectnessAttention(nn.Module):
     def __call__(
         self, features: Sequence[Float[Array, "B _h _w _C"]], size: Size, strides: Sequence[int]
     ) -> tuple[Float[Array, "B _rows _columns"], ...]:
-        """Logits of "object" against "no object", one for each window; −inf for windows that are not the image's own.
+        """Computes a logit of "object" against "no object" for each window; −inf for windows outside the image's grid.
 
         Args:
           features: maps of the levels before their 1x1 convolution, zero in the padding.
           size: resized image sizes in pixels.
-          strides: of the levels.
+          strides: strides of the levels.
         """
         logits = []
         for stride, x in zip(strides, features, strict=True):
             y = nn.relu(self._conv(self.width, 3, 1, nn.initializers.zeros, f"level{stride}_conv1")(x))
             y = mask_padding(y, size, stride)
             y = self._conv(2, 4, 2, nn.initializers.constant(0.5), f"level{stride}_conv2")(y).astype(jnp.float32)
-            own = valid_mask(size + stride, stride, *y.shape[1:3])  # a window more than cells, along both axes
+            own = valid_mask(size + stride, stride, *y.shape[1:3])  # one more window than cells along each axis
             logits.append(jnp.where(own, y[..., 1] - y[..., 0], -jnp.inf))
         return tuple(logits)
 
@@ -60,17 +60,17 @@ class ObjectnessAttention(nn.Module):
 
 
 def attended(logits: Float[Array, "B N"], count: int) -> tuple[Int[Array, "B k"], Bool[Array, "B k"]]:
-    """Selects the windows that an image attends to: those of attention above ½, or the best one if there are none.
+    """Selects the windows to score: those with attention above ½, or the best one if there are none.
 
     Shapes are static, so the `count` windows of highest attention are returned with a flag. Ties go to the earlier
     window.
 
     Args:
       logits: attention of every window; −inf for windows that do not exist.
-      count: k; N where there are fewer windows.
+      count: k; if there are fewer windows, k is N.
 
     Returns:
-      (places among the N windows by falling attention, which of them are attended to).
+      (indices among the N windows in order of decreasing attention, whether each is to be scored).
     """
     best, at = jax.lax.top_k(logits, min(count, logits.shape[1]))
     return at, (best > 0) | (jnp.arange(best.shape[1]) == 0)

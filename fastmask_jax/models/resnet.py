@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The body: one image, several streams of features.
+    """A body that computes several streams of features from one image.
 
     Attributes:
       width: channels of the stem; stages have 4, 8 and 16 times as many. 64 is ResNet-50's.
@@ -105,10 +105,10 @@ class ResNet(nn.Module):
     def __call__(
         self, image: Real[Array, "B H W 3"], size: Size, fine: bool = False
     ) -> tuple[Float[Array, "B _h _w _Cout"], ...]:
-        """Features of each stream, zero in the padding.
+        """Computes the features of each stream, zero in the padding.
 
         Args:
-          image: resized RGB, 0 to 255, H and W multiples of 4; what lies beyond `size` is not looked at.
+          image: resized RGB, 0 to 255, H and W multiples of 4; pixels beyond `size` are ignored.
           size: resized (height, width) of each image in pixels, multiples of 4.
           fine: return the output of stage 3, at `fine_stride`, before the streams.
         """
@@ -124,13 +124,13 @@ class ResNet(nn.Module):
             name="stem",
         )(x)
         x = nn.relu(FrozenNorm(self.train_norms, self.dtype, name="stem_norm")(x, size, 2))
-        # After a ReLU, zeros beyond the image never win a maximum: they pad as nothing does.
+        # After a ReLU, zeros beyond the image never win a maximum, so they have no effect.
         x = mask_padding(x, size, 2)
         pad = (0, 1) if self.flavor == "caffe" else (1, 1)
         x = nn.max_pool(x, (3, 3), (2, 2), (pad, pad))
 
         for block in self._stage(2):
-            x = block(x, size, 4, 1)  # remat wants its static arguments in place
+            x = block(x, size, 4, 1)  # remat needs positional static arguments
         input_stride = 4
         for n, block in enumerate(self._stage(3)):
             stride = self.middle_stride if n == 0 else 1

@@ -1,9 +1,9 @@
 """A fully connected layer over every window of a level, without building the windows.
 
-The layer's kernel is as large as a window, so all of its results are a correlation of the zero-padded map with the
-kernel. Overlap-save makes it cheap: the map is cut into 16x16 tiles, 7 cells apart, each of which gives 7x7 results as
-the product of its discrete Fourier transform with that of the kernel. A 16x16 tile costs 3 · 144 real products of
-channels instead of 49 · 100, and the transforms are small matrix products.
+The layer's kernel is as large as a window, so the results are the correlation of the zero-padded map with the kernel.
+The overlap-save method makes it cheap: the map is divided into 16x16 tiles, 7 cells apart, and the product of a tile's
+discrete Fourier transform with the kernel's gives 7x7 results. A tile takes 3 · 144 real products of channels instead
+of 49 · 100, and the transforms are small matrix products.
 
 Letters: B images, H, W rows and columns of a padded map, C channels, F features, T tiles of all maps of an image,
 N windows of an image.
@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 from fastmask_jax.geometry import WINDOW
 
 TILE = 16
-STEP = TILE - WINDOW + 1  # results of a tile along each axis
+STEP = TILE - WINDOW + 1  # results per tile along each axis
 _HALF = TILE // 2 + 1  # frequencies of real rows; the others are their conjugates
-_EXACT = lax.Precision.HIGHEST  # sums of large terms that cancel: lower precisions would show
+_EXACT = lax.Precision.HIGHEST  # large terms cancel, so lower precisions would lose accuracy
 
 
 def correlate_maps(
@@ -99,13 +99,13 @@ def _apply(matrix: np.ndarray, x: jax.Array) -> jax.Array:
 
 
 class _Transforms:
-    """The real matrices of the transforms; complex axes hold the real parts first.
+    """The transforms as real matrices; along complex axes, real parts come before imaginary parts.
 
     Attributes:
-      rows: [2 * 9, 16], of real rows.
-      columns: [2 * 16, 2 * 16], of complex columns.
-      inverse_columns: [2 * 7, 2 * 16], the first seven cells.
-      inverse_rows: [7, 2 * 9], the first seven cells, real.
+      rows: [2 * 9, 16], transforms real rows.
+      columns: [2 * 16, 2 * 16], transforms complex columns.
+      inverse_columns: [2 * 7, 2 * 16], computes the first seven cells.
+      inverse_rows: [7, 2 * 9], computes the first seven cells, which are real.
     """
 
     def __init__(self) -> None:
@@ -126,5 +126,5 @@ def _transforms() -> _Transforms:
 
 
 def _real(matrix: np.ndarray) -> np.ndarray:
-    """Returns the real matrix that acts on (real, imaginary) as the complex one does."""
+    """Returns the real matrix that acts on (real, imaginary) like the complex one."""
     return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]]).astype(np.float32)

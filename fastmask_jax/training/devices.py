@@ -1,6 +1,6 @@
 """Runs the step on several devices and processes; the only file that uses `pmap`.
 
-The step refers to devices only by an axis name, so another mapping (such as `shard_map`) replaces only this file.
+The step refers to devices only by an axis name, so another mapping, such as `shard_map`, changes only this file.
 """
 
 from typing import Any

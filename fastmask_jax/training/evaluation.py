@@ -21,9 +21,9 @@ class Evaluation:
         self._generator: ProposalGenerator | None = None
 
     def __call__(self, variables: Any, stop: Callable[[], bool]) -> dict[str, float] | None:
-        """Returns the metrics of the config's split, or None if `stop` said in any process, after an image, to give up.
+        """Returns the metrics of the config's split, or None if `stop` is true in any process after an image.
 
-        After a signal, a process is soon killed, so the evaluation is abandoned.
+        The evaluation is abandoned after a signal, because the process may be killed soon.
         """
         if self._generator is None:
             self._generator = ProposalGenerator(self._model, variables, self._config, report=self._report)

@@ -19,8 +19,8 @@ from fastmask_jax.training.devices import AXIS
 from fastmask_jax.training.step import Step
 from fastmask_jax.weights.checkpoints import saved_steps
 
-SIGNAL = "signal"  # metric of a step: the highest number of a signal that any process had caught
-SAME_KEYPRESS = 1.0  # seconds
+SIGNAL = "signal"  # metric of a step: the highest signal number that any process has caught
+SAME_KEYPRESS = 1.0  # seconds within which two SIGINTs count as one
 
 
 class DiskFull(UserError, OSError):
@@ -44,10 +44,10 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
 
 
 class Stop:
-    """The signals that ask a run to stop, and the agreement of all its processes to stop after the same step.
+    """The signals that ask a run to stop, and the agreement of its processes to stop after the same step.
 
     Attributes:
-      caught: the first signal that this process got.
+      caught: the first signal that this process received.
       agreed: the signal for which all processes stop now.
     """
 
@@ -60,16 +60,16 @@ class Stop:
         return self.caught if cluster.processes() == 1 else self._agreed
 
     def agree(self, number: int) -> None:
-        """Takes the highest number of a signal that any process had caught at the same point of the run; 0: none."""
+        """Sets the highest signal number that any process had caught at the same point of the run; 0: none."""
         if number and not self._agreed:
             self._agreed = signal.Signals(number)
 
     def agree_now(self) -> None:
-        """Asks all processes, which must call this at the same point of the run."""
+        """Exchanges the caught signals; all processes must call this at the same point of the run."""
         self.agree(max(cluster.gather(int(self.caught or 0))))
 
     def while_evaluating(self) -> Callable[[], bool]:
-        """Returns a function that says whether any process has caught a signal since, after a second at most."""
+        """Returns a function that returns whether any process has caught a signal since, up to a second ago."""
         flag = cluster.SharedFlag()
 
         def asked() -> bool:
@@ -80,9 +80,9 @@ class Stop:
         return asked
 
     def spread(self, step: Step) -> Step:
-        """Returns a step whose batch is (batch, int32[]: signal caught, or 0) and whose metrics have the highest.
+        """Returns a step that receives (batch, int32[]: caught signal or 0) and whose metrics contain the highest one.
 
-        All processes read the metrics of a step at the same point of the run, without a message of their own.
+        All processes read the metrics of a step at the same point of the run, so no additional messages are needed.
         """
 
         def spreading(state: Any, batch: Any) -> tuple[Any, Mapping[str, jax.Array]]:
@@ -98,10 +98,10 @@ class Stop:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Catches SIGTERM, SIGHUP and Ctrl-C, for which the run stops after a step and saves it.
+    """Catches SIGTERM, SIGHUP and Ctrl-C, after which the run finishes its step, saves and stops.
 
-    A second Ctrl-C ends the process at once; one within `SAME_KEYPRESS` seconds of the first, as wrappers of a command
-    pass on, does not.
+    A second Ctrl-C ends the process immediately, unless it comes within `SAME_KEYPRESS` seconds of the first: wrappers
+    of a command may pass on the same key press.
     """
     stop = Stop()
     before = {}

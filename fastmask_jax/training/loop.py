@@ -46,7 +46,7 @@ from fastmask_jax.training.step import TrainState, calibrate_frozen_stats, creat
 from fastmask_jax.weights.checkpoints import Checkpoints, Resumed, save_config
 from fastmask_jax.weights.sources import load_weights
 
-IN_FLIGHT = 2  # steps whose losses are not read yet: reading one sooner would make the host wait for the devices
+IN_FLIGHT = 2  # steps whose losses are not read yet; reading them earlier would make the host wait for the devices
 
 
 class Diverged(UserError, RuntimeError):
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
     """How a run ended."""
 
     state: TrainState
-    stopped_by: signal.Signals | None  # None: all steps are done
+    stopped_by: signal.Signals | None  # None: the run is complete
 
 
 class _Pending(NamedTuple):
@@ -70,7 +70,7 @@ class _Pending(NamedTuple):
 
 
 def training_data(config: ConfigDict, batch_size: int) -> TrainingData:
-    """Returns the records of a config, the labeling of its images, and the plan of its batches."""
+    """Returns a config's records, its training specification, and its batch plan."""
     others = [
         RecordSet(RecordSource(one.records), one.weight, one.partly_labeled)
         for _, one in sorted(config.data.extra.items())
@@ -100,11 +100,11 @@ def training_data(config: ConfigDict, batch_size: int) -> TrainingData:
 
 
 def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcome:
-    """Trains until `train.images` are seen, resuming from the latest undamaged checkpoint of `workdir`, if any.
+    """Trains until `train.images` images have been shown, resuming from the latest undamaged checkpoint, if any.
 
-    The state after a step depends only on config, seed and weights, however often the run was stopped. A run keeps its
-    initial batch size; it can resume on other devices if they can share that batch evenly. Nothing else may train in
-    `workdir` meanwhile.
+    The state after a step depends only on config, seed and weights, regardless of interruptions. A run keeps its
+    initial batch size; it can resume on other devices if they can share that batch evenly. Only one run at a time may
+    use `workdir`.
 
     Args:
       config: the whole config.
@@ -130,7 +130,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
 def _run_alone(
     asked: ConfigDict, config: ConfigDict, workdir: Path, weights: str | None, data: TrainingData, fit: str
 ) -> Outcome:
-    """Runs a checked config in a working directory that no other run uses; `asked` is it without its own batch size."""
+    """Runs a checked config in a locked working directory; `asked` is the config before its batch size was adjusted."""
     model = build_model(config.model.to_dict(), axis_name=AXIS)
     optimizer, schedule = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     begin = partial(create_state, model, optimizer, config.seed, config.optimizer.average_decay > 0)
@@ -159,7 +159,7 @@ def _run_alone(
         if resumed:
             _say_what_goes_on(reporter, resumed, total_steps, workdir, weights)
         state = resumed.state if resumed else _fresh(config, model, begin(), weights, reporter)
-        del resumed  # which would keep a copy of the state on the device
+        del resumed  # frees its copy of the state on the device
         if start >= total_steps:
             reporter.say("this run is finished; raise train.images to continue it")
             return Outcome(state, None)
@@ -175,8 +175,8 @@ def _run_alone(
 def with_batch_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Returns the config with the batch size of the run as `train.batch_size`.
 
-    A run with checkpoints keeps its batch size, because its steps count images in it. A new run uses the smallest batch
-    size, at least `train.batch_size`, that the devices can share evenly.
+    A run with checkpoints keeps its batch size, because its step numbers depend on it. A new run uses the smallest
+    batch size, at least `train.batch_size`, that the devices can share evenly.
 
     Raises:
       InvalidInput: these devices cannot share the batch that the run began with.
@@ -225,13 +225,13 @@ def _say_what_goes_on(
 
 @dataclass
 class _Training:
-    """A run from its start to its end or a signal: steps, and what is due after some of them.
+    """Takes the steps of a run until its end or a signal, with logs, pictures, evaluations and checkpoints in between.
 
     Attributes:
-      config, workdir, model, schedule, checkpoints, reporter: of the run.
-      stop: the signals that ask to stop.
-      step: steps done.
-      state: after them, on every device.
+      config, workdir, model, schedule, checkpoints, reporter: parts of the run.
+      stop: the signals that ask the run to stop.
+      step: number of steps done.
+      state: the state after these steps, on every device.
     """
 
     config: ConfigDict
@@ -251,7 +251,7 @@ class _Training:
         self._seen: list[dict[str, float]] = []  # metrics since the last log
 
     def go_on(self, step_function: Callable, data: TrainingData, total_steps: int) -> None:
-        """Takes steps until all are done or a signal arrives, and saves the last."""
+        """Takes steps until all are done or a signal arrives; saves the last state."""
         pictures = None
         if self.config.train.picture_every:
             shown = _first(_batches(self.config, data, 0, workers=0))
@@ -337,7 +337,7 @@ def _batches(config: ConfigDict, data: TrainingData, start: int, workers: int) -
 
 
 def _first(batches: Iterator[TrainBatch]) -> TrainBatch:
-    """Returns one batch and stops loading more."""
+    """Returns the first batch and stops loading."""
     with closing(batches):
         return next(batches)
 
@@ -365,7 +365,7 @@ def _measured(config: ConfigDict, model: FastMask, state: TrainState) -> TrainSt
 
 
 def _checked(pending: _Pending, checkpoints: Checkpoints) -> dict[str, float]:
-    """Returns the metrics of a step if all are finite. Checkpoints are kept: the metrics of their steps were."""
+    """Returns the metrics of a step; raises Diverged if one is not finite. Keeps all checkpoints."""
     values = {key: float(value) for key, value in jax.device_get(pending.metrics).items()}
     broken = [name for name in ("loss", "gradient_norm", "update_norm") if not np.isfinite(values[name])]
     if broken:

@@ -21,10 +21,10 @@ class LossSpec(NamedTuple):
     mask: float = 1.0
     attention: float = 1.0
     dice: float = 0.0
-    score_target: str = "label"  # of positive windows: 1, or "iou", the IoU of the window's own mask
-    hardest_negatives: int = 0  # count only so many negatives of an image, those of highest score; 0: all
-    focal: float = 0.0  # exponent of |target − probability| by which a window counts
-    objectness_attention: float = 0.25  # of each level; without effect on a network that has none
+    score_target: str = "label"  # of positive windows: "label", 1; "iou", the IoU of the window's own mask
+    hardest_negatives: int = 0  # use only this many negatives per image, those with the highest scores; 0: all
+    focal: float = 0.0  # exponent of |target − probability|, the weight of a window; 0: equal weights
+    objectness_attention: float = 0.25  # weight for each level; no effect without objectness attention
 
 
 class ImageLosses(NamedTuple):
@@ -95,7 +95,7 @@ def objectness_attention_loss(
         flat = level.reshape(level.shape[0], -1)
         target = targets[:, start : start + flat.shape[1]]
         counted = (target < 2).astype(jnp.float32)
-        flat = jnp.where(target < 2, flat, 0.0)  # windows that are not the image's own are at −inf
+        flat = jnp.where(target < 2, flat, 0.0)  # removes −inf of windows outside the image's grid
         losses.append(_mean(optax.sigmoid_binary_cross_entropy(flat, (target == 1).astype(jnp.float32)), counted))
         start += flat.shape[1]
     return sum(losses)

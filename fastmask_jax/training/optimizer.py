@@ -20,14 +20,14 @@ def learning_rate_schedule(optimizer: Mapping[str, Any], batch_size: int, total_
     peak = peak_learning_rate(optimizer, batch_size)
 
     def steps(images: int) -> int:
-        return -(-images // batch_size)  # what has begun counts, as a run's last step does
+        return -(-images // batch_size)  # rounds up, like the number of steps of a run
 
     warmup = steps(optimizer["warmup_images"])
     if optimizer["schedule"] == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps(total_images) - warmup, 1))
     else:
         drops: dict[int, float] = {}
-        for at in map(steps, optimizer["drop_images"]):  # two drops may fall on one step of a large batch
+        for at in map(steps, optimizer["drop_images"]):  # with large batches, two drops may fall on the same step
             drops[at - warmup] = drops.get(at - warmup, 1.0) * optimizer["drop_factor"]
         after = optax.piecewise_constant_schedule(peak, drops)
     if warmup == 0:

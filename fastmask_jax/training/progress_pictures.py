@@ -32,11 +32,11 @@ from fastmask_jax.masks.rle import masks_to_results
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 from fastmask_jax.models.fastmask import Decoded, FastMask, Sampled
 
-IMAGES = 4  # of the batch
-OBJECTS = 6  # windows shown in large
+IMAGES = 4  # number of drawn images of the batch
+OBJECTS = 6  # number of windows drawn large
 PROPOSALS = 12
 DECODED = 100
-TILE = FINE_MASK  # pixels on a tile's side: one for each cell of a mask target
+TILE = FINE_MASK  # side of a tile in pixels: one per cell of a mask target
 SHOWN_SIDE = 700  # images are enlarged to about this long edge
 WHOLE = (0, 0, TILE, TILE)
 POSITIVE, NEGATIVE = (80, 255, 120), (255, 70, 70)
@@ -45,22 +45,22 @@ POSITIVE, NEGATIVE = (80, 255, 120), (255, 70, 70)
 class Answers(NamedTuple):
     """Predictions for one image, as NumPy arrays."""
 
-    mask_logits: Float[np.ndarray, "P 40 40"]  # of the windows that are taught
-    attention: Float[np.ndarray, "P 10 10"]  # probabilities of these
-    proposals: Decoded  # of the image, without a batch axis
+    mask_logits: Float[np.ndarray, "P 40 40"]  # of the windows with mask targets
+    attention: Float[np.ndarray, "P 10 10"]  # probabilities for the same windows
+    proposals: Decoded  # proposals of the image, without a batch axis
 
 
 class TrainingPictures:
-    """Draws labels, attention and proposals of the same few images again and again.
+    """Draws labels, attention and proposals of the same few images during training.
 
-    It is compiled once; the program is freed with it.
+    The program is compiled once and freed with this object.
     """
 
     def __init__(self, model: FastMask, batch: TrainBatch, threshold: float) -> None:
         """
         Args:
           model: the network.
-          batch: its first images are drawn.
+          batch: a batch, whose first images are drawn.
           threshold: mask threshold of the proposals.
         """
         self._batch, self._threshold, self._strides = batch, threshold, model.strides
@@ -146,7 +146,7 @@ def attention_picture(
 
     Args:
       attention: probabilities for the windows `batch.mask_windows[row]`.
-      mask_logits: for the same.
+      mask_logits: logits for the same windows.
     """
     seen = _taught(batch, row, strides)
     firsts = _firsts(objects_of(seen.masks))[:OBJECTS]
@@ -213,7 +213,7 @@ def prediction_picture(
         panel,
         f"best {len(best)} of {len(proposals.scores)} proposals; {len(differing)} differ (mask IoU <= {SHOWN_IOU})",
     )
-    shown = proposals.kept[best[:OBJECTS]]  # numbers of windows
+    shown = proposals.kept[best[:OBJECTS]]  # indices of windows
     boxes = window_boxes(decoded.windows[shown], large)
     masks = _sigmoid(upsample(decoded.mask_logits[shown])) >= threshold
     tiles, captions = [], []
@@ -226,7 +226,7 @@ def prediction_picture(
 
 
 def objects_of(masks: Bool[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
-    """Assigns object numbers 0, 1, 2 ... to masks: a mask with IoU ≥ ½ with the first of an object belongs to it."""
+    """Assigns object numbers 0, 1, 2 ... to masks: masks of an object have an IoU ≥ ½ with its first."""
     owner, firsts = np.zeros(len(masks), np.int64), []
     if not len(masks):
         return owner
@@ -253,14 +253,14 @@ def lay_back(target: UInt8[np.ndarray, "160 160"], box: Box, size: tuple[int, in
 class _Taught(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"]  # without padding, enlarged
     strides: tuple[int, ...]  # in its pixels
-    window_boxes: Int[np.ndarray, "n 4"]  # of the windows that are taught with masks, in its pixels
-    masks: Bool[np.ndarray, "n h w"]  # their mask targets, laid back
+    window_boxes: Int[np.ndarray, "n 4"]  # boxes of the windows with mask targets, in its pixels
+    masks: Bool[np.ndarray, "n h w"]  # their mask targets, resized to the image
 
 
 def _taught(batch: TrainBatch, row: int, strides: Sequence[int]) -> _Taught:
     height, width = batch.size[row]
     image, large = _enlarged(batch.image[row, :height, :width], strides)
-    count = int(np.sum(batch.mask_weights[row] > 0))  # the rows that only fill the array come last
+    count = int(np.sum(batch.mask_weights[row] > 0))  # padding rows come last
     boxes = window_boxes(batch.mask_windows[row, :count], large)
     masks = np.zeros((count, *image.shape[:2]), bool)
     for p, box in enumerate(boxes):

@@ -32,7 +32,7 @@ SHOWN_METRICS = {
     "gradient_norm": "gradient",
     "learning_rate": "rate",
 }  # on the console
-PACES = 9  # logs whose median pace gives the time left: one slow stretch, such as a compilation, does not count
+PACES = 9  # the time left uses the median pace of this many logs, so a slow one, such as during compilation, is ignored
 GIB = 1 << 30
 
 
@@ -199,7 +199,7 @@ class Reporter:
             path = self._workdir / "pictures" / tag / f"{step}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-            path.write_bytes(png)  # cv2.imwrite would drop errors
+            path.write_bytes(png)  # cv2.imwrite ignores errors
             self._tensorboard.picture(tag, png, picture.shape[:2], step)
         self._tensorboard.flush()
 
@@ -217,7 +217,7 @@ class Reporter:
         """Flushes and closes all outputs; a second call does nothing."""
         if self._open:
             self._open = False
-            with ExitStack() as stack:  # each is closed, whatever becomes of the others
+            with ExitStack() as stack:  # closes each even if closing another fails
                 stack.callback(self._tensorboard.close)
                 stack.callback(self._lines.close)
                 self._bar.close()
@@ -228,11 +228,11 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError) if error else nullcontext():  # a full disk is told of once
+        with suppress(OSError) if error else nullcontext():  # a full disk is reported once
             self.close()
 
     def _record(self, step: int, kind: str, values: Mapping[str, float | int | None]) -> None:
-        """Records values; nonfinite ones are null in JSON, which has no NaN, and omitted in TensorBoard."""
+        """Records values; nonfinite values become null in JSON, which has no NaN, and are omitted in TensorBoard."""
         finite = {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
         line = {"step": step, "kind": kind, "images": step * self._batch_size, "time": round(time.time(), 3), **finite}
         self._lines.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Keeps two runs from writing to one working directory."""
+"""Prevents two runs from writing to the same working directory."""
 
 import errno
 import logging
@@ -17,12 +17,12 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a working directory, `<workdir>/lock`; the system releases it however the process ends.
+    """Holds the lock of a working directory, `<workdir>/lock`, which the system releases when the process ends.
 
-    In a cluster, process 0 holds it for all.
+    In a cluster, process 0 holds the lock for all.
 
     Raises:
-      InvalidInput: another run holds it; in every process of a cluster.
+      InvalidInput: another run holds the lock; raised in every process of a cluster.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     lock, free = FileLock(workdir / "lock"), True

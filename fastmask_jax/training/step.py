@@ -24,16 +24,16 @@ class TrainState:
     frozen_stats: Any  # statistics of the frozen norms: measured or loaded once, never trained
     batch_stats: Any  # running averages of the window norm
     opt_state: Any
-    average: Any = flax.struct.field(default_factory=dict)  # moving average of `params`; empty where none is kept
+    average: Any = flax.struct.field(default_factory=dict)  # moving average of `params`; empty if none is kept
 
     @property
     def averaged_variables(self) -> dict[str, Any]:
-        """The collections for inference, with averaged parameters if they are kept."""
+        """Collections for inference, with averaged parameters if they are kept."""
         return {**self.variables, "params": self.average or self.params}
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The collections that the model is applied to."""
+        """Collections for applying the model."""
         return {"params": self.params, "frozen_stats": self.frozen_stats, "batch_stats": self.batch_stats}
 
 

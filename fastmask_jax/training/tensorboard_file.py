@@ -1,7 +1,7 @@
 """Writes TensorBoard's event file in the calling thread.
 
-tensorboardX's writer passes events to a thread. If that thread dies, as on a full disk, its queue fills up and the run
-waits forever.
+tensorboardX's writer passes events to a thread. If that thread dies, for example because the disk is full, its queue
+fills up and the run waits forever.
 """
 
 import socket

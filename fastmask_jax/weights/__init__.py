@@ -1,1 +1,1 @@
-"""Weights from everywhere: a text names a source, its arrays get the network's names, a report says which."""
+"""Loads weights from many sources: resolves a source, maps its arrays to the network's names, reports the result."""

@@ -34,7 +34,7 @@ from fastmask_jax.weights.mapping import (
 ChannelOrder = Literal["rgb", "bgr"]
 _STEM = "params.body.stem.kernel"
 _UPSCORE = "upscore"
-_NECK_STEPS = range(6, 10)  # conv6_1 … conv9_1: necks after the first
+_NECK_STEPS = range(6, 10)  # conv6_1 … conv9_1: the necks after the first one
 _LEVEL = re.compile(r"conv_feat_1_(\d+)s")
 
 
@@ -58,7 +58,7 @@ class _Norm(NamedTuple):
 def read_caffe(
     path: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape], order: ChannelOrder | None = None
 ) -> Found:
-    """Reads the arrays of a two-stream network of the authors, or of a ResNet-50 body.
+    """Reads the arrays of the authors' two-stream network, or of a ResNet-50 body.
 
     Args:
       path: a .caffemodel file.
@@ -88,7 +88,7 @@ def read_caffe(
         arrays |= _statistics(path, name, blobs) if name in norms else {f"{name}[{n}]": b for n, b in enumerate(blobs)}
 
     table: dict[str, Stored] = {}
-    copies: list[tuple[str, str]] = []  # (copy, the one taken)
+    copies: list[tuple[str, str]] = []  # (copy, the loaded layer)
     for row in rows:
         for names in [row.names] if isinstance(row, _Weights) else [row.statistics, row.scales]:
             first, *others = [name for name in names if name in layers] or names[:1]
@@ -202,7 +202,7 @@ def _compared(arrays: Mapping[str, np.ndarray], copies: Sequence[tuple[str, str]
     """Reports in a line whether the copies of shared layers agree."""
     by_layer: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
-        if not name.endswith(".count"):  # the same average under another factor is the same
+        if not name.endswith(".count"):  # the factor does not change the average
             by_layer.setdefault(_layer(name), {})[name.removeprefix(_layer(name))] = array
     differing = []
     for copy, first in copies:
@@ -233,7 +233,7 @@ def _check_upscore(arrays: Mapping[str, np.ndarray], used: set[str]) -> list[str
     kernel = arrays.get(f"{_UPSCORE}[0]")
     if kernel is None:
         return []
-    along = upscale_matrix()[UPSCALE + UPSCALE // 2 : 3 * UPSCALE + UPSCALE // 2, 2]  # the rows that cell 2 reaches
+    along = upscale_matrix()[UPSCALE + UPSCALE // 2 : 3 * UPSCALE + UPSCALE // 2, 2]  # the weights of cell 2
     if kernel.size == along.size**2 and np.allclose(kernel.reshape(along.size, -1), np.outer(along, along), atol=1e-6):
         used.add(f"{_UPSCORE}[0]")
         return []

@@ -19,8 +19,8 @@ from fastmask_jax.weights.mapping import printable
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _NEW_LAYERS, _OLD_LAYERS = 100, 2  # fields of the net
 _NAME_AND_BLOBS = {_NEW_LAYERS: (1, 7), _OLD_LAYERS: (4, 6)}  # fields of a layer
-_MOST_FIELDS = 300_000  # of a whole file, some ten times a real one's; each may become an object
-_MOST_SIDES = 32  # of a blob
+_MOST_FIELDS = 300_000  # per file, about ten times as many as in real files; each may become an object
+_MOST_SIDES = 32  # dimensions of a blob
 
 
 def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
@@ -35,7 +35,7 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
     name = "the net"
     try:
         with path.open("rb") as file:
-            if not path.stat().st_size:  # which mmap takes for a mistake of its own
+            if not path.stat().st_size:  # mmap cannot map empty files
                 raise ValueError("the file is empty")
             wire = _Wire(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         for count, (number, kind, begin, end) in enumerate(wire.fields(0, len(wire.data))):

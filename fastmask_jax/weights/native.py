@@ -1,4 +1,4 @@
-"""Loads networks of this project, from a run or an exported file, into networks that may differ in part."""
+"""Loads networks of this project, from a run or an exported file, into networks that may differ in some layers."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fastmask_jax.weights.mapping import Found, Shape, matching_layers, part_of
 from fastmask_jax.weights.renamed import current_config
 
 COLLECTIONS = ("params", "frozen_stats", "batch_stats")
-_SAME = ("kind", "flavor")  # of a body: where these differ, equal names do not mean equal layers
+_SAME = ("kind", "flavor")  # settings of a body that must agree for equal names to mean equal layers
 
 
 def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Found:

@@ -36,10 +36,10 @@ STORAGES = {
     "BoolStorage": np.dtype("?"),
 }
 NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model", "model_ema", "net", "network")
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file older than PyTorch 1.6 begins
-_LARGEST_PICKLE = 1 << 24  # bytes; names and shapes alone: this is many times a real one
-_MOST_OPCODES = 1 << 20  # each may become an object; a tensor takes some 40
-_DEEPEST = 8  # keys of NESTED below each other
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # beginning of files older than PyTorch 1.6
+_LARGEST_PICKLE = 1 << 24  # bytes, many times as large as real pickles, which contain only names and shapes
+_MOST_OPCODES = 1 << 20  # each may become an object; a tensor takes about 40
+_DEEPEST = 8  # levels of nested keys of NESTED
 
 
 class _Storage(NamedTuple):
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: BufferedIOBase) -> None:
         super().__init__(file, encoding="utf-8")
-        self.storages: dict[str, _Storage] = {}  # all that the pickle names
+        self.storages: dict[str, _Storage] = {}  # all storages named in the pickle
         self._items = _MOST_OPCODES
 
     def _ordered_dict(self, items: Sequence[Any] = ()) -> OrderedDict:
@@ -113,7 +113,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickled(data: bytes) -> tuple[Any, dict[str, _Storage], int]:
     """Returns (value, named storages, number of bytes) of the pickle at the start of `data`."""
     for count, (opcode, argument, place) in enumerate(pickletools.genops(data)):
-        # The numbered ones make room for as many values as they say.
+        # These opcodes reserve memory for a given number of values.
         numbered = argument if opcode.name in ("PUT", "LONG_BINPUT") else 0
         if max(count, numbered) >= _MOST_OPCODES:
             raise ValueError(
@@ -224,7 +224,7 @@ def _once(read: _Read) -> _Read:
 
 
 def _state_dict(tree: Any) -> dict[str, _Tensor]:
-    for _ in range(_DEEPEST):  # a dict may lie in itself
+    for _ in range(_DEEPEST):  # a dict may contain itself
         if not isinstance(tree, Mapping):
             break
         tensors = {name: value for name, value in tree.items() if isinstance(name, str) and isinstance(value, _Tensor)}

@@ -1,4 +1,4 @@
-"""Translates names in networks and configs of earlier versions to current ones."""
+"""Translates names in networks and configs of earlier versions to the current ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ CONFIG_KEYS = {
     "evaluation.demote_iou": "evaluation.rerank_iou",
     "evaluation.long_edge": "evaluation.long_edges",
 }
-REMOVED = {"model.body.frozen_stages"}  # of training alone: the network that was saved is the same without
+REMOVED = {"model.body.frozen_stages"}  # affected only training: saved networks do not depend on it
 ADDED = {
     "evaluation": {
         "stability_weight": 0.0,
@@ -30,7 +30,7 @@ ADDED = {
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
     "losses": {"objectness_attention": 0.25},
     "optimizer": {"bias_factor": 1.0},
-}  # what earlier versions did, under keys that they had not
+}  # behavior of earlier versions, under keys that they did not have
 
 
 def current_name(name: str, separator: str = ".") -> str:
@@ -54,7 +54,7 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
             evaluation["long_edges"] = [evaluation["long_edges"]]
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and "momentum" in optimizer:
-        optimizer.setdefault("b1", optimizer["momentum"])  # which adam took from there
+        optimizer.setdefault("b1", optimizer["momentum"])  # earlier versions used it for adam
     return new
 
 

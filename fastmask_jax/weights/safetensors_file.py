@@ -17,14 +17,14 @@ from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.weights.mapping import names_of, printable
 from fastmask_jax.weights.native import parse_config
 
-CONFIG = "fastmask_jax_config"  # the metadata's only key: of several, safetensors would not keep the order
+CONFIG = "fastmask_jax_config"  # the only metadata key, because safetensors does not preserve the order of several
 
 
 class Contents(NamedTuple):
     """Content of a .safetensors file."""
 
     arrays: dict[str, np.ndarray]
-    config: dict[str, Any] | None  # of the network, where the file is one of ours
+    config: dict[str, Any] | None  # the network's config, if the file was written by this project
 
 
 def read_safetensors(path: Path) -> Contents:
@@ -36,7 +36,7 @@ def read_safetensors(path: Path) -> Contents:
     try:
         with safe_open(path, framework="numpy") as file:
             config = _config(file.metadata())
-            names = file.keys()  # of a handle that is no mapping
+            names = file.keys()  # the handle is not a mapping
             return Contents({printable(name): file.get_tensor(name) for name in names}, config)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
@@ -74,7 +74,7 @@ def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[
         arrays = {name: _halved(name, array) if array.ndim > 1 else array for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(save(arrays, {CONFIG: json.dumps(config)}))  # save_file would leave it to its owner alone
+    part.write_bytes(save(arrays, {CONFIG: json.dumps(config)}))  # save_file would make it readable only by its owner
     part.replace(path)
     return len(arrays)
 

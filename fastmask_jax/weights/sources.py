@@ -138,7 +138,7 @@ def load_trained(text: str, model: Mapping[str, Any]) -> Trained:
       FileNotFoundError, ValueError: as for `load_weights`; or the source does not contain the whole network.
     """
     network = build_model(model)
-    start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes suffice: no initial value may remain
+    start = jax.eval_shape(lambda: initial_variables(network, 0))  # shapes suffice, because every array must be loaded
     variables, report = load_weights(text, model, start)
     if report.initial:
         parts = ", ".join(sorted({part_of(name) for name in report.initial}))

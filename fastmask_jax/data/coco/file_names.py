@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 def image_path(folder: Path, name: str) -> Path:
     """Returns the file that a name in an annotation file refers to.
 
-    This is `folder`/`name`, also if no file is found. If that is not a file, the name is tried with backslashes replaced
-    by slashes, and with its suffix in the other letter case. An absolute name is used as it is.
+    This is `folder`/`name`, or else the name with slashes for backslashes, or with its suffix in the other letter case,
+    if one of these exists; otherwise `folder`/`name`. An absolute name is used as it is.
     """
     given = folder / name
     tries = [given]
