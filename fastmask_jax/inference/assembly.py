@@ -21,12 +21,12 @@ from fastmask_jax.models.fastmask import Decoded
 
 @dataclass(frozen=True)
 class ImagePart:
-    """What is proposed on at once: an image, or a part of it.
+    """An image, or a tile of it, that is processed at once.
 
     Attributes:
       image: the whole image.
-      grid: the tiles of the image, of which, and of the whole, the proposals are merged; None: it is taken alone.
-      tile: which tile this is; None: the whole image.
+      grid: the tiles whose proposals are merged with those of the whole image; None: there are no tiles.
+      tile: the tile; None: the whole image.
     """
 
     image: UInt8[np.ndarray, "H W 3"] | LargeImage
@@ -35,7 +35,7 @@ class ImagePart:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(x1, y1, x2, y2) in the image."""
+        """Edges (x1, y1, x2, y2) in the image."""
         return self.tile.box if self.tile else (0, 0, self.image.shape[1], self.image.shape[0])
 
 
@@ -52,11 +52,11 @@ class Assembler:
     strides: Sequence[int]
 
     def __call__(self, part: ImagePart, views: Sequence[View], decoded: Sequence[Decoded]) -> Proposals:
-        """Returns the proposals of an image, ranked and filtered, highest score first; of a part, all that it has.
+        """Returns the proposals of an image, ranked and filtered, highest score first; of a tile, all proposals.
 
         Args:
-          part: of the image.
-          views: what the network saw of it.
+          part: the image or tile.
+          views: its views.
           decoded: the windows of each view, best first.
         """
         found = merged([self._pasted(part, *each) for each in zip(views, decoded, strict=True)])
@@ -81,7 +81,7 @@ class Assembler:
         options, resized = self.options, view.image.shape[:2]
         x1, y1, x2, y2 = part.box
         original = y2 - y1, x2 - x1
-        # A score that re-ranking lowers depends on all others, so that nothing can be left out before it.
+        # Re-ranked scores depend on all proposals, so none can be dropped before re-ranking.
         least = 0.0 if options.rerank_iou < 1 else options.score_threshold
         good = decoded.scores[: options.candidates] >= least
         scores, windows, logits, attention = (each[: len(good)][good] for each in decoded)

@@ -13,14 +13,14 @@ from fastmask_jax.inference.proposals import Proposals
 from fastmask_jax.inference.views import View
 from fastmask_jax.models.fastmask import Decoded
 
-AHEAD = 4  # batches' worth of images that may be under way
-LADDER = (100, 300, 1000)  # counts of windows that are compiled; larger ones are multiples of the last
+AHEAD = 4  # batches of images that may be in flight
+LADDER = (100, 300, 1000)  # compiled numbers of windows; larger ones are multiples of the last
 
 Row = tuple["_Image", int]  # an image and the number of one of its views
 
 
 class _Image:
-    """An image, or a part of one, that has been read and not yet returned."""
+    """An image or tile that has been read and not yet returned."""
 
     def __init__(self, part: ImagePart | None, views: list[View], problem: Exception | None = None) -> None:
         self.part = part
@@ -46,7 +46,7 @@ class Batcher:
         self._running: tuple[list[Row], Decoded] | None = None
 
     def add(self, part: ImagePart, views: list[View]) -> None:
-        """Adds an image, or a part of one; its batch starts if it is full."""
+        """Adds an image or tile; starts its batch if it is full."""
         image = _Image(part, views)
         self._order.append(image)
         for number, view in enumerate(views):

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fastmask_jax.data.batches import InferenceBatch
 from fastmask_jax.models.fastmask import Decoded, FastMask
 
-QUIET_SECONDS = 2.0  # a longer pause for compiling is explained
+QUIET_SECONDS = 2.0  # longer compilations are reported
 
 Report = Callable[[str], None]
 
@@ -28,7 +28,7 @@ class DeviceModel:
     One program is compiled for each padded shape, batch size and count, when it is first needed.
 
     Attributes:
-      compile_seconds: time until all programs so far were ready: traced, and compiled or read from the cache.
+      compile_seconds: total time for tracing programs and for compiling them or reading them from the cache.
     """
 
     def __init__(self, model: FastMask, variables: Any, report: Report) -> None:
@@ -36,7 +36,7 @@ class DeviceModel:
         Args:
           model: the network.
           variables: its collections (`params`, `frozen_stats`, `batch_stats`).
-          report: gets a line that explains a long pause for compiling, from another thread.
+          report: called from another thread with a line of text if compilation takes long.
         """
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
@@ -70,7 +70,7 @@ class DeviceModel:
         return self._by_image.mesh.size
 
     def __call__(self, batch: InferenceBatch, count: int) -> Decoded:
-        """Starts decoding the top `count` windows of each image and returns; results stay on the devices until read.
+        """Starts decoding the top `count` windows of each image, without waiting; results stay on the devices.
 
         The first call of a program compiles it; other threads that need a new program wait.
         """
@@ -81,7 +81,7 @@ class DeviceModel:
                 if name not in self._programs:
                     begin = time.perf_counter()
                     lowered = self._propose.lower(self._variables, image, size, count)
-                    # From the cache a program comes in a fraction of the time that tracing took, on slow machines too.
+                    # Reading a program from the cache takes a fraction of the tracing time, also on slow machines.
                     quiet = max(QUIET_SECONDS, time.perf_counter() - begin)
                     with _explained(self._report, quiet, *batch.image.shape[1:3]):
                         self._programs[name] = lowered.compile()

@@ -25,7 +25,7 @@ from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.digest import sha256_of
 from fastmask_jax.weights.mapping import LoadReport
 
-THREADS = min(os.cpu_count() or 1, 8)  # for reading, and as many for masks
+THREADS = min(os.cpu_count() or 1, 8)  # threads for reading images, and as many for masks
 
 
 def to_stderr(line: str) -> None:
@@ -58,8 +58,8 @@ class ProposalGenerator:
           model: the network.
           variables: its weights and statistics.
           config: its config.
-          loaded: kept as an attribute.
-          report: gets a line that explains a long pause for compiling, from another thread.
+          loaded: report of the loaded weights.
+          report: called from another thread with a line of text if compilation takes long.
         """
         self.config = config.copy_and_resolve_references().lock()
         self.loaded = loaded
@@ -79,7 +79,7 @@ class ProposalGenerator:
         return self._model.compile_seconds
 
     def digest(self) -> str:
-        """Returns a SHA-256 of the weights: equal for equal weights, on every machine."""
+        """Returns a SHA-256 digest of the weights, which is the same on every machine."""
         return sha256_of(self._model.variables)
 
     def propose(
@@ -112,7 +112,7 @@ class ProposalGenerator:
     ) -> Iterator[Proposals | None]:
         """Yields the proposals of each image, in the images' order; memory does not grow with their number.
 
-        A few batches of images are read ahead of the one whose proposals come next.
+        Reads a few batches of images ahead.
 
         Args:
           images, options, changes: see `propose`.
@@ -125,7 +125,7 @@ class ProposalGenerator:
         if is_image(images):
             raise InvalidInput("propose_iter takes several images: pass one to propose, or put it in a list")
         if not isinstance(images, Iterable):
-            read_image(images)  # says what an image is
+            read_image(images)  # raises an error that says what an image is
         if not isinstance(options, ProposeOptions | None):
             raise InvalidInput(
                 f"options={options!r}: expected ProposeOptions; pass options by name as in count=50, and several "
@@ -138,7 +138,7 @@ class ProposalGenerator:
         self, images: Iterable[AnyImage], options: ProposeOptions, on_problem: Callable[[str], None] | None
     ) -> Iterator[Proposals | None]:
         assembler = Assembler(options, self.strides)
-        parts: deque[ImagePart | None] = deque()  # under way; None: could not be read
+        parts: deque[ImagePart | None] = deque()  # in flight; None: could not be read
 
         def read(job: Job) -> tuple[ImagePart, list[View]] | Exception:
             try:

@@ -17,7 +17,7 @@ from fastmask_jax.errors import InvalidInput, MissingFile
 
 @runtime_checkable
 class ReadableFile(Protocol):
-    """A file that is not on a local path, such as `upath.UPath("s3://...")` or `etils.epath.Path`; `str` names it."""
+    """A file outside the local file system, such as `upath.UPath("s3://...")` or `etils.epath.Path`; `str` names it."""
 
     def read_bytes(self) -> bytes:
         """Returns the content; raises OSError or ValueError if it cannot be read."""
@@ -27,7 +27,7 @@ AnyImage = str | os.PathLike | ReadableFile | Image.Image | np.ndarray
 
 
 def is_image(thing: Any) -> bool:
-    """Returns whether this is one image, not several."""
+    """Returns whether `thing` is a single image."""
     return isinstance(thing, AnyImage)
 
 
@@ -42,10 +42,10 @@ def read_image(
         to 8 (see `pixel_depth.to_uint8`).
       exif: "ignore": pixels as stored, as in COCO; "apply": rotate files and PIL images by their EXIF orientation.
         Boxes and masks refer to the returned pixels.
-      max_pixels: H · W of a file or PIL image at most, known before pixels are decoded; None: any number.
+      max_pixels: maximum H · W of a file or PIL image, checked before pixels are decoded; None: no limit.
 
     Raises:
-      FileNotFoundError, ValueError: a missing file, not an image, or one of more than `max_pixels`; one line.
+      FileNotFoundError, ValueError: a missing file, not an image, or more than `max_pixels` pixels; one line.
     """
     check_exif(exif)
     if isinstance(image, np.ndarray):

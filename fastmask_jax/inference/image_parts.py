@@ -1,4 +1,4 @@
-"""Reads images, as a whole or in tiles, for one pass from the first row to the last."""
+"""Reads images as a whole and in tiles, in one pass from the first row to the last."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,17 +16,17 @@ from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.tiling import grid_of, strips
 
 Pixels = UInt8[np.ndarray, "_h _w 3"]
-Job = Callable[[], tuple[ImagePart, Pixels]]  # may raise OSError or ValueError if there is no such image
+Job = Callable[[], tuple[ImagePart, Pixels]]  # raises OSError or ValueError if the image cannot be read
 
 
 def reading_jobs(images: Iterable[AnyImage], options: ProposeOptions) -> Iterator[Job]:
-    """Yields a function for each image that reads it; of an image in tiles one for the whole and one for each tile.
+    """Yields a function that reads each image; for an image in tiles, one for the whole and one for each tile.
 
-    The functions may be called in threads. Those of a whole image that is read in windows return a reduced copy. After
-    an error nothing follows of an image.
+    The functions may be called in threads. For a large image that is read in windows, the first one returns a reduced
+    copy. After an error, no further functions of that image follow.
 
     Args:
-      images: of any sizes.
+      images: images of any sizes.
       options: without None values.
     """
     for image in images:
@@ -49,7 +49,7 @@ def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
         yield partial(_given, ImagePart(source, grid), _whole(source, options))
         for row, strip in enumerate(strips(source, grid) if grid else ()):
             for tile in grid.row(row):
-                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, or the strip would be kept
+                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, which frees the strip
                 yield partial(_given, ImagePart(source, grid, tile), pixels)
     except (OSError, ValueError) as error:
         yield partial(_failed, error)

@@ -71,7 +71,7 @@ def keep_compiled(folder: str | os.PathLike | None = None) -> None:
         return
     place = Path(os.path.expanduser(CACHE if folder is None else folder))
     writable = False
-    if place.parts[0] != "~":  # as it stays for a user without a home, in many containers
+    if place.parts[0] != "~":  # "~" remains for a user without a home, as in many containers
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
             writable = os.access(place, os.W_OK | os.X_OK)

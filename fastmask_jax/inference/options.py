@@ -14,7 +14,7 @@ from fastmask_jax.data.exif import Exif, check_exif
 from fastmask_jax.errors import InvalidInput
 
 _FLAG = bool | np.bool_
-_WHOLE, _NUMBER = (Integral, "an integer"), (Real, "a number")  # NumPy's count as well
+_WHOLE, _NUMBER = (Integral, "an integer"), (Real, "a number")  # includes NumPy's types
 _WANTED = {
     "count": _WHOLE,
     "score_threshold": _NUMBER,
@@ -39,7 +39,7 @@ _OF_CONFIG = (
     *("tile", "tile_overlap", "max_pixels"),
 )
 _EVALUATION = SECTIONS["evaluation"]
-_RANGES = {  # those of the settings that are their defaults, or that they override
+_RANGES = {  # ranges of the corresponding settings
     "count": _EVALUATION["proposals"],
     "candidates": _EVALUATION["proposals"],
     **{name: _EVALUATION[name] for name in _OF_CONFIG if name not in ("exif", "tile_overlap")},
@@ -84,8 +84,8 @@ class ProposeOptions:
       min_area: minimum mask area, in pixels of the original image.
       min_part: connected parts of a returned mask that have fewer pixels of the original image are removed; below 1, a
         share of the mask's pixels. The largest part always stays.
-      fill_holes: holes in a returned mask that have at most so many pixels of the original image are filled; below 1, a
-        share of the mask's pixels.
+      fill_holes: holes in a returned mask that have at most this many pixels of the original image are filled; below 1,
+        a share of the mask's pixels.
       mask_threshold: minimum probability for a mask pixel, between 0 and 1; lower values give larger masks. None: the
         config's `evaluation.mask_threshold`.
       stability_weight: 0 or more. The odds of each score are multiplied by the stability of its mask (see
@@ -93,8 +93,8 @@ class ProposeOptions:
         `evaluation.stability_weight`.
       rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score and
         ranks after all others; nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
-      exif: "ignore": masks are of the pixels as the image file stores them, as in COCO; "apply": of the image turned
-        upright by its EXIF orientation. None: the config's `evaluation.exif`.
+      exif: "ignore": masks refer to the pixels as stored, as in COCO; "apply": to the image turned upright by its EXIF
+        orientation. None: the config's `evaluation.exif`.
       candidates: number of windows decoded before suppression, reranking and filtering. None: `count`, or at least the
         config's `evaluation.proposals` with `nms_iou`, `min_area`, `stability_weight` or `rerank_iou`.
       long_edges: one or several test scales: long edge of the resized image, in pixels. Larger scales find smaller
@@ -102,13 +102,12 @@ class ProposeOptions:
         found twice, so set `rerank_iou` or `nms_iou`. None: the config's `evaluation.long_edges`.
       flip: also propose in the mirrored image and merge: twice the time for somewhat better proposals, with many
         duplicates.
-      tile: side of the tiles that an image of a longer side is also proposed on in, in pixels of the original image:
-        small objects of large images are found, at the cost of one more image for each tile. Proposals of tiles and
-        of the whole image are merged (see `masks.seams`), and `count` is of the whole. "auto": tiles as large as the
-        largest of `long_edges`, for images of more than twice that. "off": none. None: the config's
-        `evaluation.tile`.
-      tile_overlap: pixels that neighboring tiles share at least; below 1, a share of the tile; at most half of it. An
-        object of up to this size is whole in some tile. None: the config's `evaluation.tile_overlap`.
+      tile: side of tiles, in pixels of the original image. Larger images are also divided into tiles of this side, to
+        find small objects; each tile takes as long as an image. Proposals of the tiles and of the whole image are
+        merged (see `masks.seams`), and `count` limits the merged ones. "auto": tiles as large as the largest of
+        `long_edges`, for images of more than twice that. "off": no tiles. None: the config's `evaluation.tile`.
+      tile_overlap: minimum overlap of neighboring tiles in pixels; below 1, a fraction of the tile; at most half of it.
+        An object of up to this size is whole in some tile. None: the config's `evaluation.tile_overlap`.
       batch_size: images per device and batch; it changes results only by rounding.
       max_pixels: maximum height times width of an image file or PIL image, in its own pixels; larger ones are refused
         before they are decoded. None: the config's `evaluation.max_pixels`.
@@ -136,7 +135,7 @@ class ProposeOptions:
         if self.long_edges is not None:
             several = np.ndim(self.long_edges) == 1 and not isinstance(self.long_edges, str)
             object.__setattr__(self, "long_edges", tuple(self.long_edges) if several else (self.long_edges,))
-        if isinstance(self.tile, str) and self.tile.isdecimal():  # as configs and commands give it
+        if isinstance(self.tile, str) and self.tile.isdecimal():  # as given in configs and commands
             object.__setattr__(self, "tile", int(self.tile))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])

@@ -1,4 +1,4 @@
-"""`map` in threads: in order, ahead of the consumer, in bounded memory."""
+"""Maps a function over items in threads: in order, ahead of the consumer, with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yields `function(item)` for each item, in order; at most two results per thread are under way or wait."""
+    """Yields `function(item)` for each item, in order; at most two results per thread are pending."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[R]] = deque()
         try:

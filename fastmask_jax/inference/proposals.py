@@ -22,7 +22,7 @@ from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.rle_regions import bitmap, crop, sampled
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
-DRAWN = 4096  # pixels of the long edge of a picture of an image that is never decoded at once
+DRAWN = 4096  # long edge, in pixels, of pictures of images that are too large to be decoded at once
 LABELED = 20  # above this many proposals, score labels are omitted
 
 
@@ -86,7 +86,7 @@ class Proposals:
     @cached_property
     def areas(self) -> Int64[np.ndarray, "n"]:
         """Returns the area of each mask in pixels."""
-        return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)  # of more than 255 at once it fails
+        return np.array([coco_mask.area(rle) for rle in self.rles], np.int64)  # fails beyond 255 masks
 
     @property
     def boxes_xyxy(self) -> Float32[np.ndarray, "n 4"]:
@@ -116,7 +116,7 @@ class Proposals:
         Raises:
           ValueError: an option out of range; one line.
         """
-        ProposeOptions(1 if count is None else count, score_threshold, nms_iou, min_area)  # or it says what is wrong
+        ProposeOptions(1 if count is None else count, score_threshold, nms_iou, min_area)  # checks the values
         kept = np.flatnonzero(self.scores >= score_threshold)
         if min_area > 0:
             kept = kept[self.areas[kept] >= min_area]
@@ -134,14 +134,14 @@ class Proposals:
           fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
 
         Raises:
-          ValueError: a number below 0.
+          ValueError: a negative number.
         """
         rles = [clean(rle, min_part, fill_holes) for rle in self.rles]
         boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
         return replace(self, rles=rles, boxes=boxes)
 
     def cropped(self, box: Sequence[int]) -> "Proposals":
-        """Returns the proposals of a part of the image, in its pixels; masks may be empty there.
+        """Returns the proposals in a part of the image, in pixels of that part; masks may be empty.
 
         Args:
           box: (x1, y1, x2, y2), within the image.
@@ -157,25 +157,25 @@ class Proposals:
         )
 
     def label_map(self) -> Int32[np.ndarray, "H W"]:
-        """Gives every pixel one label: k + 1 of proposal k, 0 for none (see `masks.label_map.label_map`).
+        """Returns a label for every pixel: k + 1 for proposal k, 0 for none (see `masks.label_map.label_map`).
 
-        Of several proposals, the one of the highest score gets the pixel; of equal scores, the smallest.
+        Where proposals overlap, the one with the highest score gets the pixel; among equal scores, the smallest one.
         """
         return label_map.label_map(self.rles, self.scores, self.image_size)
 
     def hierarchy(self, inside: float | int = hierarchy.INSIDE) -> hierarchy.Hierarchy:
-        """Finds which proposal lies in which: the smallest larger one that holds `inside` of its pixels is its parent.
+        """Finds the parent of each proposal: the smallest larger one that contains the fraction `inside` of its pixels.
 
         Raises:
-          ValueError: `inside` is no share above 0 to 1.
+          ValueError: `inside` is not above 0 and at most 1.
         """
         return hierarchy.hierarchy(self.rles, self.areas, inside)
 
     def groups(self, iou_threshold: float | int = SHOWN_IOU) -> Int32[np.ndarray, "n"]:
-        """Groups proposals of the same object: of each, the number of the best one, which it overlaps by that IoU.
+        """Groups proposals of the same object by IoU; returns for each the index of the best one in its group.
 
         Raises:
-          ValueError: no IoU between 0 and 1.
+          ValueError: `iou_threshold` is not between 0 and 1.
         """
         return hierarchy.groups(self.rles, self.scores, iou_threshold)
 
@@ -183,10 +183,10 @@ class Proposals:
         """Finds the outlines of each mask: a polygon with its holes for each part (see `masks.polygons.polygons`).
 
         Args:
-          tolerance: pixels that an outline may lie beside the true one; 0: none.
+          tolerance: maximum distance of an outline from the exact one, in pixels; 0: exact.
 
         Raises:
-          ValueError: a tolerance below 0.
+          ValueError: `tolerance` is negative.
         """
         return [polygons.polygons(rle, tolerance) for rle in self.rles]
 
@@ -202,7 +202,7 @@ class Proposals:
         An image that is too large to be decoded at once is drawn with a long edge of 4096 pixels.
 
         Args:
-          scores: draw scores where there is room; None: if there are few enough to read.
+          scores: draw scores where there is room; None: only if there are few proposals.
           colors: RGB of the masks; None: distinct colors.
           opacity: opacity of the masks, 0 to 1.
 
@@ -258,7 +258,7 @@ class Proposals:
         path = Path(path)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         counts = np.array([rle["counts"].encode() for rle in self.rles], np.bytes_)
-        with path.open("wb") as file:  # given a path alone, NumPy would add a suffix
+        with path.open("wb") as file:  # with a path, NumPy would add a suffix
             np.savez_compressed(file, image_size=np.array(self.image_size), counts=counts, **arrays)
         return path
 
@@ -272,7 +272,7 @@ _ARRAYS = ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes
 
 
 def concatenated(parts: Sequence[Proposals]) -> Proposals:
-    """Puts proposals of one image from several runs one after the other, in no order of scores."""
+    """Concatenates proposals of one image from several runs, without sorting them by score."""
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     rles = [rle for part in parts for rle in part.rles]
     return replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
@@ -285,6 +285,6 @@ def merged(parts: Sequence[Proposals]) -> Proposals:
 
 
 def mirrored_boxes(boxes: Int[np.ndarray, "n 4"], width: int) -> Int64[np.ndarray, "n 4"]:
-    """Flips (x1, y1, x2, y2) left to right in an image of that width."""
+    """Flips (x1, y1, x2, y2) left to right in an image of the given width."""
     x1, y1, x2, y2 = np.asarray(boxes, np.int64).T
     return np.stack([width - x2, y1, width - x1, y2], axis=1)

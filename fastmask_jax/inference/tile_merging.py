@@ -1,4 +1,4 @@
-"""Merges the proposals of the tiles of an image, and of the whole image, in memory that does not grow with its size."""
+"""Merges the proposals of an image's tiles and of the whole image; memory does not grow with the image."""
 
 from dataclasses import dataclass, replace
 
@@ -12,8 +12,8 @@ from fastmask_jax.masks.rle_regions import Box
 from fastmask_jax.masks.seams import SAME, Masks, counterparts, distinct, edge_flags, pieces_of, union
 from fastmask_jax.masks.suppression import reranked_scores
 
-REACH = 8  # pixels: what comes so near to an inner edge of its tile is cut there; about a cell of a large mask
-SPARE = 4  # times `candidates`: proposals that are kept while tiles are still to come
+REACH = 8  # pixels, about a cell of a large mask: masks this close to an inner edge of their tile are cut there
+SPARE = 4  # proposals kept before all tiles are merged, as a multiple of `candidates`
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class _Part:
     """Proposals of a tile, a row of tiles, or several rows.
 
     Attributes:
-      found: in pixels of the image, in no order.
-      cut: whether each is cut at the left, upper, right and lower edge, and still may go on in a part to come.
-      seen: (x1, y1, x2, y2) of the tile that each is of, or of the box around several.
+      found: proposals in pixels of the image, unsorted.
+      cut: whether each is cut at the left, upper, right and lower edge, and may continue in a later part.
+      seen: (x1, y1, x2, y2) of each proposal's tile, or of the box around several tiles.
     """
 
     found: Proposals
@@ -32,7 +32,7 @@ class _Part:
 
     @classmethod
     def of(cls, found: Proposals, box: Box, cut: Bool[np.ndarray, "n 4"] | None = None) -> "_Part":
-        """Returns the proposals of what was seen in a box."""
+        """Creates a part from the proposals found in a box."""
         n = len(found)
         return cls(found, np.zeros((n, 4), bool) if cut is None else cut, np.tile(np.array(box, np.int64), (n, 1)))
 
@@ -43,22 +43,22 @@ class _Part:
         return self[np.setdiff1d(np.arange(len(self.found)), numbers)]
 
     def raised(self, which: Int64[np.ndarray, "k"], least: Float32[np.ndarray, "k"]) -> "_Part":
-        """Returns the same with some scores raised to at least those given."""
+        """Returns a copy in which some scores are raised to at least the given values."""
         scores = self.found.scores.copy()
         np.maximum.at(scores, which, least)
         return replace(self, found=replace(self.found, scores=scores))
 
     def masks(self, edge: int | None = None) -> Masks:
-        """Returns the masks, and whether they are cut at an edge; None: at any."""
+        """Returns the masks, with flags for those cut at an edge; None: at any edge."""
         cut = self.cut.any(1) if edge is None else self.cut[:, edge]
         return Masks(self.found.rles, self.found.boxes_xyxy, self.found.scores, cut, self.seen)
 
 
 class TileMerger:
-    """Gathers the proposals of one image, tile by tile.
+    """Collects the proposals of one image, tile by tile.
 
-    What the whole image has of an object that a tile has a piece of, or the same object once more, is decided when the
-    tile is added; neighbors in a row when the row is complete, and rows when the next one is. See `masks.seams`.
+    A tile is merged with the whole image when it is added, with its neighbors when its row is complete, and a row with
+    the previous rows when it is complete. See `masks.seams`.
     """
 
     def __init__(self, grid: TileGrid, options: ProposeOptions, whole: Proposals) -> None:
@@ -71,11 +71,11 @@ class TileMerger:
         self._grid, self._options = grid, options
         self._whole = _Part.of(replace(whole, empty=0), (0, 0, grid.size[1], grid.size[0]))
         self._empty = whole.empty
-        self._row: _Part | None = None  # the tiles of the present row so far
+        self._row: _Part | None = None  # the tiles of the current row so far
         self._rows: _Part | None = None  # the complete rows
 
     def add(self, tile: Tile, found: Proposals) -> None:
-        """Adds the proposals of the next tile, row by row, in pixels of the image."""
+        """Adds the proposals of the next tile, in pixels of the image; tiles come row by row."""
         self._empty += found.empty
         found = replace(found, empty=0)
         reach = min(REACH, max(min(self._grid.height, self._grid.width) // 16, 1))
@@ -88,14 +88,14 @@ class TileMerger:
             self._rows, self._row = rows[kept], None
 
     def merged(self) -> Proposals:
-        """Returns the proposals of all tiles and the whole image, in no order; for each object, those that differ."""
+        """Returns the distinct proposals of all tiles and the whole image, unsorted."""
         stays, whole_stays = distinct(self._rows.masks(), self._whole.masks())
         tiles, whole = self._rows.found[stays], self._whole.found[whole_stays]
         return replace(concatenated([tiles, whole]), empty=self._empty)
 
 
 def _worth_keeping(part: _Part, most: int, rerank_iou: float) -> Int64[np.ndarray, "k"]:
-    """Returns the proposals of the highest scores, of distinct masks first, and all that may still be joined."""
+    """Returns the proposals with the highest scores, distinct masks first, and all that may still be joined."""
     if len(part.found) <= most:
         return np.arange(len(part.found))
     scores = reranked_scores(part.found.scored_masks, min(rerank_iou, SAME))
@@ -104,7 +104,7 @@ def _worth_keeping(part: _Part, most: int, rerank_iou: float) -> Int64[np.ndarra
 
 
 def _known(part: _Part, whole: _Part) -> tuple[_Part, _Part]:
-    """Drops pieces and duplicates of the proposals of the whole image, or these, where they are the duplicates."""
+    """Drops pieces and duplicates of the whole image's proposals, or the latter if they are the worse duplicates."""
     pieces = pieces_of(part.masks(), whole.masks())
     whole = whole.raised(pieces[:, 1], part.found.scores[pieces[:, 0]])
     part = part.without(pieces[:, 0])
@@ -113,11 +113,11 @@ def _known(part: _Part, whole: _Part) -> tuple[_Part, _Part]:
 
 
 def _met(before: _Part, after: _Part, axis: int, start: int) -> _Part:
-    """Merges two neighboring parts: drops pieces in favor of whole masks, joins pieces, and drops duplicates.
+    """Merges two neighboring parts: replaces pieces by whole masks, joins pieces, and drops duplicates.
 
     Args:
       before, after: the left and the right part (axis 0), or the upper and the lower one (axis 1).
-      start: of `after` along the axis.
+      start: first pixel of `after` along the axis.
     """
     far, near = axis, axis + 2  # columns of `cut`: edges at which a part begins and ends
     reaching = before.found.boxes_xyxy[:, near] > start
@@ -140,7 +140,7 @@ def _met(before: _Part, after: _Part, axis: int, start: int) -> _Part:
 
 
 def _joined(before: _Part, after: _Part, far: int, near: int) -> _Part:
-    """Returns the unions of masks, pair by pair; of what the network saw, that of the better of each, and its score."""
+    """Returns the union of each pair of masks, with the window and the score of the better one."""
     k = len(before.found)
     better = np.where(before.found.scores >= after.found.scores, np.arange(k), k + np.arange(k))
     boxes, others = before.found.boxes_xyxy, after.found.boxes_xyxy
@@ -157,7 +157,7 @@ def _joined(before: _Part, after: _Part, far: int, near: int) -> _Part:
 
 
 def _closed(part: _Part, edge: int) -> _Part:
-    """Nothing comes any more beyond this edge."""
+    """Clears the flag of an edge beyond which no further part follows."""
     cut = part.cut.copy()
     cut[:, edge] = False
     return replace(part, cut=cut)

@@ -1,4 +1,4 @@
-"""Geometry of tiles: how a large image is divided into overlapping parts of one size. Pixels of the original image."""
+"""Divides large images into overlapping tiles of equal size. All lengths are in pixels of the original image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from fastmask_jax.config_schema import AUTO, OFF
 from fastmask_jax.data.large_image import LargeImage
 from fastmask_jax.inference.options import ProposeOptions
 
-AUTOMATIC_FROM = 2  # automatic tiles: images whose long side is more than so many tiles
+AUTOMATIC_FROM = 2  # automatic tiles: only for images whose long side exceeds this many tiles
 
 
 class Tile(NamedTuple):
     """A part of an image: pixels [y1, y2) × [x1, x2).
 
     Attributes:
-      row, column: its place in the grid, from 0.
+      row, column: position in the grid, from 0.
     """
 
     row: int
@@ -30,7 +30,7 @@ class Tile(NamedTuple):
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(x1, y1, x2, y2)."""
+        """Edges (x1, y1, x2, y2)."""
         return self.x1, self.y1, self.x2, self.y2
 
 
@@ -40,7 +40,7 @@ class TileGrid:
 
     Attributes:
       size: (H, W) of the image.
-      height, width: of every tile: the side asked for, or the image's where that is smaller.
+      height, width: size of every tile: the requested side, or the image's if that is smaller.
       tops, lefts: y1 of every row and x1 of every column.
     """
 
@@ -58,7 +58,7 @@ class TileGrid:
             yield from self.row(row)
 
     def is_last(self, tile: Tile) -> bool:
-        """Returns whether no tile follows."""
+        """Returns whether a tile is the last one."""
         return tile.row == len(self.tops) - 1 and tile.column == len(self.lefts) - 1
 
     def row(self, row: int) -> list[Tile]:
@@ -70,7 +70,7 @@ class TileGrid:
 
 
 def strips(image: UInt8[np.ndarray, "H W 3"] | LargeImage, grid: TileGrid) -> Iterator[UInt8[np.ndarray, "h W 3"]]:
-    """Yields the pixels of each row of tiles; reads every row once, from the top, because few formats can go back."""
+    """Yields the pixels of each row of tiles; reads rows once, from the top, because few formats can seek backwards."""
     strip, top = np.zeros((0, *image.shape[1:]), np.uint8), 0
     for next_top in grid.tops:
         had = strip[next_top - top :] if top + len(strip) > next_top else strip[:0]
@@ -85,14 +85,14 @@ def tile_grid(size: tuple[int, int], tile: int, overlap: int) -> TileGrid:
     Args:
       size: (H, W).
       tile: side of a tile.
-      overlap: pixels that neighbors share at least; below `tile`.
+      overlap: minimum overlap of neighbors in pixels; below `tile`.
     """
     height, width = (min(tile, side) for side in size)
     return TileGrid(size, height, width, _starts(size[0], height, overlap), _starts(size[1], width, overlap))
 
 
 def grid_of(size: tuple[int, int], options: ProposeOptions) -> TileGrid | None:
-    """Returns the tiles of an image of (H, W) pixels; None if it is proposed on as a whole alone.
+    """Returns the tiles of an image of (H, W) pixels; None if it is processed only as a whole.
 
     Args:
       size: (H, W).

@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 from fastmask_jax.data.augment import resize_for_inference
 from fastmask_jax.geometry import MULTIPLE, resized_size, smallest_bucket
 
-PAD = 64  # sides of padded shapes that no bucket holds are multiples of this, so that few shapes are compiled
+PAD = 64  # padded shapes outside the buckets are rounded up to multiples of this, so that few shapes are compiled
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def views_of(
     """Returns a view for each scale, followed by its mirror image with `flip`.
 
     Args:
-      pixels: of the image, or of a reduced copy.
+      pixels: pixels of the image, or of a reduced copy.
       buckets: padded shapes to choose from.
       long_edges: the scales.
       flip: whether to add mirror images.
-      original: (H, W) of the image itself; None: that of `pixels`.
+      original: (H, W) of the image; None: the size of `pixels`.
     """
     original = original or pixels.shape[:2]
     views = []

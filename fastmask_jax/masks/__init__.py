@@ -1,1 +1,1 @@
-"""Masks in NumPy: pasting window logits, run-length encoding, suppression, results files, drawing."""
+"""Masks in NumPy: pasting of window logits, run-length encoding, suppression, results files, drawing."""

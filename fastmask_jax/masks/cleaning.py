@@ -15,19 +15,19 @@ from fastmask_jax.masks.rle_regions import bitmap, place
 def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float | int = 0) -> dict[str, Any]:
     """Removes small parts of a mask and fills small holes; the largest part always stays.
 
-    Parts are connected through sides and corners of pixels, holes through sides alone. Holes are filled first. The
-    background that touches the border of the image is no hole.
+    Parts are 8-connected, holes 4-connected. Holes are filled first. Background at the border of the image is not a
+    hole.
 
     Args:
       rle: compressed RLE, with "counts" as text.
       min_part: parts with fewer pixels of the image are removed; below 1, a share of the mask's pixels.
-      fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
+      fill_holes: holes with at most this many pixels of the image are filled; below 1, a share of the mask's pixels.
 
     Returns:
       Compressed RLE of the same size, with "counts" as text.
 
     Raises:
-      ValueError: a number below 0.
+      ValueError: a negative number.
     """
     for name, value in (("min_part", min_part), ("fill_holes", fill_holes)):
         if not value >= 0:
@@ -35,7 +35,7 @@ def clean(rle: Mapping[str, Any], min_part: float | int = 0, fill_holes: float |
     x, y, width, height = coco_mask.toBbox(rle).astype(int).tolist()
     if not width:
         return dict(rle)
-    mask = bitmap(rle, (x, y, x + width, y + height))  # what lies around it is neither part nor hole
+    mask = bitmap(rle, (x, y, x + width, y + height))  # pixels outside the box are neither parts nor holes
     if fill_holes:
         mask = _filled(mask, fill_holes * np.count_nonzero(mask) if fill_holes < 1 else fill_holes)
     if min_part:
@@ -48,7 +48,7 @@ def _filled(mask: Bool[np.ndarray, "H W"], most: float | int) -> Bool[np.ndarray
     padded = np.pad(~mask, 1, constant_values=True).view(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] <= most
-    small[[0, labels[0, 0]]] = False  # the mask itself, and what the border around the image belongs to
+    small[[0, labels[0, 0]]] = False  # the mask itself, and the background outside
     return mask | small[labels[1:-1, 1:-1]]
 
 

@@ -1,4 +1,4 @@
-"""Reads and writes COCO results files entry by entry: 5000 images of 1000 proposals need not fit into memory."""
+"""Reads and writes COCO results files entry by entry: 1000 proposals of 5000 images need not fit into memory."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.masks.rle import ScoredMasks
 
-CATEGORY = 1  # proposals have no class; the format wants one
+CATEGORY = 1  # proposals have no class, but the format needs one
 CHUNK = 1 << 22  # characters read at a time
-LONGEST_ENTRY = 1 << 26  # what is longer than this is no result but broken JSON
+LONGEST_ENTRY = 1 << 26  # longer entries are treated as broken JSON
 _SEPARATOR = re.compile(r"[\s,]*")
 _Writer = TypeVar("_Writer", bound="JsonListWriter")
 
@@ -54,7 +54,7 @@ class JsonListWriter:
         """Appends the entries of a file that this class wrote."""
         with path.open(encoding="ascii") as file:
             for line in file:
-                if line.startswith("{"):  # not the list's brackets
+                if line.startswith("{"):  # skips the list's brackets
                     self._append(line.rstrip(",\n"))
 
     def _append(self, text: str) -> None:

@@ -24,10 +24,10 @@ Box = Sequence[int] | Int[np.ndarray, "4"]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 DARK, LIGHT = (18, 18, 18), (245, 245, 245)
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of (R, G, B)
-BEYOND = 96  # gray of what lies beyond the image
+BEYOND = 96  # gray level outside the image
 PALETTE = 240
-_MOST = 0.5  # of an image's sides: a label that takes more would hide what it speaks of
-_REACH = 12  # label heights, and a third as many widths, that a label may be moved for room
+_MOST = 0.5  # maximum size of a label, as a fraction of the image's sides: larger labels would hide the image
+_REACH = 12  # how far a label may be moved: label heights, and a third of that in label widths
 
 
 @cache
@@ -126,7 +126,7 @@ def frame(image: Image, box: Box, color: Color, dashed: bool = False) -> Image:
     width = line_width(image)
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     x1, y1, x2, y2 = (int(edge) for edge in box)
-    depth = np.minimum(np.minimum(x - x1, x2 - 1 - x), np.minimum(y - y1, y2 - 1 - y))  # 0 on the outmost pixels
+    depth = np.minimum(np.minimum(x - x1, x2 - 1 - x), np.minimum(y - y1, y2 - 1 - y))  # 0 on the outermost pixels
     shown = (x - x1 + y - y1) // (4 * width) % 2 == 0 if dashed else True
     result[(depth >= 0) & (depth < width) & shown] = color
     result[(depth == width) & shown] = DARK
@@ -283,7 +283,7 @@ def _label(image: Image, text: str, at: tuple[int, int], color: np.ndarray, take
     thickness = max(1, round(scale))
     (width, height), _ = cv2.getTextSize(text, FONT, scale, thickness)
     margin = round(8 * scale)
-    width, height = width + 2 * margin, height + 2 * margin  # nothing of a number lies below the line it stands on
+    width, height = width + 2 * margin, height + 2 * margin  # digits do not extend below the baseline
     if width > _MOST * W or height > _MOST * H:
         return []
     places = np.array([at[0] - width // 2, at[1] - height // 2]) + _steps() * (width, height) // 2
@@ -303,7 +303,7 @@ def _steps() -> Int[np.ndarray, "n 2"]:
     """Returns offsets of a label in half widths and half heights, the nearest first."""
     across, down = np.meshgrid(np.arange(-_REACH // 3, _REACH // 3 + 1), np.arange(-_REACH, _REACH + 1))
     steps = np.stack([across.ravel(), down.ravel()], 1)
-    return steps[np.argsort(np.hypot(2.5 * steps[:, 0], steps[:, 1]), kind="stable")]  # a label is that much wider
+    return steps[np.argsort(np.hypot(2.5 * steps[:, 0], steps[:, 1]), kind="stable")]  # labels are wider than high
 
 
 def _luminance(color: Color) -> float:

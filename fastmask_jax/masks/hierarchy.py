@@ -13,17 +13,17 @@ from fastmask_jax.masks.rle import decode_counts
 from fastmask_jax.masks.suppression import SHOWN_IOU
 
 INSIDE = 0.9
-SEGMENTS = 1024  # of an image, whose counts bound what two masks share
-BLOCK = 16  # masks that are compared with another at once
+SEGMENTS = 1024  # segments of an image, whose pixel counts bound the intersection of two masks
+BLOCK = 16  # masks that are compared with a mask at once
 
 
 class Hierarchy(NamedTuple):
     """A forest of n masks.
 
     Attributes:
-      parent: int32[n], the number of the smallest mask that each one lies in; −1: none.
-      root: int32[n], the number of the outermost mask around each one; a mask without a parent is its own root.
-      depth: int32[n], how many masks lie around each one along its parents; 0: none.
+      parent: int32[n], index of the smallest mask that contains each mask; −1: none.
+      root: int32[n], index of the outermost mask that contains each mask; a mask without a parent is its own root.
+      depth: int32[n], number of ancestors of each mask.
     """
 
     parent: Int32[np.ndarray, "n"]
@@ -38,18 +38,18 @@ class Hierarchy(NamedTuple):
 def hierarchy(
     rles: Sequence[Mapping[str, Any]], areas: Int64[np.ndarray, "n"], inside: float | int = INSIDE
 ) -> Hierarchy:
-    """Finds the parent of every mask: the smallest larger mask that holds at least `inside` of its pixels.
+    """Finds the parent of every mask: the smallest larger mask that contains at least the fraction `inside` of it.
 
-    Of masks of equal area the earlier one counts as the larger. Near-duplicates become each other's parents: suppress
+    Among masks of equal area, the earlier one counts as larger. Near-duplicates become each other's parents: suppress
     them first (option `nms_iou`).
 
     Args:
-      rles: of one image.
-      areas: their pixels.
-      inside: share of the mask's pixels, above 0 to 1.
+      rles: masks of one image.
+      areas: areas of the masks in pixels.
+      inside: fraction of the mask's pixels, above 0 and at most 1.
 
     Raises:
-      ValueError: no such share.
+      ValueError: `inside` is out of range.
     """
     if not 0 < inside <= 1:
         raise InvalidInput(f"inside={inside!r}: expected a share of a mask's pixels, above 0 to 1, such as {INSIDE}")
@@ -62,10 +62,10 @@ def hierarchy(
         larger, wanted = largest_first[:place], inside * areas[k]
         across = np.minimum(x[larger] + width[larger], x[k] + width[k]) - np.maximum(x[larger], x[k])
         down = np.minimum(y[larger] + height[larger], y[k] + height[k]) - np.maximum(y[larger], y[k])
-        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) >= wanted]  # the others cannot hold it
+        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) >= wanted]  # the others cannot contain it
         some = np.flatnonzero(filled[k])
         larger = larger[np.minimum(filled[np.ix_(larger, some)], filled[k, some]).sum(1) >= wanted]
-        for n in _by_blocks(larger[::-1], rles, k, inside):  # the smallest first: most have found theirs soon
+        for n in _by_blocks(larger[::-1], rles, k, inside):  # smallest first, because most parents are found early
             parent[k] = n
             root[k], depth[k] = root[n], depth[n] + 1
     return Hierarchy(parent, root, depth)
@@ -74,10 +74,10 @@ def hierarchy(
 def _by_blocks(
     numbers: Int64[np.ndarray, "m"], rles: Sequence[Mapping[str, Any]], k: int, inside: float | int
 ) -> Iterator[int]:
-    """Yields the first of the numbered masks that holds the share `inside` of mask k, or nothing."""
+    """Yields the first of the numbered masks that contains the fraction `inside` of mask k, or nothing."""
     for start in range(0, len(numbers), BLOCK):
         block = numbers[start : start + BLOCK]
-        # Of a "crowd" pycocotools gives the intersection as a share of the mask, not of the union.
+        # For a "crowd", pycocotools divides the intersection by the mask's area, not by the union.
         shares = coco_mask.iou([rles[k]], [rles[n] for n in block], [1] * len(block))[0]
         if (shares >= inside).any():
             yield int(block[np.argmax(shares >= inside)])
@@ -85,9 +85,9 @@ def _by_blocks(
 
 
 def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segments"]:
-    """Counts the pixels of each mask in equal segments of the image, which is cut along its columns.
+    """Counts the pixels of each mask in equal segments of the image's pixels, in column order.
 
-    Two masks share at most the smaller count in each segment.
+    The intersection of two masks has at most the smaller count in each segment.
     """
     filled = np.zeros((len(rles), SEGMENTS), np.float32)
     if not len(rles):
@@ -98,7 +98,7 @@ def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segment
     for k, (begin, end) in enumerate(itertools.pairwise(splits)):
         runs = decoded.counts[begin:end].astype(np.float64)
         pixels = np.where(np.arange(len(runs)) % 2, runs, 0.0)
-        before = np.interp(cuts, np.cumsum([0.0, *runs]), np.cumsum([0.0, *pixels]))  # of the mask, before each cut
+        before = np.interp(cuts, np.cumsum([0.0, *runs]), np.cumsum([0.0, *pixels]))  # pixels before each cut
         filled[k] = np.diff(before)
     return filled
 
@@ -106,18 +106,18 @@ def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segment
 def groups(
     rles: Sequence[Mapping[str, Any]], scores: Float[np.ndarray, "n"], iou_threshold: float | int = SHOWN_IOU
 ) -> Int32[np.ndarray, "n"]:
-    """Groups masks that show the same object: of each mask, the number of the best mask of its group.
+    """Groups masks that show the same object; returns for each mask the index of the best mask of its group.
 
-    The best masks are those that `suppression.suppress` keeps; every other mask joins the one of them with which it has
+    The best masks are those that `suppression.suppress` keeps. Every other mask joins the best mask with which it has
     the greatest IoU.
 
     Args:
-      rles: of one image.
-      scores: of the masks.
-      iou_threshold: 0 to 1; the masks of a group have a greater IoU than this with its best one.
+      rles: masks of one image.
+      scores: scores of the masks.
+      iou_threshold: 0 to 1; the masks of a group have a greater IoU than this with its best mask.
 
     Raises:
-      ValueError: no such IoU.
+      ValueError: `iou_threshold` is out of range.
     """
     if not 0 <= iou_threshold <= 1:
         raise InvalidInput(f"iou_threshold={iou_threshold!r}: expected an IoU between 0 and 1, such as {SHOWN_IOU}")

@@ -11,21 +11,21 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.drawing import distinct_colors
 from fastmask_jax.masks.rle_regions import runs_of
 
-COLORS = 255  # labels of an 8-bit file; 0 is no label
+COLORS = 255  # labels in an 8-bit file; 0 means no label
 _DEEPEST = (1 << 16) - 1
 
 
 def label_map(
     rles: Sequence[Mapping[str, Any]], scores: Float[np.ndarray, "n"], size: tuple[int, int]
 ) -> Int32[np.ndarray, "H W"]:
-    """Gives every pixel the label k + 1 of one mask k that covers it, or 0.
+    """Returns a label for every pixel: k + 1 for mask k, 0 for none.
 
-    Of several masks, the one of the highest score gets the pixel; of equal scores, the one of the smallest area; of
-    equal areas, the first.
+    Where masks overlap, the one with the highest score gets the pixel; among equal scores, the one with the smallest
+    area; among equal areas, the first one.
 
     Args:
       rles: compressed RLE of the image's size.
-      scores: of the masks.
+      scores: scores of the masks.
       size: (H, W) of the image.
     """
     runs = runs_of(rles, size)
@@ -41,7 +41,7 @@ def label_map(
 
 
 def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
-    """Makes an image of a label map that keeps the labels as its pixel values.
+    """Converts a label map to an image whose pixel values are the labels.
 
     Up to 255 labels give an 8-bit palette image: label 0 is black, label k has color k − 1 of
     `drawing.distinct_colors`. More labels give a 16-bit gray image.
@@ -56,5 +56,5 @@ def label_picture(labels: Integer[np.ndarray, "H W"]) -> Image.Image:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))
     palette = np.concatenate([np.zeros((1, 3), np.uint8), distinct_colors(COLORS)])
-    picture.putpalette(palette.tobytes())  # turns mode L into P, and keeps the pixel values
+    picture.putpalette(palette.tobytes())  # converts mode L to P and keeps the pixel values
     return picture

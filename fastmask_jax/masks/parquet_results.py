@@ -1,4 +1,4 @@
-"""Proposals in Parquet files, one image per row: what fastmask propose-dataset writes. Needs pyarrow."""
+"""Reads and writes proposals in Parquet files, one image per row (fastmask propose-dataset). Needs pyarrow."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from fastmask_jax.masks.coco_results import CATEGORY
 
 SHARDS, MANIFEST = "shards", "manifest.json"  # below the folder of results
 VERSION = 1
-_COUNTS = b"fastmask_jax"  # key of the file's own metadata
-_ROWS = 100  # images of a row group
+_COUNTS = b"fastmask_jax"  # key in the file's metadata
+_ROWS = 100  # images per row group
 _BOX = pa.list_(pa.float32(), 4)
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -41,7 +41,7 @@ def schema(attention: bool) -> pa.Schema:
 
 @runtime_checkable
 class ImageProposals(Protocol):
-    """What is written of an image with n proposals; `inference.proposals.Proposals` has it."""
+    """The fields of an image with n proposals that are written, such as of `inference.proposals.Proposals`."""
 
     scores: Float32[np.ndarray, "n"]
     boxes: Float32[np.ndarray, "n 4"]
@@ -55,7 +55,7 @@ class Counts(NamedTuple):
     """Totals of a file, kept in its metadata."""
 
     images: int = 0  # rows
-    errors: int = 0  # of the rows: those without proposals
+    errors: int = 0  # rows of unreadable images
     proposals: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
@@ -63,14 +63,14 @@ class Counts(NamedTuple):
 
 
 class ParquetResultsWriter:
-    """Writes one file of results; with `with`, which completes it. Memory: 100 images."""
+    """Writes a results file, which is complete when the `with` block ends; holds up to 100 images in memory."""
 
     def __init__(self, path: Path, attention: bool, note: dict[str, str]) -> None:
         """
         Args:
-          path: of the local file.
-          attention: with the columns `attention` and `window_boxes`.
-          note: kept in the file's metadata beside the counts; `read_note` returns both.
+          path: path of the local file.
+          attention: whether to write the columns `attention` and `window_boxes`.
+          note: stored in the file's metadata together with the counts; `read_note` returns both.
         """
         self.counts = Counts()
         self._schema = schema(attention)
@@ -124,10 +124,10 @@ class ParquetResultsWriter:
 
 
 def read_note(file: Any) -> dict[str, Any]:
-    """Returns the metadata of a file of results: counts and note; reads its end alone.
+    """Reads counts and note from the metadata of a results file, at its end.
 
     Raises:
-      ValueError: no complete file of results.
+      ValueError: not a complete results file.
     """
     try:
         return json.loads(pq.ParquetFile(file).metadata.metadata[_COUNTS])
@@ -136,7 +136,7 @@ def read_note(file: Any) -> dict[str, Any]:
 
 
 class ParquetResults:
-    """The results of a folder as entries of a COCO results file; can be iterated again.
+    """The results of a folder as entries of a COCO results file; reiterable.
 
     Attributes:
       images: number of images in the folder.
@@ -145,11 +145,11 @@ class ParquetResults:
     def __init__(self, folder: Path, image_id: Callable[[str], int | None]) -> None:
         """
         Args:
-          folder: what fastmask propose-dataset wrote.
-          image_id: COCO's number of an image; None: not one of its images.
+          folder: output folder of fastmask propose-dataset.
+          image_id: returns the COCO id of an image name; None: an unlisted image.
 
         Raises:
-          FileNotFoundError, ValueError: no such folder, or not all of its shards are there; one line.
+          FileNotFoundError, ValueError: no such folder, or shards are missing; one line.
         """
         self.folder = Path(folder)
         self._image_id = image_id
@@ -172,10 +172,10 @@ class ParquetResults:
         return str(self.folder)
 
     def known_images(self) -> int:
-        """Counts the images that have a number.
+        """Counts the images that have a COCO id.
 
         Raises:
-          ValueError: two images have the same.
+          ValueError: two images have the same id.
         """
         seen: set[int] = set()
         for row in self._rows(["image_id"]):

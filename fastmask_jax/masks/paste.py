@@ -1,8 +1,8 @@
 """Pastes mask logits of windows into the original image, as runs of pixels (docs/network.md §1 and §3).
 
-A mask is its 160×160 probabilities, resized bilinearly to the window box and thresholded. It is never rasterised: along
-a column of the image the resized probability is piecewise linear with knots at the fine cells, so the runs of the
-column start and end where it crosses the threshold. These few crossings are much cheaper to compute than all pixels.
+A mask consists of 160×160 probabilities, resized bilinearly to the window box and thresholded. It is never rasterized:
+along a column of the image, the resized probability is piecewise linear with knots at the fine cells, so runs start and
+end where it crosses the threshold. These few crossings are much cheaper to compute than all pixels.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def _spans(hit: np.ndarray, axis: int) -> tuple[Int64[np.ndarray, "K"], Int64[np
     """Returns the range of fine cells along the other axis that can reach the threshold, with a margin of one."""
     line = hit.any(axis)
     first, last = line.argmax(1), MASK - 1 - line[:, ::-1].argmax(1)
-    reach = UPSCALE // 2 + 1  # a cell's kernel goes two fine cells beyond its own four; one more is below the threshold
+    reach = UPSCALE // 2 + 1  # the kernel extends two fine cells beyond its own four; one more is below the threshold
     return np.maximum(first * UPSCALE - reach, 0), np.minimum((last + 1) * UPSCALE + reach, FINE_MASK)
 
 
@@ -72,7 +72,7 @@ def _axis(low: int, high: int, side: int, first: int, last: int) -> tuple[int, i
     """
     scale = FINE_MASK / (high - low)
     p, q = max(low, 0) - low, min(high, side) - low
-    if first > 0:  # the cells at the ends of the range are below the threshold, and so is what lies beyond them
+    if first > 0:  # the cells at the ends of the range and beyond are below the threshold
         p = max(p, floor((first + 0.5) / scale - 0.5) + 1)
     if last < FINE_MASK:
         q = min(q, ceil((last - 0.5) / scale - 0.5))
@@ -99,7 +99,7 @@ def _crossings(
     p, q, f, end, scale = columns
     matrix = upscale_matrix()
     cells = matrix[f:end] @ (logits.T @ matrix[rows[2] : rows[3]].T)  # [fine columns, fine rows]
-    cells *= 0.5  # the sigmoid as a tanh, which cannot overflow
+    cells *= 0.5  # computes the sigmoid by tanh, which cannot overflow
     np.tanh(cells, out=cells)
     cells *= 0.5
     fine = np.zeros((cells.shape[0], cells.shape[1] + 2), np.float32)

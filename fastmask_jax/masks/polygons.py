@@ -36,11 +36,11 @@ def polygons(rle: Mapping[str, Any], tolerance: float | int = TOLERANCE) -> list
 
     Args:
       rle: COCO's compressed RLE.
-      tolerance: pixels that the outline may lie beside the true one, by Douglas and Peucker's rule. 0: none; about 1
-        draws the steps of slanted lines straight.
+      tolerance: maximum distance of the outline from the exact one in pixels, by the Douglas-Peucker algorithm. 0: the
+        exact outline; about 1 straightens the steps of slanted lines.
 
     Raises:
-      ValueError: a tolerance below 0.
+      ValueError: `tolerance` is negative.
     """
     if not 0 <= tolerance < np.inf:
         raise InvalidInput(f"tolerance={tolerance!r}: expected a number of pixels, 0 or more")
@@ -72,9 +72,9 @@ def signed_area(ring: Ring) -> float:
 
 
 def keyholed(polygon: Polygon) -> Ring:
-    """Makes a single ring of a polygon with holes, for file formats that know none.
+    """Converts a polygon with holes to a single ring, for file formats without holes.
 
-    A horizontal cut of no width joins each hole to what lies left of it: the ring goes there and comes back.
+    A horizontal cut of zero width joins each hole to the nearest edge on its left.
     """
     ring = polygon.outer
     for hole in sorted(polygon.holes, key=lambda hole: hole[:, 0].min()):
@@ -84,9 +84,9 @@ def keyholed(polygon: Polygon) -> Ring:
 
 
 def one_ring(parts: Sequence[Polygon]) -> Ring:
-    """Makes a single ring of all parts of a mask, for file formats that hold one ring an object.
+    """Converts all parts of a mask to a single ring, for file formats with one ring per object.
 
-    Parts are joined by cuts of no width between their nearest corners. No parts give a ring of no points.
+    Cuts of zero width join the parts at their nearest corners. Without parts, the ring has no points.
     """
     if not parts:
         return np.zeros((0, 2))
@@ -100,7 +100,7 @@ def one_ring(parts: Sequence[Polygon]) -> Ring:
 
 
 def _joined(ring: Ring, other: Ring, edge: int, at: Float64[np.ndarray, "2"]) -> Ring:
-    """Joins two rings: up to point `edge`, a cut from `at` to the other ring, around it, back, and on."""
+    """Joins two rings: up to point `edge`, along a cut from `at` around the other ring, and back."""
     return np.concatenate([ring[: edge + 1], [at], other, other[:1], [at], ring[edge + 1 :]])
 
 
@@ -130,11 +130,11 @@ def _simplified(ring: Ring, tolerance: float | int) -> Ring:
 
 
 class _Corners(NamedTuple):
-    """Corners of outlines. Where two pixels of the mask touch at a corner alone, each has a corner of its own there.
+    """Corners of outlines. Two pixels of the mask that touch only at a corner have separate corners there.
 
     Attributes:
       place: int64[c, 2], (x, y).
-      follower: int64[c], the number of the next corner of the outline, the mask's pixels to the right.
+      follower: int64[c], index of the next corner of the outline, with the mask on the right.
       part: int64[c], label of the connected part.
     """
 
@@ -156,7 +156,7 @@ def _outlines(mask: Bool[np.ndarray, "h w"]) -> list[tuple[Ring, int]]:
         while not done[k]:
             done[k] = True
             place = tuple(places[k])
-            if place in met:  # an outline that meets itself: what lies between is an outline alone
+            if place in met:  # the outline meets itself: split off the closed part
                 rings.append((np.array(walk[met[place] :], np.float64), parts[k]))
                 for passed in walk[met[place] :]:
                     del met[passed]
@@ -178,20 +178,20 @@ def _corners(mask: Bool[np.ndarray, "h w"]) -> _Corners:
     padded = np.pad(mask, 1)
     _, labels = cv2.connectedComponents(padded.view(np.uint8), connectivity=4)
     nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    west, east, north, south = nw != sw, ne != se, nw != ne, sw != se  # sides that end at a corner of pixels
+    west, east, north, south = nw != sw, ne != se, nw != ne, sw != se  # pixel sides that end at each corner
     found = []
     single = (west != east) & (north != south)
     y, x = np.nonzero(single)
     found.append((y, x, east[y, x], south[y, x]))
     saddle = west & east & north & south
-    for falling in (True, False):  # pixels at the upper left and lower right, or at the other two
+    for falling in (True, False):  # diagonal pixels: upper left and lower right, or the other two
         y, x = np.nonzero(saddle & (nw == falling))
         for to_east in (False, True):
             found.append((y, x, np.full(len(y), to_east), np.full(len(y), to_east == falling)))
     y, x, to_east, to_south = (np.concatenate(values) for values in zip(*found, strict=True))
     beside, beyond = _pairs(y, x, to_east), _pairs(x, y, to_south)
 
-    # A side with the mask below it is walked to the east, one with the mask above it to the west.
+    # Sides above the mask are traversed to the east, sides below it to the west.
     column = x + to_east  # in `padded`, that of the pixels above and below the horizontal side
     below = padded[y + 1, column]
     follower = np.where(below == to_east, beside, beyond)
@@ -202,7 +202,7 @@ def _corners(mask: Bool[np.ndarray, "h w"]) -> _Corners:
 def _pairs(
     line: Int[np.ndarray, "c"], along: Int[np.ndarray, "c"], onward: Bool[np.ndarray, "c"]
 ) -> Int64[np.ndarray, "c"]:
-    """Returns the other end of the straight side that starts at each corner: on every line, corners alternate."""
+    """Returns the other end of the straight side that starts at each corner; starts and ends alternate on a line."""
     order = np.lexsort((onward, along, line))
     partner = np.empty(len(order), np.int64)
     partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]

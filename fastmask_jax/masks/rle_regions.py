@@ -1,4 +1,4 @@
-"""Cuts, moves and samples RLE masks without a bitmap of the whole image, so that memory does not grow with its size.
+"""Crops, moves and samples RLE masks without a bitmap of the whole image, so that memory does not grow with its size.
 
 Boxes are edges (x1, y1, x2, y2) in whole pixels of the image, within it.
 """
@@ -41,7 +41,7 @@ def runs_of(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
 
 
 def crop(rles: Sequence[Rle], box: Box) -> list[dict[str, Any]]:
-    """Cuts masks of one image to a box; the results have its size."""
+    """Crops masks of one image to a box; the results have the size of the box."""
     x1, y1, x2, y2 = box
     if not rles:
         return []
@@ -56,8 +56,8 @@ def place(rles: Sequence[Rle], at: tuple[int, int], size: tuple[int, int]) -> li
     """Moves masks of a part of an image into the image.
 
     Args:
-      rles: of the part.
-      at: (x, y) of its upper left pixel in the image.
+      rles: masks of the part.
+      at: (x, y) of the part's upper left pixel in the image.
       size: (H, W) of the image, which holds the whole part.
     """
     return encode(placed(runs_of(rles, tuple(rles[0]["size"])), at, size)) if rles else []
@@ -78,7 +78,7 @@ def bitmap(rle: Rle, box: Box) -> Bool[np.ndarray, "h w"]:
 
 
 def sampled(rle: Rle, rows: Int[np.ndarray, "h"], columns: Int[np.ndarray, "w"]) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask at every crossing of some rows and columns of the image."""
+    """Samples a mask at all combinations of some rows and columns of the image."""
     runs = runs_of([rle], tuple(rle["size"]))
     pixels = columns.astype(np.int64)[:, None] * rle["size"][0] + rows
     return (np.searchsorted(runs.edges, pixels, side="right") % 2 == 1).T

@@ -1,7 +1,7 @@
-"""Decides which masks of overlapping parts of an image show the same object: whole ones, pieces of it, duplicates.
+"""Finds masks of overlapping parts of an image that show the same object: whole masks, pieces, duplicates.
 
 A part of an image is a tile, a row of tiles, or the whole image. A mask that reaches an inner edge of its part is cut
-there: the object probably goes on beyond it. Coordinates are pixels of the image; boxes are (x1, y1, x2, y2).
+there: the object probably continues beyond it. Coordinates are pixels of the image; boxes are (x1, y1, x2, y2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.masks.rle_regions import Box, crop
 from fastmask_jax.masks.suppression import BLOCK, areas_of, may_exceed
 
-SAME = 0.7  # IoU above which masks of different parts are the same object, seen twice
-AGREE = 0.5  # IoU above which two masks agree on the pixels that both parts have
-SURE = 0.5  # a whole mask replaces a piece only if it has at least so much of its score
+SAME = 0.7  # IoU above which masks of different parts are duplicates
+AGREE = 0.5  # IoU above which two masks agree on the pixels that both parts share
+SURE = 0.5  # a whole mask replaces a piece only if its score is at least this fraction of the piece's
 
 
 class Masks(NamedTuple):
@@ -24,10 +24,10 @@ class Masks(NamedTuple):
 
     Attributes:
       rles: compressed RLE of the image's size.
-      boxes: (x1, y1, x2, y2) around them.
-      scores: of the masks.
-      cut: whether each is cut at the edge in question.
-      seen: boxes of the parts of the image that the network saw, of which each mask is.
+      boxes: (x1, y1, x2, y2) around the masks.
+      scores: scores of the masks.
+      cut: whether each mask is cut at the edge in question.
+      seen: box of the part of the image in which the network found each mask.
     """
 
     rles: Sequence[Mapping[str, Any]]
@@ -37,13 +37,13 @@ class Masks(NamedTuple):
     seen: Int[np.ndarray, "n 4"]
 
     def select(self, which: Int64[np.ndarray, "k"]) -> "Masks":
-        """Returns some of the masks, by number."""
+        """Returns some of the masks, by index."""
         arrays = (array[which] for array in (self.boxes, self.scores, self.cut, self.seen))
         return Masks([self.rles[n] for n in which.tolist()], *arrays)
 
 
 class Pairs(NamedTuple):
-    """Pairs of masks and their IoU, the greatest first."""
+    """Pairs of masks and their IoU, in decreasing order."""
 
     first: Int64[np.ndarray, "p"]
     second: Int64[np.ndarray, "p"]
@@ -51,12 +51,12 @@ class Pairs(NamedTuple):
 
 
 def overlapping(first: Masks, second: Masks, iou_threshold: float, box: Box | None = None) -> Pairs:
-    """Finds the pairs of masks with a greater IoU than the threshold.
+    """Finds the pairs of masks whose IoU exceeds the threshold.
 
     Args:
-      first, second: of the same image.
+      first, second: masks of the same image.
       iou_threshold: between 0 and 1.
-      box: count the pixels of this box alone; None: all.
+      box: count only the pixels in this box; None: all pixels.
     """
     rles, edges = zip(*(_within(masks, box) for masks in (first, second)), strict=True)
     areas = [areas_of(some) for some in rles]
@@ -78,16 +78,17 @@ def overlapping(first: Masks, second: Masks, iou_threshold: float, box: Box | No
 
 
 def pieces_of(pieces: Masks, wholes: Masks) -> Int64[np.ndarray, "k 2"]:
-    """Finds the cut masks of a part of an image of which another part has the whole one.
+    """Matches cut masks of one part of an image with whole masks of another part.
 
-    Where the network saw the piece, both agree; the whole one goes on beyond that and is not much less sure.
+    Both masks agree in the part where the piece was found; the whole mask extends beyond that part, and its score is
+    not much lower.
 
     Args:
-      pieces: masks of a part; those that are not cut are no pieces.
-      wholes: masks of another part; those that are cut are not whole.
+      pieces: masks of a part; masks that are not cut are ignored.
+      wholes: masks of another part; masks that are cut are ignored.
 
     Returns:
-      Numbers of (piece, whole), at most one row for each piece.
+      Indices of (piece, whole), at most one row per piece.
     """
     left, top, right, bottom = wholes.boxes.T
     found = [np.zeros((0, 2), np.int64)]
@@ -104,13 +105,13 @@ def pieces_of(pieces: Masks, wholes: Masks) -> Int64[np.ndarray, "k 2"]:
 
 
 def counterparts(before: Masks, after: Masks) -> Int64[np.ndarray, "k 2"]:
-    """Matches cut masks of two neighboring parts, each with at most one: those that agree best where both were seen.
+    """Matches cut masks of two neighboring parts one to one, by their agreement where the parts overlap.
 
     Args:
-      before, after: masks of the two parts; those that are not cut match none.
+      before, after: masks of the two parts; masks that are not cut are ignored.
 
     Returns:
-      Numbers of (mask of `before`, mask of `after`).
+      Indices of (mask of `before`, mask of `after`).
     """
     found: list[tuple[float, int, int]] = []
     groups = _by_box(after, np.flatnonzero(after.cut))
@@ -133,17 +134,17 @@ def counterparts(before: Masks, after: Masks) -> Int64[np.ndarray, "k 2"]:
 
 
 def distinct(first: Masks, second: Masks) -> tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "m"]]:
-    """Returns which masks of two parts stay, if of the same object in both only the one of the higher score does.
+    """Returns which masks of two parts are kept after removing duplicates between the parts.
 
-    A mask is dropped if one of the other part that stays has an IoU of more than `SAME` with it and a higher score; of
-    equal scores the first part's stays.
+    A mask is dropped if a kept mask of the other part has a higher score and an IoU of more than `SAME` with it; among
+    equal scores, the mask of the first part is kept.
     """
     pairs = overlapping(first, second, SAME)
     stays = np.ones(len(first.scores), bool), np.ones(len(second.scores), bool)
     scores = first.scores[pairs.first], second.scores[pairs.second]
     first_wins = scores[0] >= scores[1]
     better = np.where(first_wins, scores[0], scores[1])
-    for p in np.lexsort((~first_wins, -better)).tolist():  # what drops others has been decided on before
+    for p in np.lexsort((~first_wins, -better)).tolist():  # better masks are decided first
         winner, loser = (0, 1) if first_wins[p] else (1, 0)
         if stays[winner][pairs[winner][p]]:
             stays[loser][pairs[loser][p]] = False
@@ -151,7 +152,7 @@ def distinct(first: Masks, second: Masks) -> tuple[Bool[np.ndarray, "n"], Bool[n
 
 
 def union(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the pixels of either mask."""
+    """Returns the union of two masks."""
     both = [{"size": rle["size"], "counts": rle["counts"].encode()} for rle in (first, second)]
     merged = coco_mask.merge(both)
     return {"size": list(first["size"]), "counts": merged["counts"].decode()}
@@ -161,10 +162,10 @@ def edge_flags(boxes: Float[np.ndarray, "n 4"], box: Box, size: tuple[int, int],
     """Returns whether boxes reach the left, upper, right and lower edge of a part, except at the border of the image.
 
     Args:
-      boxes: of the masks.
-      box: of the part.
+      boxes: boxes of the masks.
+      box: box of the part.
       size: (H, W) of the image.
-      reach: pixels from the edge.
+      reach: maximum distance from the edge in pixels.
     """
     inner = np.array([box[0] > 0, box[1] > 0, box[2] < size[1], box[3] < size[0]])
     low, high = boxes[:, :2] < np.array(box[:2]) + reach, boxes[:, 2:] > np.array(box[2:]) - reach
@@ -172,13 +173,13 @@ def edge_flags(boxes: Float[np.ndarray, "n 4"], box: Box, size: tuple[int, int],
 
 
 def _by_box(masks: Masks, some: Int64[np.ndarray, "k"]) -> list[tuple[Box, Int64[np.ndarray, "g"]]]:
-    """Groups some of the masks by what was seen of the image."""
+    """Groups some of the masks by the part in which they were found."""
     boxes, group = np.unique(masks.seen[some], axis=0, return_inverse=True)
     return [(tuple(box), some[group == number]) for number, box in enumerate(boxes.tolist())]
 
 
 def _within(masks: Masks, box: Box | None) -> tuple[Sequence[Mapping[str, Any]], Float64[np.ndarray, "4 n"]]:
-    """Returns masks and the edges of their boxes, cut to a box."""
+    """Returns masks and the edges of their boxes, cropped to a box."""
     edges = masks.boxes.astype(np.float64).T
     if box is None:
         return masks.rles, edges

@@ -1,4 +1,4 @@
-"""Scores that know how sure the network is of a mask's outline."""
+"""Adjusts scores by the certainty of a mask's outline."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -7,9 +7,9 @@ CERTAIN, POSSIBLE = 0.6, 0.2  # probabilities
 
 
 def stability(mask_logits: Float[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K"]:
-    """Returns how little each mask depends on its threshold: cells of probability ≥ 0.6 per cell of ≥ 0.2, at most 1.
+    """Returns the number of cells with probability ≥ 0.6 divided by that of cells with ≥ 0.2, for each mask.
 
-    One cell is added to both counts, so that an empty mask is stable.
+    Adds one cell to both counts, so that an empty mask is stable.
     """
     certain, possible = (np.count_nonzero(mask_logits >= np.log(p / (1 - p)), axis=(1, 2)) for p in (CERTAIN, POSSIBLE))
     return ((certain + 1) / (possible + 1)).astype(np.float32)
@@ -21,8 +21,8 @@ def stable_scores(
     """Lowers the scores of unstable masks: multiplies the odds of each score by `stability` ** `weight`.
 
     Args:
-      scores: objectness probabilities; negative ones, of windows that do not exist, stay as they are.
-      mask_logits: of the windows.
+      scores: objectness probabilities; negative ones, which mark windows that do not exist, are unchanged.
+      mask_logits: mask logits of the windows.
       weight: 0 changes nothing.
     """
     factor = stability(mask_logits) ** np.float32(weight)

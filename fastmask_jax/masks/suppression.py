@@ -12,7 +12,7 @@ from fastmask_jax.masks.rle import ScoredMasks
 
 SHOWN_SCORE = 0.9
 SHOWN_IOU = 0.5
-BLOCK = 64  # masks that are compared with all later ones at once, by their boxes
+BLOCK = 64  # masks whose boxes are compared with all later ones at once
 
 
 def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, "k"]:
@@ -48,8 +48,8 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
 def show_selection(
     proposals: ScoredMasks, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
 ) -> Int64[np.ndarray, "k"]:
-    """Returns the indices of proposals for display, highest score first: of score ≥ `least_score`, after `suppress`."""
-    kept = suppress(proposals, iou_threshold)  # a worse proposal never suppresses a better one: the order is free
+    """Returns the indices of proposals for display, highest score first: scores ≥ `least_score`, after `suppress`."""
+    kept = suppress(proposals, iou_threshold)  # worse proposals never suppress better ones
     return kept[proposals.scores[kept] >= least_score]
 
 
@@ -71,7 +71,7 @@ def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.
 
 def areas_of(rles: Sequence[Mapping[str, Any]]) -> Float64[np.ndarray, "m"]:
     """Counts the pixels of masks."""
-    return np.array([coco_mask.area(rle) for rle in rles], np.float64)  # of more than 255 at once it fails
+    return np.array([coco_mask.area(rle) for rle in rles], np.float64)  # fails beyond 255 masks
 
 
 def may_exceed(
@@ -85,7 +85,7 @@ def may_exceed(
 
     Args:
       edges, other_edges: x1, y1, x2, y2 of boxes around the masks.
-      areas, other_areas: their pixels.
+      areas, other_areas: areas of the masks in pixels.
       iou_threshold: between 0 and 1.
     """
     x1, y1, x2, y2 = other_edges
