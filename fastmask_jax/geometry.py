@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
 from fastmask_jax.errors import InvalidInput
 
@@ -92,15 +92,6 @@ def original_window_boxes(
     # A single, correctly rounded division keeps edges at half a pixel exact, so that they round to even.
     boxes = window_boxes(windows, strides) * np.tile(original[::-1], 2) / np.tile(resized[::-1], 2)
     return np.rint(boxes).astype(np.int64)
-
-
-def cover_counts(cells: int) -> Float[np.ndarray, "cells"]:
-    """Counts how many of the `cells` + 1 windows along one axis cover each cell; float32.
-
-    Window i covers cells i - 5 ... i + 4, so cell r lies in windows r - 4 ... r + 5, of which 0 ... `cells` exist.
-    """
-    r = np.arange(cells)
-    return (np.minimum(cells, r + HALF_WINDOW) - np.maximum(0, r - HALF_WINDOW + 1) + 1).astype(np.float32)
 
 
 def smallest_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> int | None:

@@ -78,16 +78,6 @@ def test_original_extents_are_the_spec_in_fractions(n, resized, original, level)
         assert int(value) == round(Fraction(cell * s * original, sides * resized))  # halves to even
 
 
-@given(st.integers(1, 40))
-def test_cover_counts_are_those_of_loops(cells):
-    want = np.zeros(cells)
-    for window in range(cells + 1):
-        for cell in range(window - 5, window + 5):
-            if 0 <= cell < cells:
-                want[cell] += 1
-    np.testing.assert_array_equal(geometry.cover_counts(cells), want)
-
-
 def test_the_smallest_bucket_that_holds_the_image_is_chosen():
     buckets = [(872, 872), (656, 872), (872, 656)]
     assert geometry.choose_bucket(480, 640, 870, buckets) == 1

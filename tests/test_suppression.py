@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.masks.rle import ScoredMasks
-from fastmask_jax.masks.suppression import reranked_scores, show_selection, suppress
+from fastmask_jax.masks.suppression import reranked_scores, suppress
 
 
 def proposals_of(bitmaps: np.ndarray, scores: np.ndarray) -> ScoredMasks:
@@ -61,14 +61,6 @@ def test_an_iou_at_the_threshold_stays():
 def test_many_equal_masks_leave_one():
     bitmaps = np.ones((700, 8, 8), bool)
     assert suppress(proposals_of(bitmaps, np.linspace(0, 1, 700)), 0.5).tolist() == [699]
-
-
-def test_only_good_scores_are_shown():
-    bitmaps = np.zeros((4, 6, 6), bool)
-    for n, row in enumerate((0, 0, 2, 4)):
-        bitmaps[n, row] = True
-    chosen = show_selection(proposals_of(bitmaps, np.array([0.91, 0.95, 0.89, 0.9])))
-    assert chosen.tolist() == [1, 3]
 
 
 def test_a_threshold_that_is_no_iou_is_refused():

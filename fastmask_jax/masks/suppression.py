@@ -10,8 +10,7 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.rle import ScoredMasks
 
-SHOWN_SCORE = 0.9
-SHOWN_IOU = 0.5
+SHOWN_IOU = 0.5  # threshold for display
 BLOCK = 64  # masks whose boxes are compared with all later ones at once
 
 
@@ -43,14 +42,6 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
                     iou = coco_mask.iou([masks[m] for m in later], [masks[n]], [0])[:, 0]
                     stays[later[iou > iou_threshold]] = False
     return order[stays]
-
-
-def show_selection(
-    proposals: ScoredMasks, least_score: float = SHOWN_SCORE, iou_threshold: float = SHOWN_IOU
-) -> Int64[np.ndarray, "k"]:
-    """Returns the indices of proposals for display, highest score first: scores ≥ `least_score`, after `suppress`."""
-    kept = suppress(proposals, iou_threshold)  # worse proposals never suppress better ones
-    return kept[proposals.scores[kept] >= least_score]
 
 
 def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.ndarray, "m"]:

@@ -124,7 +124,10 @@ def window_moments(
 
 
 def window_counts(size: Size, stride: int, h: int, w: int) -> Float[Array, "B h w"]:
-    """Counts the windows of an image that cover each cell (geometry.cover_counts, per image); zero in the padding."""
+    """Counts the windows of an image that cover each cell; zero in the padding.
+
+    Along an axis, window i covers cells i - 5 ... i + 4, so cell r lies in windows r - 4 ... r + 5 that exist.
+    """
     own = valid_cells(size, stride)
 
     def along(cells: int, own_side: jax.Array) -> jax.Array:
