@@ -174,8 +174,8 @@ def build_page(generator: ProposalGenerator, network: str, folder: Path) -> gr.B
         title="Object proposals", fill_width=True, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)
     ) as page:
         gr.Markdown(
-            "# Object proposals\nMasks of whole objects, whatever they are, best first: scores rank them, and are no "
-            f"certainties. {network}"
+            "# Object proposals\nMasks of whole objects of any kind, best first. Scores rank the masks; they are not "
+            f"calibrated. {network}"
         )
         with gr.Row(elem_id="columns"):
             controls, results = _controls(), _results()
