@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastmask_jax.errors import InvalidInput
+from fastmask_jax.errors import InvalidInput, shown
 from fastmask_jax.geometry import MULTIPLE
 from fastmask_jax.setting_kinds import (
     Flag,
@@ -21,7 +21,6 @@ from fastmask_jax.setting_kinds import (
     Several,
     Text,
     nearest_name,
-    shown,
 )
 
 MOST_LONG_EDGE = 8_192  # of a resized image, which takes 0.8 GB as float32 RGB

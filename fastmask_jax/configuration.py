@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 
 from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.config_schema import check_config
-from fastmask_jax.errors import InvalidInput, MissingFile, UserError
-from fastmask_jax.setting_kinds import shown
+from fastmask_jax.errors import InvalidInput, MissingFile, UserError, shown
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from fastmask_jax.errors import InvalidInput
+from fastmask_jax.errors import InvalidInput, shown
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,3 @@ def nearest_name(word: Any, names: Collection[str]) -> str | None:
     by_case = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(word).lower(), by_case, n=1, cutoff=0.6)
     return by_case[near[0]] if near else None
-
-
-def shown(value: Any) -> str:
-    """Formats a value for a message, in at most 80 characters."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python converts
-        text = f"an integer of about {int(value.bit_length() * 0.30103)} digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."

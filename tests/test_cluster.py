@@ -133,8 +133,8 @@ def test_a_stop_is_what_all_have_read(monkeypatch):
         ("--coordinator a --processes 2 --process 0", "expected HOST:PORT"),
         ("--coordinator a:0 --processes 2 --process 0", "expected HOST:PORT"),
         ("--coordinator a:1 --processes 2 --process 2", "--process 2 of --processes 2"),
-        ("--coordinator a:1 --processes 2 --process -1", "--process -1 of --processes 2"),
-        ("--coordinator a:1 --processes 2 --process 1 --join_seconds 0", "--join_seconds 0"),
+        ("--coordinator a:1 --processes 2 --process -1", "--process: -1: expected an integer from 0"),
+        ("--coordinator a:1 --processes 2 --process 1 --join_seconds 0", "--join_seconds: 0: expected"),
     ],
 )
 def test_wrong_flags_get_a_line(words, says, capsys):

@@ -188,7 +188,7 @@ def test_an_image_of_another_size_than_its_entry_is_named_and_the_rest_scored(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--limit", "0"], "--limit 0: at least 1"),
+        (["--limit", "0"], "--limit: 0: expected an integer from 1"),
         (["--step", "7"], "no checkpoint of step 7; there are [3]"),
         (["--images", "nowhere"], "nowhere"),
         (["--annotations", "nowhere.json"], "nowhere.json"),

@@ -92,4 +92,4 @@ def test_records_and_an_annotation_file(data, capsys):
 def test_shares_out_of_range_are_refused(data, share, capsys):
     with pytest.raises(SystemExit):
         command(data, "--val", share)
-    assert "not a share of the images" in capsys.readouterr().err
+    assert f"--val: {share}: expected a number from 0 and below 1" in capsys.readouterr().err

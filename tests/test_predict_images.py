@@ -217,7 +217,7 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     [
         (["--count", "0"], "count=0: expected an integer from 1"),
         (["--nms_iou", "2"], "nms_iou=2.0"),
-        (["--shown", "0"], "--shown 0: at least 1"),
+        (["--shown", "0"], "--shown: 0: expected an integer from 1"),
         (["--batch_size", "0"], "batch_size=0: expected an integer from 1 to 256"),
         (["--overlay_all"], "unrecognized argument"),
         (["gone.jpg"], "gone.jpg: no such image or folder (1 of 2"),

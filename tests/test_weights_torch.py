@@ -1,5 +1,6 @@
 """Bodies under PyTorch's names: tables, .pth files written by hand here, and nothing executed."""
 
+import json
 import pickle
 import struct
 import zipfile
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from fastmask_jax.configuration import load_config
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.weights.pickled import read_pth
+from fastmask_jax.weights.safetensors_file import read_safetensors
 from fastmask_jax.weights.sources import load_weights
 from tests import caffe_network
 from tests.caffe_network import DEPTHS, WIDTH, kernel, small
@@ -162,6 +164,44 @@ def zipped(path, tree, data=b"1234"):
         archive.writestr("a/data/0", data)
 
 
+NARROW = {  # dtype of .safetensors → PyTorch's name, bytes of 1, −2 and the largest number, and that
+    "BF16": ("bfloat16", "803f 00c0 7f7f", 2.0**127 * (2 - 2**-7)),
+    "F8_E4M3": ("float8_e4m3fn", "38 c0 7e", 448),
+    "F8_E5M2": ("float8_e5m2", "3c c0 7b", 57_344),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", "40 c8 7f", 240),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", "40 c4 7f", 57_344),
+}
+
+
+def raw_safetensors(path, dtype, shape, data):
+    head = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}})
+    path.write_bytes(struct.pack("<Q", len(head)) + head.encode() + data)
+    return path
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_types_that_numpy_lacks(tmp_path, dtype):
+    name, text, most = NARROW[dtype]
+    data = bytes.fromhex(text)
+    found = [read_safetensors(raw_safetensors(tmp_path / "net.safetensors", dtype, [3, 1], data)).arrays["w"]]
+    if dtype != "BF16":  # which has a storage of its own
+        storage = b"(" + plain("storage") + named("torch.storage", "UntypedStorage") + plain("0") + plain("cpu")
+        storage += plain(len(data)) + b"tQ"
+        rest = plain(0), plain((3, 1)), plain((1, 1)), plain(False), called(named("collections", "OrderedDict"))
+        tree = called(named("torch._utils", "_rebuild_tensor_v3"), storage, *rest, named("torch", name))
+        zipped(tmp_path / "net.pth", mapping({"w": tree}), data)
+        found.append(read_pth(tmp_path / "net.pth")["w"])
+    for array in found:
+        assert array.astype(np.float32).tolist() == [[1], [-2], [most]]
+
+
+@pytest.mark.parametrize(("dtype", "data"), [("F4", b"1234"), ("F6_E2M3", b"123456"), ("C64", b"12345678" * 8)])
+def test_types_that_are_not_read_are_named(tmp_path, dtype, data):
+    raw_safetensors(tmp_path / "net.safetensors", dtype, [8], data)
+    with pytest.raises(ValueError, match=rf"net.safetensors: w is of type {dtype}, which is not read: convert it to"):
+        read_safetensors(tmp_path / "net.safetensors")
+
+
 ONE = np.ones(1, np.float32)
 
 
@@ -179,6 +219,8 @@ ONE = np.ones(1, np.float32)
         (mapping({"w": tensor("0", np.ones(2, np.float32))}), "has 4 bytes, not 8"),
         (mapping({"w": tensor("0", np.ones((1 << 20, 1), np.float32), strides=(0, 0), count=1)}), "beyond its storage"),
         (mapping({"w": tensor("../../etc", ONE)}), "There is no item"),
+        (mapping({"w": called(named("torch._utils", "_rebuild_tensor_v3"), plain(1))}), "malformed"),
+        (mapping({"w": called(named("torch", "float8_e5m2"), plain(1))}), "not callable"),
         (plain([1, 2]), "no named tensors"),
         (mapping({"w": plain(1)}), "no named tensors"),
         (b"}q\x00" + plain("model") + b"h\x00s", "no named tensors"),  # a dict that lies in itself

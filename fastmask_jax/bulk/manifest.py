@@ -8,7 +8,8 @@ from typing import Any
 from fastmask_jax import __version__
 from fastmask_jax.bulk.storage import OutputFolder
 from fastmask_jax.errors import ExistingFile, InvalidInput
-from fastmask_jax.masks.parquet_results import MANIFEST, SHARDS, VERSION, Counts, read_note, shard_name
+from fastmask_jax.foreign_json import decoded
+from fastmask_jax.masks.parquet_results import MANIFEST, SHARDS, VERSION, Counts, read_note, shard_name, totals_of
 
 _THREADS = 32  # threads that read the metadata of finished shards
 _OURS = ("plan", "unfinished")  # what remains of a process that was killed before it wrote the manifest
@@ -78,11 +79,14 @@ def read_manifest(out: OutputFolder, settings: dict[str, Any]) -> Manifest | Non
             raise ExistingFile(f"{out}: holds {others[0]}, but no {MANIFEST}; choose a new folder for --out")
         return None
     try:
-        content = json.loads(out.read(MANIFEST))
+        content = decoded(out.read(MANIFEST), out.path(MANIFEST))
+        totals_of(content, out.path(MANIFEST))
         found = Manifest(*(content[name] for name in ("settings", "shards", "images", "skipped", "weights_sha256")))
         version = content["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{out.path(MANIFEST)}: not readable ({error}); choose a new folder for --out") from None
+        if not isinstance(found.settings, dict) or not isinstance(found.skipped, dict):
+            raise KeyError("settings")
+    except KeyError as error:
+        raise InvalidInput(f"{out.path(MANIFEST)}: has no {error}; choose a new folder for --out") from None
     if version != VERSION:
         raise InvalidInput(f"{out.path(MANIFEST)}: of version {version}; this program writes {VERSION}")
     for name, value in json.loads(json.dumps(settings)).items():

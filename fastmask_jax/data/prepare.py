@@ -16,7 +16,7 @@ from fastmask_jax.errors import ExistingFile, InvalidInput, MissingFile
 HELD_OUT = "val.json"
 COCO_SPLITS = ("train", "val")
 _DOWNLOADS = "http://images.cocodataset.org"
-_IDS_OF_A_SPLIT = 1_000_000  # ids of drawn training images start at 1, those of val at this offset
+IDS_OF_A_SPLIT = 1_000_000  # ids of drawn training images start at 1, those of val at this offset
 
 
 def prepare_coco(
@@ -128,7 +128,7 @@ def prepare_shapes(
     lines = []
     with appearing_whole(out) as new:
         for order, (name, number) in enumerate(zip(COCO_SPLITS, (train, val), strict=True)):
-            first = 1 + order * _IDS_OF_A_SPLIT
+            first = 1 + order * IDS_OF_A_SPLIT
             annotations = write_split(spec or ShapesSpec(), new, name, number, (seed, order), first, workers)
             lines.append(prepare_coco(annotations, new / "images", new / "records", name, workers=workers))
     return "\n".join(lines)

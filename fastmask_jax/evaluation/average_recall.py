@@ -8,10 +8,10 @@ import contextlib
 import io
 import itertools
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,8 @@ from pycocotools import mask as coco_mask
 from fastmask_jax.data.coco.instances import check_sizes, read_instances
 from fastmask_jax.data.coco.objects import CocoObject, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
-from fastmask_jax.errors import InvalidInput
-from fastmask_jax.masks.coco_results import CATEGORY, check_entry, is_given, read_results
+from fastmask_jax.errors import InvalidInput, shown
+from fastmask_jax.masks.coco_results import CATEGORY, check_entry, is_finite, is_given, read_results
 from fastmask_jax.masks.rle import covered_pixels
 
 Kind = Literal["segm", "bbox"]
@@ -227,9 +227,9 @@ def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[
     box = entry.get("bbox")
     if not is_given(box):
         return coco_mask.toBbox(rle).tolist()
-    if isinstance(box, list | tuple | np.ndarray) and len(box) == 4 and all(isinstance(v, Real) for v in box):
+    if isinstance(box, list | tuple | np.ndarray) and len(box) == 4 and all(is_finite(v) for v in box):
         return [float(v) for v in box]
-    raise InvalidInput(f"{_named(entry, image, where)}: its bbox {box!r} is not four numbers x, y, width, height")
+    raise InvalidInput(f"{_named(entry, image, where)}: its bbox {shown(box)} is not four numbers x, y, width, height")
 
 
 def _named(entry: dict, image: ListedImage, where: str) -> str:
@@ -244,11 +244,11 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
         counts = mask.get("counts") if isinstance(mask, dict) else None
         if isinstance(counts, str | bytes):
             size = mask.get("size")
-            if not is_given(size) or tuple(size) != image.size:
+            if not isinstance(size, list | tuple | np.ndarray) or list(size) != list(image.size):
                 raise InvalidInput(
                     f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
                 )
-            counts = counts if isinstance(counts, bytes) else counts.encode()
+            counts = counts if isinstance(counts, bytes) else counts.encode(errors="replace")
             rles.append({"size": list(image.size), "counts": counts})
         else:
             rles.append(_compressed(entry, image, where) if is_given(mask) else None)
@@ -265,7 +265,9 @@ def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
     if objects:
         counts = objects[0].counts
     elif {problem for problem, _ in problems} <= {Problem.EMPTY_MASK, Problem.OUTSIDE}:
-        counts = coco_mask.encode(np.zeros(image.size, np.uint8, order="F"))["counts"]
+        counts = coco_mask.frPyObjects({"size": list(image.size), "counts": [math.prod(image.size)]}, *image.size)[
+            "counts"
+        ]
     else:
         raise InvalidInput(f"{_named(entry, image, where)}: {problems[0][0]}")
     return {"size": list(image.size), "counts": counts}

@@ -17,6 +17,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from fastmask_jax.config_schema import MOST_IMAGES, MOST_LONG_EDGE, MOST_PROPOSALS
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import FINE_MASK, MULTIPLE
 from fastmask_jax.models.fastmask import FastMask
@@ -53,11 +54,13 @@ class ExportSpec:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < MULTIPLE or self.height % MULTIPLE or self.width % MULTIPLE:
             raise InvalidInput(f"--size {self.height}x{self.width}: both sides must be multiples of {MULTIPLE}")
-        if self.batch is not None and self.batch < 1:
-            raise InvalidInput(f"--batch {self.batch}: at least 1, or any")
-        if self.proposals < 1:
-            raise InvalidInput(f"--proposals {self.proposals}: at least 1")
         longest = max(self.height, self.width)
+        if longest > MOST_LONG_EDGE:
+            raise InvalidInput(f"--size {self.height}x{self.width}: at most {MOST_LONG_EDGE} pixels a side")
+        if self.batch is not None and not 1 <= self.batch <= MOST_IMAGES:
+            raise InvalidInput(f"--batch {self.batch}: 1 to {MOST_IMAGES}, or any")
+        if not 1 <= self.proposals <= MOST_PROPOSALS:
+            raise InvalidInput(f"--proposals {self.proposals}: 1 to {MOST_PROPOSALS}")
         if self.long_edge // MULTIPLE * MULTIPLE > longest:
             raise InvalidInput(
                 f"--size {self.height}x{self.width}: smaller than images of long edge {self.long_edge}; give a larger "

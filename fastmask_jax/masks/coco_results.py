@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastmask_jax.errors import InvalidInput, MissingFile
+from fastmask_jax.errors import InvalidInput, MissingFile, shown
+from fastmask_jax.foreign_json import DECODER
 from fastmask_jax.masks.rle import ScoredMasks
 
 CATEGORY = 1  # proposals have no class, but the format needs one
@@ -105,10 +106,20 @@ def check_entry(entry: object, where: str) -> None:
         missing.append("segmentation or bbox")
     if missing:
         raise InvalidInput(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
-    if not isinstance(entry["image_id"], Integral):
-        raise InvalidInput(f"{where}: image_id {entry['image_id']!r} is not an integer")
-    if not isinstance(entry["score"], Real) or not math.isfinite(entry["score"]):
-        raise InvalidInput(f"{where}: score {entry['score']!r} is not a finite number")
+    if not isinstance(entry["image_id"], Integral) or isinstance(entry["image_id"], bool):
+        raise InvalidInput(f"{where}: image_id {shown(entry['image_id'])} is not an integer")
+    if not is_finite(entry["score"]):
+        raise InvalidInput(f"{where}: score {shown(entry['score'])} is not a finite number")
+
+
+def is_finite(value: object) -> bool:
+    """Returns whether a value is a number, and neither NaN nor beyond the range of float64."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer
+        return False
 
 
 def is_given(value: object) -> bool:
@@ -117,16 +128,24 @@ def is_given(value: object) -> bool:
 
 
 def _entries(path: Path) -> Iterator[object]:
-    scan = json.JSONDecoder().raw_decode
+    scan = DECODER.raw_decode
     try:
         file = path.open(encoding="utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such results file; evaluate.py writes one into its workdir") from None
+    number = 0
+
+    def read() -> str:
+        try:
+            return file.read(CHUNK)
+        except UnicodeDecodeError:
+            raise InvalidInput(f"{path}: entry {number}, or one behind it, is no UTF-8 text") from None
+
     with file:
-        text = file.read(CHUNK).lstrip()
+        text = read().lstrip()
         if not text.startswith("["):
             raise InvalidInput(f"{path}: not a COCO results file: expected a JSON list of entries")
-        at, number = 1, 0
+        at = 1
         while True:
             at = _SEPARATOR.match(text, at).end()
             if text.startswith("]", at):
@@ -136,11 +155,13 @@ def _entries(path: Path) -> Iterator[object]:
             except json.JSONDecodeError as error:
                 if len(text) - at > LONGEST_ENTRY:
                     raise InvalidInput(f"{path}: entry {number} is not valid JSON ({error.msg})") from None
-                more = file.read(CHUNK)
+                more = read()
                 if not more:
                     what = "is truncated or not valid JSON" if at < len(text) else "is missing: the list is not closed"
                     raise InvalidInput(f"{path}: entry {number} {what}; write the file again") from None
                 text, at = text[at:] + more, 0
                 continue
+            except RecursionError:
+                raise InvalidInput(f"{path}: entry {number} is nested too deeply") from None
             yield entry
             number += 1

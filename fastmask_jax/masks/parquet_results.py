@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
-from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.masks.coco_results import CATEGORY
+from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
+from fastmask_jax.foreign_json import decoded
+from fastmask_jax.masks.coco_results import CATEGORY, check_entry
 
 SHARDS, MANIFEST = "shards", "manifest.json"  # below the folder of results
 VERSION = 1
 _COUNTS = b"fastmask_jax"  # key in the file's metadata
 _ROWS = 100  # images per row group
+_MOST = 10**12  # images or shards
 _BOX = pa.list_(pa.float32(), 4)
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -153,14 +155,13 @@ class ParquetResults:
         """
         self.folder = Path(folder)
         self._image_id = image_id
+        path = self.folder / MANIFEST
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_bytes())
-            number, complete = int(manifest["shards"]), manifest["complete"]
-            self.images = int(manifest["images"]) if complete else 0
+            manifest = decoded(path.read_bytes(), path)
         except FileNotFoundError:
             raise MissingFile(f"{folder}: no {MANIFEST} there: not a folder of fastmask propose-dataset") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(f"{self.folder / MANIFEST}: not readable ({error})") from None
+        number, complete, images = totals_of(manifest, path)
+        self.images = images if complete and images is not None else 0
         self._files = [self.folder / SHARDS / shard_name(shard) for shard in range(number)]
         missing = sum(not path.exists() for path in self._files)
         if missing or not complete:
@@ -192,18 +193,51 @@ class ParquetResults:
             if number is None or row["scores"] is None:
                 continue
             size = [row["height"], row["width"]]
-            for score, box, counts in zip(row["scores"], row["boxes"], row["counts"], strict=True):
+            where = f"{self.folder}: image {printable(row['image_id'])}"
+            columns = row["scores"], row["boxes"] or [], row["counts"] or []
+            if len({len(column) for column in columns}) > 1:
+                raise InvalidInput(f"{where} has {[len(column) for column in columns]} scores, boxes and counts")
+            for score, box, counts in zip(*columns, strict=True):
                 mask = {"size": size, "counts": counts}
-                yield {"image_id": number, "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
+                entry = {"image_id": number, "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
+                check_entry(entry, where)
+                yield entry
 
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         for path in self._files:
             try:
-                for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=columns):
+                file = pq.ParquetFile(path)
+                for name in columns:
+                    if _type_of(file.schema_arrow, name) != _type_of(schema(False), name):
+                        raise pa.ArrowInvalid(f"column {name} is {_type_of(file.schema_arrow, name)}")
+                for batch in file.iter_batches(_ROWS, columns=columns):
                     yield from batch.to_pylist()
             except (pa.ArrowInvalid, OSError) as error:
                 line = str(error).splitlines()[0]
                 raise InvalidInput(f"{path}: damaged ({line}); remove it and run propose-dataset again") from None
+
+
+def totals_of(manifest: Any, path: object) -> tuple[int, bool, int | None]:
+    """Returns the number of shards, whether all are there, and the number of images, if known, of a manifest.
+
+    Raises:
+      ValueError: not the content of a manifest; one line that names `path`.
+    """
+    content = manifest if isinstance(manifest, dict) else {}
+    values = {key: content.get(key) for key in ("shards", "complete", "images")}
+    shards, complete, images = values.values()
+    if not _is_count(shards) or not isinstance(complete, bool) or not (images is None or _is_count(images)):
+        said = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+        raise InvalidInput(f"{path}: no manifest of fastmask propose-dataset ({said})")
+    return shards, complete, images
+
+
+def _type_of(columns: pa.Schema, name: str) -> pa.DataType | None:
+    return columns.field(name).type if name in columns.names else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
 
 
 def shard_name(number: int) -> str:

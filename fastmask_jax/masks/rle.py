@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from fastmask_jax.masks.paste import Runs, paste
 
+MOST_PIXELS = 2**32 - 1  # of an image: pycocotools counts them in 32 bits
+MOST_SIDE = 1_000_000  # pixels
+
 
 class ScoredMasks(NamedTuple):
     """Masks of one image, ready for a COCO results file. The order is that of the windows they came from.

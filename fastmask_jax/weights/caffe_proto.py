@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.weights.mapping import printable
+from fastmask_jax.errors import InvalidInput, MissingFile, printable
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _NEW_LAYERS, _OLD_LAYERS = 100, 2  # fields of the net

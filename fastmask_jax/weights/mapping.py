@@ -18,7 +18,6 @@ from fastmask_jax.geometry import WINDOW
 
 Shape = tuple[int, ...]
 SHOWN = 3  # names listed per line of the report
-_LONGEST_NAME = 200
 
 
 class Layout(NamedTuple):
@@ -88,13 +87,6 @@ class Loaded(NamedTuple):
 
     variables: dict[str, Any]
     report: LoadReport
-
-
-def printable(name: str) -> str:
-    """Escapes and truncates an untrusted name for display; known names are unchanged."""
-    if len(name) <= _LONGEST_NAME and name.isprintable():
-        return name
-    return ascii(name[:_LONGEST_NAME])[1:-1] + ("…" if len(name) > _LONGEST_NAME else "")
 
 
 def part_of(name: str) -> str:

@@ -1,6 +1,5 @@
 """Loads networks of this project, from a run or an exported file, into networks that may differ in some layers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fastmask_jax.errors import InvalidInput, MissingFile
+from fastmask_jax.foreign_json import DECODER
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.checkpoints import Checkpoints
@@ -92,7 +92,7 @@ def parse_config(text: str) -> dict[str, Any]:
       ValueError: not JSON, or without a model section; one line.
     """
     try:
-        config = json.loads(text)
+        config = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the config is not JSON: {error}") from None
     model = config.get("model") if isinstance(config, dict) else None

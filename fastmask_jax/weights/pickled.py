@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.weights.mapping import printable
+from fastmask_jax.errors import InvalidInput, MissingFile, printable
 
 STORAGES = {
     "FloatStorage": np.dtype("<f4"),
@@ -34,6 +33,17 @@ STORAGES = {
     "CharStorage": np.dtype("i1"),
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
+}
+_BYTES = np.dtype("u1")  # of an untyped storage: what PyTorch writes for the types that it got since it has these
+DTYPES = {
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "uint64": np.dtype("<u8"),
 }
 NESTED = ("state_dict", "model_state_dict", "state_dict_ema", "model", "model_ema", "net", "network")
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # beginning of files older than PyTorch 1.6
@@ -50,9 +60,10 @@ class _Storage(NamedTuple):
 
 class _Tensor(NamedTuple):
     storage: _Storage
-    offset: int
+    offset: int  # in values, as the strides
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    dtype: np.dtype
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -61,7 +72,14 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
         raise pickle.UnpicklingError("a tensor is malformed")
     if not all(isinstance(number, int) and number >= 0 for number in (offset, *shape, *strides)):
         raise pickle.UnpicklingError("a tensor is malformed")
-    return _Tensor(storage, offset, shape, strides)
+    return _Tensor(storage, offset, shape, strides, storage.dtype)
+
+
+def _typed_tensor(*arguments: Any) -> _Tensor:
+    """Describes a tensor whose storage is bytes: arguments as of `_tensor`, two more, and the dtype."""
+    if len(arguments) < 7 or not isinstance(arguments[6], np.dtype):
+        raise pickle.UnpicklingError("a tensor is malformed")
+    return _tensor(*arguments[:4])._replace(dtype=arguments[6])
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -71,8 +89,10 @@ def _parameter(data: Any, *_: Any) -> Any:
 _ORDERED_DICT = ("collections", "OrderedDict")
 _NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _typed_tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    ("torch.storage", "UntypedStorage"): _BYTES,
+    **{("torch", name): dtype for name, dtype in (STORAGES | DTYPES).items()},
 }
 
 
@@ -236,10 +256,15 @@ def _state_dict(tree: Any) -> dict[str, _Tensor]:
 
 def _array(tensor: _Tensor, read: _Read) -> np.ndarray:
     values = read(tensor.storage)
+    if tensor.dtype != values.dtype:
+        if values.dtype != _BYTES or len(values) % tensor.dtype.itemsize:
+            raise ValueError(f"a storage of {len(values)} {values.dtype} holds no {tensor.dtype}")
+        values = values.view(tensor.dtype)
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, values.dtype)
     last = tensor.offset + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
     if last >= len(values) or math.prod(tensor.shape) > len(values):
         raise ValueError(f"a tensor of shape {tensor.shape} lies beyond its storage of {len(values)} numbers")
-    bytes_ = [step * values.dtype.itemsize for step in tensor.strides]
-    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, bytes_, writeable=False)
+    size = values.dtype.itemsize
+    steps = [step * size for step in tensor.strides]
+    return np.ndarray(tensor.shape, values.dtype, values.view(_BYTES), tensor.offset * size, steps)

@@ -2,6 +2,7 @@
 
 Files of this project hold the variables by the network's names, "params.body.stem.kernel", and the config as JSON in
 their metadata. Reading returns the same bits. In half precision, kernels are rounded to float16: about half the size.
+Files of others may have the types that NumPy lacks, such as bfloat16 and float8.
 """
 
 import json
@@ -9,15 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
-from fastmask_jax.errors import InvalidInput, MissingFile
-from fastmask_jax.weights.mapping import names_of, printable
+from fastmask_jax.errors import InvalidInput, MissingFile, printable
+from fastmask_jax.weights.mapping import names_of
 from fastmask_jax.weights.native import parse_config
 
 CONFIG = "fastmask_jax_config"  # the only metadata key, because safetensors does not preserve the order of several
+_DTYPES = {
+    **{"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8"},
+    **{"I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": ml_dtypes.bfloat16},
+    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu},
+    **{"F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz},
+}
 
 
 class Contents(NamedTuple):
@@ -31,17 +39,15 @@ def read_safetensors(path: Path) -> Contents:
     """Reads all arrays of a file, and the config if the file was written by this project.
 
     Raises:
-      FileNotFoundError, ValueError: a missing or truncated file, or not a .safetensors file; one line.
+      FileNotFoundError, ValueError: a missing or truncated file, not a .safetensors file, or one with a type of numbers
+        that cannot be read; one line.
     """
+    config = read_config(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            config = _config(file.metadata())
-            names = file.keys()  # the handle is not a mapping
-            return Contents({printable(name): file.get_tensor(name) for name in names}, config)
-    except FileNotFoundError:
-        raise MissingFile(f"{path}: no such file") from None
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        entries = deserialize(path.read_bytes())
+    except SafetensorError as error:
         raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
+    return Contents({printable(name): _array(f"{path}: {printable(name)}", entry) for name, entry in entries}, config)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -53,6 +59,13 @@ def read_config(path: Path) -> dict[str, Any] | None:
         raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
+
+
+def _array(where: str, entry: Mapping[str, Any]) -> np.ndarray:
+    if entry["dtype"] not in _DTYPES:
+        known = ", ".join(_DTYPES)
+        raise InvalidInput(f"{where} is of type {entry['dtype']}, which is not read: convert it to one of {known}")
+    return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any], half: bool = False) -> int:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from fastmask_jax.apps.command_line.number_flags import integer
+
 JOIN_SECONDS = 300
 
 
@@ -12,11 +14,11 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         "SLURM, Open MPI, TPU slices and Kubernetes jobs are found without flags: see docs/clusters.md",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, with a free port")
-    group.add_argument("--processes", type=int, metavar="N", help="number of processes, usually one per host")
-    group.add_argument("--process", type=int, metavar="I", help="number of this process, from 0")
+    group.add_argument("--processes", type=integer(1), metavar="N", help="number of processes, usually one per host")
+    group.add_argument("--process", type=integer(0), metavar="I", help="number of this process, from 0")
     group.add_argument(
         "--join_seconds",
-        type=int,
+        type=integer(1, 1_000_000),
         default=JOIN_SECONDS,
         metavar="S",
         help="how long to wait for all processes to start (default: %(default)s)",
@@ -33,9 +35,7 @@ def check_cluster_flags(parser: argparse.ArgumentParser, options: argparse.Names
     host, _, port = options.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         parser.error(f"--coordinator {options.coordinator}: expected HOST:PORT, as in 10.0.0.1:1234")
-    if options.processes < 1 or not 0 <= options.process < options.processes:
+    if options.process >= options.processes:
         parser.error(
             f"--process {options.process} of --processes {options.processes}: numbers run from 0 to the count minus 1"
         )
-    if options.join_seconds < 1:
-        parser.error(f"--join_seconds {options.join_seconds}: at least 1")

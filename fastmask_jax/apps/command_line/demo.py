@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmask_jax.apps.command_line.number_flags import integer
 from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
 
@@ -41,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
+    parser.add_argument("--port", type=integer(1, 65535), default=7860, help="(default: 7860)")
     words, overrides = parse_command_line(parser, arguments)
-    if not 1 <= words.port <= 65535:
-        parser.error(f"--port {words.port}: 1 to 65535")
     if importlib.util.find_spec("gradio") is None:
         raise InvalidInput("the page needs gradio: pip install -r requirements-demo.txt")
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
 from fastmask_jax.apps.command_line.interrupts import ending_at_once
+from fastmask_jax.apps.command_line.number_flags import integer
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import Results, average_recall
@@ -34,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, help="the training run; also receives metrics.json and proposals.json")
     parser.add_argument("--weights", metavar="SPEC", help="network to use instead of --workdir's: see docs/weights.md")
     parser.add_argument(
-        "--step", type=int, help="checkpoint to use (default: the best, or the latest if none was evaluated)"
+        "--step", type=integer(0), help="checkpoint to use (default: the best, or the latest if none was evaluated)"
     )
     parser.add_argument("--annotations", type=Path, help="COCO instances JSON (default: the config's)")
     parser.add_argument("--images", type=Path, help="its image folder (default: the config's)")
-    parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT images by sorted id")
+    parser.add_argument("--limit", type=integer(1), help="evaluate only the first LIMIT images by sorted id")
     parser.add_argument(
-        "--pictures", type=int, default=0, metavar="N", help="draw the first N images to WORKDIR/pictures"
+        "--pictures", type=integer(0), default=0, metavar="N", help="draw the first N images to WORKDIR/pictures"
     )
     parser.add_argument(
         "--sheet",
@@ -65,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parse_command_line(parser, arguments)
     check_cluster_flags(parser, options)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    if options.limit is not None and options.limit < 1:
-        parser.error(f"--limit {options.limit}: at least 1 image is needed")
 
     if options.results:
         if not options.annotations:

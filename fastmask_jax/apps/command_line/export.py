@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fastmask_jax.apps.command_line.number_flags import integer
+from fastmask_jax.config_schema import MOST_IMAGES, MOST_PROPOSALS
 from fastmask_jax.configuration import load_config, parse_command_line
 
 _SUFFIXES = {"safetensors": ".safetensors", "jax": ".npz", "onnx": ".onnx"}
@@ -62,9 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=_size, metavar="HxW", help="padded size of the images (default: the config's largest bucket)"
     )
     function.add_argument("--batch", type=_batch, metavar="N", help="batch size, or 'any' (default: 1)")
-    function.add_argument("--proposals", type=int, metavar="K", help="proposals per image (default: 100)")
+    function.add_argument(
+        "--proposals", type=integer(1, MOST_PROPOSALS), metavar="K", help="proposals per image (default: 100)"
+    )
     onnx = parser.add_argument_group("onnx")
-    onnx.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators, 13 to 24 (default: 23)")
+    onnx.add_argument(
+        "--opset", type=integer(13, 24), metavar="N", help="version of the ONNX operators, 13 to 24 (default: 23)"
+    )
     return parser
 
 
@@ -99,13 +105,11 @@ _ANY = "any"
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 656x872")
     return int(match[1]), int(match[2])
 
 
 def _batch(text: str) -> int | str:
-    if text != _ANY and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'any'")
-    return _ANY if text == _ANY else int(text)
+    return _ANY if text == _ANY else integer(1, MOST_IMAGES)(text)

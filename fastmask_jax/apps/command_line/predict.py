@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastmask_jax.apps.command_line.interrupts import INTERRUPTED
+from fastmask_jax.apps.command_line.number_flags import integer, number
 from fastmask_jax.apps.command_line.proposal_options import (
     add_network_options,
     add_proposal_options,
@@ -19,6 +20,7 @@ from fastmask_jax.apps.command_line.proposal_options import (
 )
 from fastmask_jax.apps.predict.formats.table import FORMATS, open_formats
 from fastmask_jax.apps.predict.input_files import FoundFile, find_files
+from fastmask_jax.config_schema import MOST_PROPOSALS
 from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.options import ProposeOptions
@@ -34,13 +36,8 @@ _PICTURES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if something was unreadable, 130 after Ctrl-C, otherwise 0."""
-    parser = _parser()
-    words, overrides = parse_command_line(parser, arguments)
+    words, overrides = parse_command_line(_parser(), arguments)
     options = proposal_options(words)
-    if not words.tolerance >= 0:
-        parser.error(f"--tolerance {words.tolerance}: at least 0 pixels")
-    if words.shown < 1:
-        parser.error(f"--shown {words.shown}: at least 1")
     _check_packages(words.formats)
     found = find_files(words.inputs)
     if found.passed_over:
@@ -90,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         pictures.add_argument(f"--{name}", action="store_true", help=text)
     pictures.add_argument(
         "--shown",
-        type=int,
+        type=integer(1, MOST_PROPOSALS),
         default=10,
         metavar="N",
         help="proposals in pictures and videos, after suppression at mask IoU 0.5 (default: 10)",
@@ -106,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     formats.add_argument(
         "--tolerance",
-        type=float,
+        type=number(0, 1e6),
         default=TOLERANCE,
         metavar="PIXELS",
         help="maximum distance of polygons from the outline of the mask; 0: exact (default: %(default)g)",

@@ -6,9 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmask_jax.apps.command_line.number_flags import integer, number
 from fastmask_jax.config_schema import MOST_WORKERS
 from fastmask_jax.data.image_header import MAX_PIXELS
-from fastmask_jax.data.prepare import prepare_coco, prepare_coco_year, prepare_shapes
+from fastmask_jax.data.prepare import IDS_OF_A_SPLIT, prepare_coco, prepare_coco_year, prepare_shapes
+from fastmask_jax.masks.rle import MOST_PIXELS
+
+MOST_SEED = 2**63 - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,34 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
-
-
-def _processes(text: str) -> int:
-    number = _whole_number(text)
-    if number > MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_WORKERS} processes")
-    return number
-
-
-def _positive_number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
-    return number
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share of the images: at least 0 and below 1")
-    return share
-
-
 def _split_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a valid name: use a letter, then letters, digits and _")
@@ -64,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--workers",
-        type=_processes,
+        type=integer(0, MOST_WORKERS),
         default=min(os.cpu_count() or 1, MOST_WORKERS),
         help="worker processes; 0: none (default: number of cores)",
     )
@@ -83,12 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument(
         "--val",
-        type=_share,
+        type=number(0, 1, open=")"),
         default=0.0,
         metavar="SHARE",
         help="hold out this share of the images, such as 0.2, for evaluation: their annotations go to DIR/val.json",
     )
-    own.add_argument("--seed", type=_whole_number, default=0, help="chooses the images held out by --val (default: 0)")
+    own.add_argument(
+        "--seed", type=integer(0, MOST_SEED), default=0, help="chooses the images held out by --val (default: 0)"
+    )
     own.add_argument(
         "--exif",
         choices=("ignore", "apply"),
@@ -98,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument(
         "--max_pixels",
-        type=_positive_number,
+        type=integer(1, MOST_PIXELS),
         default=MAX_PIXELS,
         metavar="N",
         help="skip images of more pixels, without decoding them (default: %(default)s)",
@@ -121,9 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     shapes = commands.add_parser("shapes", parents=[common], help="draws the shapes dataset: COCO files and records")
     where = "writes images, annotations and records to DIR (default: datasets/shapes)"
     shapes.add_argument("--out", type=Path, default=Path("datasets/shapes"), metavar="DIR", help=where)
-    shapes.add_argument("--train", type=_positive_number, default=2000, help="training images (default: 2000)")
-    shapes.add_argument("--val", type=_positive_number, default=200, help="held-out images (default: 200)")
     shapes.add_argument(
-        "--seed", type=_whole_number, default=0, help="random seed; the same seed draws the same files (default: 0)"
+        "--train", type=integer(1, IDS_OF_A_SPLIT), default=2000, help="training images (default: 2000)"
+    )
+    shapes.add_argument("--val", type=integer(1, IDS_OF_A_SPLIT), default=200, help="held-out images (default: 200)")
+    shapes.add_argument(
+        "--seed",
+        type=integer(0, MOST_SEED),
+        default=0,
+        help="random seed; the same seed draws the same files (default: 0)",
     )
     return parser

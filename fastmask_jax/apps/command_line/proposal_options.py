@@ -2,6 +2,9 @@
 
 import argparse
 
+from fastmask_jax.apps.command_line.number_flags import integer
+from fastmask_jax.config_schema import MOST_LONG_EDGE
+from fastmask_jax.geometry import MULTIPLE
 from fastmask_jax.inference.options import ProposeOptions
 
 _OPTIONS = (
@@ -90,7 +93,7 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument(
         "--long_edges",
-        type=_whole_numbers,
+        type=_long_edges,
         metavar="PIXELS[,PIXELS]",
         help="test scales: long edge of the resized image; larger finds smaller objects; proposals of several scales "
         "are merged",
@@ -126,5 +129,5 @@ def proposal_options(words: argparse.Namespace) -> ProposeOptions:
     return ProposeOptions(**{name: getattr(words, name) for name in _OPTIONS}, **batch)
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _long_edges(text: str) -> tuple[int, ...]:
+    return tuple(integer(MULTIPLE, MOST_LONG_EDGE)(part) for part in text.split(","))

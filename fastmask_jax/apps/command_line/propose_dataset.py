@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from fastmask_jax.apps.command_line.interrupts import INTERRUPTED
+from fastmask_jax.apps.command_line.number_flags import integer
 from fastmask_jax.apps.command_line.proposal_options import (
     add_network_options,
     add_proposal_options,
@@ -15,18 +16,13 @@ from fastmask_jax.apps.command_line.proposal_options import (
 from fastmask_jax.bulk.pool import OBJECT_STORE_MB, Pool
 from fastmask_jax.bulk.reading import Columns
 from fastmask_jax.bulk.run import Progress, Request, propose_dataset
+from fastmask_jax.config_schema import MOST_WORKERS
 from fastmask_jax.configuration import parse_command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if an image was unreadable or a shard is missing, otherwise 0."""
-    parser = _parser()
-    words, overrides = parse_command_line(parser, arguments)
-    for name in ("shard_images", "actors_per_machine", "batch_size"):
-        if getattr(words, name) is not None and getattr(words, name) < 1:
-            parser.error(f"--{name} {getattr(words, name)}: at least 1")
-    if words.object_store_mb < 80:
-        parser.error(f"--object_store_mb {words.object_store_mb}: Ray needs at least 80")
+    words, overrides = parse_command_line(_parser(), arguments)
     request = Request(
         inputs=words.inputs,
         weights=words.weights,
@@ -97,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--attention", action="store_true", help="also write each proposal's attention map and the box of its window"
     )
     files.add_argument(
-        "--shard_images", type=int, default=1000, metavar="N", help="images per output file (default: 1000)"
+        "--shard_images", type=integer(1), default=1000, metavar="N", help="images per output file (default: 1000)"
     )
     files.add_argument(
         "--image_column",
@@ -118,14 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     machines.add_argument(
         "--actors_per_machine",
-        type=int,
+        type=integer(1, MOST_WORKERS),
         default=1,
         metavar="N",
         help="without GPUs: networks per machine, which share its cores (default: 1); each GPU has one",
     )
     machines.add_argument(
         "--object_store_mb",
-        type=int,
+        type=integer(80),  # Ray needs as much
         default=OBJECT_STORE_MB,
         metavar="MB",
         help=f"shared memory of Ray, if it is started here (default: {OBJECT_STORE_MB}; images do not pass through it)",

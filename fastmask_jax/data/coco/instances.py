@@ -3,7 +3,7 @@
 `objects` checks what needs the image size (polygons, run lengths), `image_check` what needs the image file.
 """
 
-import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,9 @@ from typing import Any
 from fastmask_jax.data.coco.file_names import image_path, leads_out
 from fastmask_jax.data.coco.json_values import whole_number
 from fastmask_jax.data.coco.problem_report import Problem, ProblemReport
-from fastmask_jax.errors import InvalidInput, MissingFile
+from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
+from fastmask_jax.foreign_json import decoded, is_shallow
+from fastmask_jax.masks.rle import MOST_PIXELS, MOST_SIDE
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,18 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
     _assign(_entries(content, "annotations", annotations), usable, lost, report)
     categories = content.get("categories")
     images_by_id = [usable[image_id] for image_id in sorted(usable)]
-    return CocoSplit(images_by_id, report, categories if isinstance(categories, list) else [])
+    return CocoSplit(
+        images_by_id, report, categories if isinstance(categories, list) and is_shallow(categories) else []
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())  # bytes: a byte order mark says which encoding it is
+        content = decoded(path.read_bytes(), path)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such annotation file") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
         raise InvalidInput(f"{path}: not readable: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path}: not complete JSON (truncated download?): {error}") from None
     if not isinstance(content, dict):
         raise InvalidInput(f"{path}: expected a JSON object, as in COCO files, not a {type(content).__name__}")
     return content
@@ -94,7 +96,7 @@ def _image(
 ) -> CocoImage | None:
     """Returns the image of an entry, or None, with the problem counted."""
     image_id, name = whole_number(entry.get("id")), entry.get("file_name")
-    if image_id is None or not isinstance(name, str) or not name or "\0" in name:
+    if image_id is None or not isinstance(name, str) or not _is_file_name(name):
         report.add(Problem.IMAGE_ENTRY, where)
     elif image_id in known:
         report.add(Problem.IMAGE_ID_TWICE, f"{image_id} ({name})")
@@ -105,12 +107,20 @@ def _image(
     else:
         size = _size(entry)
         if size == ():
-            sides = f"height {entry['height']!r}, width {entry['width']!r}"
+            sides = f"height {shown(entry['height'])}, width {shown(entry['width'])}"
             report.add(Problem.IMAGE_NO_SIZE, f"{image_id} ({name}: {sides})")
         if folder is None:
             return CocoImage(image_id, name, None, size or None)
         return CocoImage(image_id, Path(os.path.relpath(path, folder)).as_posix(), path, size or None)
     return None
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+    return bool(name) and "\0" not in name
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, ...] | None:
@@ -119,7 +129,9 @@ def _size(entry: dict[str, Any]) -> tuple[int, ...] | None:
     if None in sides:
         return None
     numbers = tuple(whole_number(side) for side in sides)
-    return () if None in numbers or min(numbers) < 1 else numbers
+    if None in numbers or min(numbers) < 1 or max(numbers) > MOST_SIDE or math.prod(numbers) > MOST_PIXELS:
+        return ()
+    return numbers
 
 
 def check_sizes(images: Sequence[CocoImage], annotations: Path) -> None:
@@ -127,8 +139,8 @@ def check_sizes(images: Sequence[CocoImage], annotations: Path) -> None:
     without = [image for image in images if image.size is None]
     if without:
         raise InvalidInput(
-            f"{annotations}: image {without[0].image_id} ({without[0].file_name}) has no height and width "
-            f"({len(without)} of {len(images)} images have none): average recall needs them"
+            f"{annotations}: image {without[0].image_id} ({printable(without[0].file_name)}) has no height and width "
+            f"({len(without)} of {len(images)} images have none): average recall needs them, up to {MOST_SIDE} pixels"
         )
 
 
@@ -141,6 +153,8 @@ def _assign(
         object_id, image_id = whole_number(entry.get("id")), whole_number(entry.get("image_id"))
         if object_id is None or image_id is None:
             report.add(Problem.OBJECT_ENTRY, f"annotations[{number}]")
+        elif not is_shallow(entry):
+            report.add(Problem.OBJECT_NESTED, f"{object_id} (annotations[{number}])")
         elif (image_id, object_id) in seen:
             report.add(Problem.OBJECT_ID_TWICE, f"{object_id} (annotations[{number}])")
         elif image_id in images:

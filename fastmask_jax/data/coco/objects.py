@@ -9,13 +9,14 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.json_values import flag, number_of
 from fastmask_jax.data.coco.problem_report import Problem
-from fastmask_jax.masks.rle import run_lengths
+from fastmask_jax.masks.rle import MOST_PIXELS, run_lengths
 
 Found = list[tuple[Problem, str]]
 
 SLACK, SLACK_SHARE = 8.0, 0.1  # tolerance between box and mask: pixels, and fraction of a side
 AREA_FACTOR = 3.0  # COCO's areas are 0.7 to 1.7 times the areas of the masks
 FAR = 10_000  # pixels beyond the image; rasterizing a polygon takes time and memory proportional to its length
+LONGEST_OUTLINE = 10_000_000  # pixels of all polygons of an object; pycocotools takes about 100 bytes per pixel
 
 
 class Rejected(Exception):
@@ -140,7 +141,15 @@ def _rasterized(polygons: list[Any], size: tuple[int, int], problems: list[Probl
     high = np.max([p.reshape(-1, 2).max(0) for p in sound], axis=0)
     if low[0] >= width or low[1] >= height or high[0] <= 0 or high[1] <= 0:
         raise Rejected(Problem.OUTSIDE)
+    if sum(_outline(polygon) for polygon in sound) > LONGEST_OUTLINE:
+        raise Rejected(Problem.POLYGON_LONG)
     return coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in sound], height, width))
+
+
+def _outline(numbers: Float[np.ndarray, "N"]) -> float:
+    """Returns the number of pixels that the sides of a polygon x, y, x, y, … pass."""
+    points = numbers.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
 
 
 def _flat(polygons: list[Any]) -> list[Any]:
@@ -180,10 +189,10 @@ def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[st
         raise Rejected(Problem.RLE_SIZE)
     counts = segmentation.get("counts")
     if isinstance(counts, str):
-        runs = run_lengths(counts.encode("utf-8"))
+        runs = run_lengths(counts.encode(errors="replace"))
     else:
         numbers = _numbers(counts)
-        whole = numbers is not None and np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all()
+        whole = numbers is not None and (np.abs(numbers) <= MOST_PIXELS).all() and (numbers == np.rint(numbers)).all()
         runs = numbers.astype(np.int64) if whole else None
     if runs is None or not len(runs) or (runs < 0).any() or (runs > size[0] * size[1]).any():
         raise Rejected(Problem.RLE)

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from fastmask_jax.errors import printable
+from fastmask_jax.foreign_json import DEEPEST
+
 EXAMPLES = 5  # examples that are listed of each kind
 
 
@@ -22,6 +25,7 @@ class Problem(StrEnum):
     IMAGE_SIZE = "image size differs from its entry"
     IMAGE_TURNED = "image file with an EXIF orientation, which was ignored"
     OBJECT_ENTRY = "annotation without an integer id or image_id"
+    OBJECT_NESTED = f"annotation nested deeper than {DEEPEST} levels"
     OBJECT_ID_TWICE = "annotation id used twice in an image"
     OBJECT_OF_UNKNOWN_IMAGE = "annotation of an image that is not listed"
     OBJECT_OF_LOST_IMAGE = "annotation of a skipped image"
@@ -29,6 +33,7 @@ class Problem(StrEnum):
     POLYGON = "degenerate polygon (under 3 points, odd or non-finite numbers, no area)"
     POLYGON_RELATIVE = "polygon in coordinates from 0 to 1, not in pixels"
     POLYGON_FAR = "polygon far outside its image"
+    POLYGON_LONG = "polygons of an outline longer than 10 million pixels"
     RLE = "invalid run-length encoding"
     RLE_SIZE = "run-length encoding of another image size"
     OUTSIDE = "object entirely outside its image"
@@ -51,7 +56,7 @@ class ProblemReport:
         self.counts[problem] += times
         named = self.examples.setdefault(problem, [])
         if len(named) < EXAMPLES:
-            named.append(where)
+            named.append(printable(where))
 
     def extend(self, found: Iterable[tuple[Problem, str]]) -> None:
         """Counts each (problem, where) of `found`."""
