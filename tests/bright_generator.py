@@ -1,4 +1,4 @@
-"""A stand-in for the network, without weights: proposes the parts of an image that are of one bright color."""
+"""A substitute for the network, without weights: proposes the brightly colored parts of an image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
 
 def picture(size: tuple[int, int], **squares: tuple[int, int, int]) -> np.ndarray:
-    """A gray RGB image with a square (x, y, side) in each of the named colors."""
+    """Returns a gray RGB image with a square (x, y, side) in each of the named colors."""
     image = np.full((*size, 3), 90, np.uint8)
     for name, (x, y, side) in squares.items():
         image[y : y + side, x : x + side] = COLORS[name]
@@ -23,10 +23,10 @@ def picture(size: tuple[int, int], **squares: tuple[int, int, int]) -> np.ndarra
 
 
 class BrightGenerator(ProposalGenerator):
-    """One proposal for each of `COLORS` that an image has, the largest first."""
+    """Returns one proposal for each of `COLORS` in the image, largest first."""
 
     def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
-        self._before = before  # gets the number of each image, from 0, before its proposals are given out
+        self._before = before  # called with the number of each image, from 0, before its proposals are returned
 
     def propose_iter(
         self,

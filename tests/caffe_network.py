@@ -1,7 +1,7 @@
-"""The authors' network as their files have it, in plain NumPy: arrays, their wire format, and what it proposes.
+"""The authors' network in plain NumPy: its arrays, their wire format, and its proposals.
 
-Everything here goes by the authors' layer names and array layouts (docs/network.md §3 and §4), every copy of a shared
-layer under its own name; it shares nothing with the package.
+Uses the authors' layer names and array layouts (docs/network.md §3 and §4), with every copy of a shared layer under its
+own name. Independent of the package.
 """
 
 import math
@@ -26,13 +26,13 @@ OVERRIDES = {
 
 
 def command_line(**changed):
-    """The narrow network's settings on top of configs/coco.py."""
+    """Returns the overrides of configs/coco.py that make a narrow network."""
     changed = {key.replace("__", "."): value for key, value in changed.items()}
     return [f"--config.{key}={value}" for key, value in {**OVERRIDES, **changed}.items()]
 
 
 def neck_names(levels):
-    """(stride, names of its neck's two convolutions) for every step down to another level."""
+    """Yields (stride, names of the neck's two convolutions) for every step to a coarser level."""
     for stride in levels:
         if 2 * stride in levels:
             stream = "_div3" if stride % 3 == 0 else ""
@@ -42,7 +42,7 @@ def neck_names(levels):
 
 
 def random_body(rng):
-    """Layers of the body alone, as {name: [arrays]}, float32."""
+    """Returns random layers of the body as {name: [arrays]}, float32."""
     layers = {"conv1": [np.float32(0.02) * kernel(rng, WIDTH, 3, 7, 7), small(rng, WIDTH)]}
     norm(rng, layers, "bn_conv1", "scale_conv1", WIDTH)
     channels = WIDTH
@@ -61,7 +61,7 @@ def random_body(rng):
 
 
 def random_network(rng, levels=STRIDES):
-    """Layers of the two-stream network with every copy of the shared ones."""
+    """Returns random layers of the two-stream network, with every copy of shared layers."""
     layers = random_body(rng)
     for name in [name for name in layers if name.lstrip("resbncal").startswith("4")]:
         layers[f"{name}_div3"] = layers[name]
@@ -110,7 +110,7 @@ def norm(rng, layers, statistics, scale, count):
     layers[scale] = [rng.uniform(0.7, 1.4, count).astype(np.float32), small(rng, count)]
 
 
-# The wire format.
+# Wire format.
 
 
 def varint(value):
@@ -134,7 +134,7 @@ def blob(array, old=False, double=False):
 
 
 def net(layers, old=False, double=False):
-    """The bytes of a .caffemodel."""
+    """Returns the bytes of a .caffemodel file."""
     parts = [record(1, b"narrow")]
     for name, arrays in layers.items():
         blobs = b"".join(record(6 if old else 7, blob(array, old, double)) for array in arrays)
@@ -146,7 +146,7 @@ def net(layers, old=False, double=False):
     return b"".join(parts)
 
 
-# What the network computes.
+# Computation of the network.
 
 
 def relu(x):
@@ -235,7 +235,7 @@ def upscore(logits, arrays):
 
 
 def propose(image, layers, levels=STRIDES, long_edge=128):
-    """Proposals of an RGB image, best first: [(score, probabilities [H, W] of its mask, zero outside its window)]."""
+    """Returns the proposals of an RGB image, best first: (score, mask probabilities [H, W], 0 outside the window)."""
     height, width = image.shape[:2]
     scale = long_edge / max(height, width)
     size = [math.floor(side * scale) // 4 * 4 for side in (height, width)]

@@ -1,4 +1,4 @@
-"""Where the tests find real COCO images: beside the repository, or where the environment variable COCO_MINI says."""
+"""Location of real COCO images for the tests: next to the repository, or the environment variable COCO_MINI."""
 
 import os
 from pathlib import Path

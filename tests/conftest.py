@@ -1,8 +1,8 @@
-"""JAX as the tests want it: on the CPU unless JAX_PLATFORMS is set, two simulated devices, no disk cache.
+"""Configures JAX for the tests: on the CPU unless JAX_PLATFORMS is set, two simulated devices, no disk cache.
 
-JAX_PLATFORMS=cuda pytest      on the accelerator; commands that tests start stay on the CPU, since a TPU belongs to one
-                               process, and a GPU's memory mostly
-XLA_FLAGS=--xla_force_host_platform_device_count=8 pytest      on so many simulated devices
+JAX_PLATFORMS=cuda pytest      uses the accelerator; commands started by tests stay on the CPU, because a process takes
+                               the whole TPU, or most of a GPU's memory
+XLA_FLAGS=--xla_force_host_platform_device_count=8 pytest      uses eight simulated devices
 """
 
 import os
@@ -16,17 +16,17 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# Compiling takes as long as it takes, and a test that passes once should pass again.
+# No deadline, because compilation is slow; derandomized, so that results are reproducible.
 settings.register_profile("fastmask", deadline=None, derandomize=True)
 settings.load_profile("fastmask")
 
 
 @pytest.fixture(scope="session")
 def tiny_network():
-    """(network, variables): FastMask of a few channels over strides 16, 24, 32 and 48, every weight drawn at random.
+    """(network, variables): FastMask with few channels, strides 16, 24, 32 and 48, and random weights.
 
-    Its norms hold the statistics of an image, so that values are of order one. The package is imported here and not
-    above, so that pytest has set up its run-time checks of shapes before.
+    Its norms contain the statistics of an image, so that values are of order one. The package is imported here, after
+    pytest has installed the run-time shape checks.
     """
     import jax
     import jax.numpy as jnp
@@ -49,5 +49,5 @@ def tiny_network():
     variables = random_variables(network, *arguments)
     measure = jax.jit(lambda v: network.apply(v, *arguments, train=True, mutable=["frozen_stats", "batch_stats"])[1])
     variables |= measure(variables)
-    variables["batch_stats"]["window_norm"]["weight"] = jnp.zeros(())  # training would begin here
+    variables["batch_stats"]["window_norm"]["weight"] = jnp.zeros(())  # as before training
     return network, variables

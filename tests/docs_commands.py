@@ -1,7 +1,7 @@
-"""Code blocks of the documentation: found, taken apart, and run at tiny scale in one process.
+"""Finds, parses and runs code blocks of the documentation, at tiny scale in one process.
 
-As a program it reads {"blocks": [...]} from standard input, and runs them in the working directory, in their order:
-see `run_blocks`.
+As a program, it reads {"blocks": [...]} from standard input and runs the blocks in the working directory, in order: see
+`run_blocks`.
 """
 
 import json
@@ -32,7 +32,7 @@ _COMMON = {
     "train.batch_size": 2,
     "train.norm_calibration_images": 0,
     "model.body.stream_strides": (2,),
-    "evaluation.proposals": 100,  # as many as the pages ask the library for: one program is compiled for both
+    "evaluation.proposals": 100,  # as many as the pages request from the library, so that both use the same program
 }
 _RESNET = {"model.body.middle_stride": 1, "model.strides": (8,)}
 _LITE = {
@@ -43,7 +43,7 @@ _LITE = {
 }
 
 
-_STAND_IN = {"coco_few": "runs/mine"}  # a tiny run of the same form, for the bundled network: it is trained on, too
+_STAND_IN = {"coco_few": "runs/mine"}  # replaces the bundled network by a tiny run, which can also be trained
 
 
 class Block(NamedTuple):
@@ -60,7 +60,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All fenced blocks of a Markdown file, and those indented ones that hold commands; fenced ones first."""
+    """Returns the fenced blocks of a Markdown file, then the indented blocks that contain commands."""
     text = page.read_text(encoding="utf-8")
     found = [
         Block(page.name, text.count("\n", 0, m.start()) + 1, m["language"], m["mark"] or "", m["text"])
@@ -74,7 +74,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command line: the program by its name alone, no assignments to variables before it."""
+    """Returns the words of each command line, without leading variable assignments and without the program's folder."""
     lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
     for words in lines:
         while words and _ASSIGNMENT.match(words[0]):
@@ -83,7 +83,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def tiny_overrides(config: str) -> list[str]:
-    """What makes a config tiny: a network of a few channels, images of 96 pixels, two steps."""
+    """Returns overrides that make a config tiny: a network with few channels, images of 96 pixels, two steps."""
     body = load_config(config).model.body.kind
     changes = _COMMON | _RESNET
     if body == "efficientnet_lite":
@@ -93,7 +93,7 @@ def tiny_overrides(config: str) -> list[str]:
 
 
 def run_command(words: Sequence[str]) -> None:
-    """Runs `python SCRIPT …` or `python -m MODULE …` here, at tiny scale; AssertionError unless it ends well."""
+    """Runs `python SCRIPT …` or `python -m MODULE …` here, at tiny scale; raises AssertionError on failure."""
     assert words[0] == "python", f"only python commands are run: {' '.join(words)}"
     words = [_STAND_IN.get(word, word) for word in words]
     module, arguments = (words[2], list(words[3:])) if words[1] == "-m" else ("", list(words[2:]))
@@ -111,7 +111,7 @@ def run_command(words: Sequence[str]) -> None:
 def run_blocks(blocks: Sequence[Block]) -> None:
     """Runs bash blocks command by command, and the python blocks of a page in one namespace.
 
-    What fails names its block on standard error.
+    Prints each block to standard error before running it.
     """
     namespaces: dict[str, dict] = {}
     for block in blocks:

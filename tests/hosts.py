@@ -1,4 +1,4 @@
-"""Commands that run as several processes, as if on several hosts: with simulated devices, over loopback."""
+"""Runs commands as several processes, as on several hosts: with simulated devices, over loopback."""
 
 import re
 import socket
@@ -13,11 +13,11 @@ from tests import tiny
 
 
 class Hosts:
-    """`count` processes of one command with `devices` devices each; killed at the end of the `with` block.
+    """`count` processes of one command with `devices` devices each, which are killed at the end of the `with` block.
 
     Attributes:
-      processes: in their order.
-      lines: what each has written so far, to both streams.
+      processes: the processes, in order.
+      lines: the output of each process so far, from both streams.
     """
 
     def __init__(
@@ -25,9 +25,9 @@ class Hosts:
     ) -> None:
         """
         Args:
-          words: command and arguments, but for the flags of the cluster.
-          compiled: folder that keeps compiled programs.
-          own: more arguments of each process.
+          words: command and arguments, without the flags of the cluster.
+          compiled: folder of the compilation cache.
+          own: additional arguments of each process.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -57,11 +57,11 @@ class Hosts:
             self.lines[number].append(line.rstrip("\n"))
 
     def said(self, pattern: str, number: int = 0) -> str | None:
-        """The first line of a process in which the pattern is found."""
+        """Returns the first line of a process that matches the pattern."""
         return next((line for line in list(self.lines[number]) if re.search(pattern, line)), None)
 
     def wait_for(self, pattern: str, number: int = 0, seconds: float = 240) -> str:
-        """Waits until a process writes such a line."""
+        """Waits until a process writes a matching line."""
         last = time.monotonic() + seconds
         while not (line := self.said(pattern, number)):
             assert self.processes[number].poll() is None and time.monotonic() < last, self.text()
@@ -69,14 +69,14 @@ class Hosts:
         return line
 
     def codes(self, seconds: float = 240) -> list[int]:
-        """Exit codes, when all have ended."""
+        """Waits for all processes and returns their exit codes."""
         codes = [process.wait(timeout=seconds) for process in self.processes]
         for reader in self._readers:
             reader.join(timeout=10)
         return codes
 
     def text(self) -> str:
-        """All that was written, for messages."""
+        """Returns the output of all processes, for messages."""
         ended = f"exit codes {[process.poll() for process in self.processes]}\n"
         return ended + "\n".join(f"{number}: {line}" for number, lines in enumerate(self.lines) for line in lines[-30:])
 
@@ -92,6 +92,6 @@ class Hosts:
 
 
 def train(data: Path, workdir: Path, **changed: object) -> list[str]:
-    """Words of train.py on the tiny config, for `Hosts`."""
+    """Returns the words of a train.py command with the tiny config, for `Hosts`."""
     few = {"train__batch_size": 4, "train__images": 16, "train__log_every": 1, "data__workers": 0}
     return ["train.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *tiny.overrides(data, **few | changed)]

@@ -1,6 +1,6 @@
-"""FastMask in plain float64 NumPy: one unpadded image, every window built. What the tests hold the JAX code against.
+"""A reference FastMask in plain float64 NumPy, for one unpadded image, with every window built.
 
-Written from docs/network.md alone; it shares with the package only the names under which weights are stored.
+Written from docs/network.md; shares only the names of the weights with the package.
 """
 
 import math
@@ -14,7 +14,7 @@ DEVIATION = {"caffe": (1, 1, 1), "torchvision": (58.395, 57.12, 57.375)}
 
 
 def random_variables(module, *arguments, seed=0, **keywords):
-    """Variables of a linen module with every array drawn at random (nothing compiled), so that each one matters."""
+    """Returns random variables of a linen module, without compiling, so that every array matters."""
     import jax
     import jax.numpy as jnp
 
@@ -37,7 +37,7 @@ def random_variables(module, *arguments, seed=0, **keywords):
 
 
 def weights_of(variables):
-    """One nested dict of float64 arrays: parameters and stored statistics of a layer side by side."""
+    """Merges parameters and stored statistics into one nested dict of float64 arrays."""
     together = {}
     for collection in variables.values():
         for path, value in traverse_util.flatten_dict(collection).items():
@@ -54,7 +54,7 @@ def sigmoid(x):
 
 
 def conv(x, w, step=1, pad=0):
-    """[h, w, C] → [h2, w2, F], with the padding of `pad` zeros on every side and floor division."""
+    """Convolves [h, w, C] to [h2, w2, F], with `pad` zeros on every side and floor division."""
     kernel = w["kernel"] if w["kernel"].ndim == 4 else w["kernel"][None, None]
     x = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
     side = kernel.shape[0]
@@ -71,7 +71,7 @@ def norm(x, w):
 
 
 def pool(x, side, step, pad, ceiling, reduce):
-    """Pooling over the cells that exist of each window."""
+    """Pools over the existing cells of each window."""
     round_ = math.ceil if ceiling else math.floor
     rows, columns = (round_((n + 2 * pad - side) / step) + 1 for n in x.shape[:2])
     y = np.empty((rows, columns, x.shape[2]))
@@ -93,7 +93,7 @@ def bottleneck(x, w, step, flavor):
 
 
 def body(w, image, flavor="caffe", depths=(1, 1, 1), stream_strides=(2, 3), middle_stride=2, fine=False):
-    """[H, W, 3] → a map for every stream; with `fine`, that of stage 3 before them."""
+    """Computes the map of every stream from [H, W, 3]; with `fine`, also that of stage 3."""
     x = (image.astype(np.float64) - MEAN[flavor]) / DEVIATION[flavor]
     x = relu(norm(conv(x, w["stem"], 2, pad=3), w["stem_norm"]))
     x = pool(x, 3, 2, 0, True, np.max) if flavor == "caffe" else pool(x, 3, 2, 1, False, np.max)
@@ -155,7 +155,7 @@ def mask(w, windows, kind="attentional"):
 
 
 def level_features(w, image, strides, streams=(16, 24), kind="residual", **body_options):
-    """What the necks give for the levels, in the order of `strides`; a level 8 is stage 3's output."""
+    """Returns the features of the levels, in the order of `strides`; level 8 is the output of stage 3."""
     steps = tuple(s // 8 for s in streams)
     given = body(w["body"], image, stream_strides=steps, fine=8 in strides, **body_options)
     maps = {8: given.pop(0)} if 8 in strides else {}

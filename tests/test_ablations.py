@@ -37,7 +37,7 @@ def annotations(folder, images=10):
 
 
 def test_every_variant_changes_something_and_only_that(ablations):
-    """Each row of the list is a config that loads, with the budget of all and other settings than the base."""
+    """Each row of the list is a config that loads, with the common budget and settings that differ from the base."""
     budget = ablations.Budget(COCO_FEW, ("--config.train.batch_size=1",), None, 77)
     assert ablations.without_difference(ablations.VARIANTS, budget) == []
     for name, variant in ablations.VARIANTS.items():
@@ -72,7 +72,7 @@ def test_a_fold_splits_images_with_their_objects(ablations, tmp_path):
 
 @pytest.fixture
 def commands(ablations, monkeypatch):
-    """What would have been run; training "diverges" for a dice of 9, evaluation finds .25 everywhere."""
+    """Records the commands; training "diverges" for a Dice weight of 9, and evaluation gives .25."""
     seen = []
 
     def call(command, log):

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: the kernel's own count of page faults says so."""
+"""Freed memory stays in the process, measured by the kernel's count of page faults."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What changes a training sample: against whole masks cut and drawn with plain NumPy."""
+"""Augmentation, compared with whole masks cropped and drawn with plain NumPy."""
 
 from dataclasses import replace
 
@@ -54,12 +54,12 @@ def test_a_part_is_the_part_of_image_masks_and_boxes(data):
     x, y = data.draw(st.integers(0, 60 - w)), data.draw(st.integers(0, 40 - h))
     if data.draw(st.booleans()):
         part = cut(sample, x, y, w, h)
-    else:  # two cuts are one
+    else:  # two crops equal one
         a, b = data.draw(st.integers(0, x)), data.draw(st.integers(0, y))
         part = cut(cut(replace(sample, crowd=sample.crowd & False), a, b, 60 - a, 40 - b), x - a, y - b, w, h)
         sample = replace(sample, crowd=sample.crowd & False)
         if len(part.masks) < len(full):
-            return  # what two cuts leave of an object is measured at each
+            return  # each crop measures visibility separately
     np.testing.assert_array_equal(part.image, sample.image[y : y + h, x : x + w])
     remaining = [mask[y : y + h, x : x + w] for mask in full]
     expected = [
@@ -113,8 +113,7 @@ def test_colors_are_one_affine_map_of_all_pixels_and_none_at_strength_zero():
         inside = ((y > 0) & (y < 255)).all(axis=1)
         fitted, *_ = np.linalg.lstsq(x[inside], y[inside], rcond=None)
         assert np.abs(x[inside] @ fitted - y[inside]).max() <= 1.0  # rounding
-        # How bright a white pixel becomes beside a black one: brightness × contrast × balance, all channels alike
-        # whatever the saturation.
+        # Difference between a white and a black pixel: brightness × contrast × balance, independent of saturation.
         slope = fitted[:3].sum(axis=0)
         assert (slope >= 0.7 * 0.7 * 0.85 - 0.02).all() and (slope <= 1.3 * 1.3 * 1.15 + 0.02).all()
         assert changed.masks is sample.masks and changed.boxes is sample.boxes
@@ -139,7 +138,7 @@ def test_copies_lie_over_what_was_there(seed):
         values = result.image[mask]
         if (values[:, 1] == 0).all():
             copied |= mask
-        else:  # an object of before: its own color, all that the copies left of it
+        else:  # an original object: its own color, minus what the copies occlude
             assert len(np.unique(values)) == 1 and kept[mask].all()
             k = (int(values[0, 0]) - 100) // 25
             assert mask.sum() >= 0.3 * (owner == k).sum()

@@ -1,4 +1,4 @@
-"""Average recall: both engines against plain COCOeval and against matching by loops; results of other systems."""
+"""Average recall: both engines compared with plain COCOeval and with loops; results of other systems."""
 
 import contextlib
 import copy
@@ -84,7 +84,7 @@ def overlap(kind, proposal, target, crowd):
 
 
 def recall_by_loops(truth, results, kind, most, area):
-    """COCO's greedy matching spelled out: each proposal, best first, takes the best object still free."""
+    """COCO's greedy matching as loops: each proposal, best first, takes the best unmatched object."""
     low, high = area
     recalls = []
     for threshold in np.linspace(0.5, 0.95, 10):
@@ -133,7 +133,7 @@ def test_engines_equal_plain_loops(tmp_path, seed):
 
 
 def cocoeval(path, results, kind, image_ids):
-    """COCOeval as it is meant to be called, nothing of ours in between."""
+    """Calls COCOeval directly."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), kind)
@@ -173,7 +173,7 @@ def test_engines_equal_cocoeval_on_real_objects(tmp_path):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))
     same(average_recall(path, file, image_ids=ids), expected)
-    rng.shuffle(results)  # entries of an image no longer stand together; of equal scores another is first
+    rng.shuffle(results)  # entries of an image are no longer contiguous, and ties have another order
     file.write_text(json.dumps(results))
     expected = cocoeval(path, results, "segm", ids) | cocoeval(path, results, "bbox", ids)
     same(average_recall(path, file, limit=20), expected)
@@ -227,7 +227,7 @@ def test_categories_of_any_kind_are_ignored(tmp_path, category):
             entry.update({} if category == "missing" else {"category_id": category})
     path.write_text(json.dumps(content))
     figures = average_recall(path, results)
-    assert figures == pytest.approx(expected, abs=0.05, nan_ok=True)  # of two equal matches another one may count
+    assert figures == pytest.approx(expected, abs=0.05, nan_ok=True)  # ties between matches may be resolved differently
 
 
 def test_images_without_a_size_are_named_at_once(tmp_path):
@@ -249,7 +249,7 @@ def test_polygons_are_masks(tmp_path):
     figures = average_recall(path, [entry])
     assert figures["segm/AR@10"] == figures["bbox/AR@10"] == figures["segm/AR_medium@100"] == 1
     assert math.isnan(figures["segm/AR_large@100"])
-    outside = {**entry, "segmentation": [[200, 200, 210, 200, 210, 210]]}  # takes a place, finds nothing
+    outside = {**entry, "segmentation": [[200, 200, 210, 200, 210, 210]]}  # counts as a proposal that finds nothing
     assert average_recall(path, [{**outside, "score": 2}, entry], max_proposals=(1,))["segm/AR@1"] == 0
 
 

@@ -1,4 +1,4 @@
-"""COCO files → records → the same again; a build that is cut short leaves nothing; readers in many processes."""
+"""Records equal their COCO files; an interrupted build leaves nothing; readers in several processes."""
 
 import json
 import multiprocessing
@@ -61,7 +61,7 @@ def records(drawn, tmp_path_factory) -> Path:
 
 
 def test_owners_without_a_name(drawn, tmp_path, monkeypatch):
-    """As in a container whose user is a number alone."""
+    """As in a container whose user has a number but no name."""
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     monkeypatch.setattr("grp.getgrgid", {}.__getitem__)
     assert build(read(drawn), tmp_path / "train", split_name="train", workers=0).images == 12
@@ -127,7 +127,7 @@ def image_ids(source: RecordSource) -> list[int]:
 
 def test_source_goes_to_other_processes(records):
     source = RecordSource(records)
-    expected = image_ids(source)  # opened here, opened anew there
+    expected = image_ids(source)  # opened here, and again in the other process
     assert image_ids(pickle.loads(pickle.dumps(source))) == expected
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(image_ids, (source,)) == expected
@@ -182,12 +182,12 @@ def test_no_usable_image_is_an_error(tmp_path):
 
 
 def heed_interrupts() -> None:
-    """A job that a script has put into the background ignores SIGINT, and so would what it starts."""
+    """Restores SIGINT: background jobs of a script ignore it, and so do their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start_build_until(shown: str, drawn: Path, out: Path) -> subprocess.Popen:
-    """prepare.py over many copies of an image; returns while it runs, once its progress bar matches `shown`."""
+    """Starts prepare.py on many copies of an image; returns when its progress bar matches `shown`."""
     entry = json.loads((drawn / "instances.json").read_text())["images"][0]
     content = {"images": [entry | {"id": n} for n in range(1, 2500)], "annotations": []}
     (out.parent / "many.json").write_text(json.dumps(content))
@@ -209,7 +209,7 @@ def start_build_until(shown: str, drawn: Path, out: Path) -> subprocess.Popen:
 def test_a_build_cut_short_leaves_nothing_that_looks_finished(drawn, tmp_path, shown, stop):
     out = tmp_path / "out"
     process = start_build_until(shown, drawn, out)
-    os.killpg(process.pid, stop)  # as Ctrl-C does: the workers get it too
+    os.killpg(process.pid, stop)  # like Ctrl-C, which also reaches the workers
     errors = process.communicate(timeout=30)[1].decode()
     if stop == signal.SIGINT:
         assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors

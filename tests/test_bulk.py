@@ -1,4 +1,4 @@
-"""fastmask propose-dataset on a cluster of two machines, simulated here: what a plain run proposes, whatever dies."""
+"""fastmask propose-dataset on two simulated machines: the same proposals as predict.py, even if processes die."""
 
 import json
 import os
@@ -31,19 +31,19 @@ from tests import caffe_network, tiny  # noqa: E402
 IMAGES, BROKEN, SHARD = 14, 4, 2
 
 
-# 2026-11, ray 2.60 sets settings of its own that it warns of
+# 2026-11, ray 2.60 warns about settings that it makes itself
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Of the actors and of predict.py: they compile the same programs, and only once."""
+    """The environment of the actors and of predict.py, with a shared compilation cache."""
     return tiny.environment(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="module")
 def cluster(environment):
-    """A head without cores and two machines of one core each, whose processes import the tests' package."""
+    """A head without cores and two machines with one core each, whose processes can import the package `tests`."""
     from ray.cluster_utils import Cluster
 
     before = dict(os.environ)
@@ -104,7 +104,7 @@ def plain(data, environment):
 
 
 def check(out, plain):
-    """Every image is there once, in order, with exactly predict.py's proposals."""
+    """Checks that every image occurs once, in order, with exactly the proposals of predict.py."""
     rows = rows_of(out)
     assert [row["image_id"] for row in rows] == [f"{n:03d}.png" for n in range(IMAGES)]
     for row in rows:
@@ -200,7 +200,7 @@ def annotations(data, folder):
 
 
 def test_an_actor_writes_attention_and_refuses_other_weights(data, plain, tmp_path):
-    """The actor alone, in this process: numbers of shards in, files and what to say of them out."""
+    """Calls an actor in this process: shard numbers in, files and reports out."""
     out = OutputFolder(str(tmp_path / "out"))
     chosen = request(data, inputs=[str(data / "in" / "000.png")])
     found = find_inputs(chosen.inputs, Counter())
@@ -227,7 +227,7 @@ def test_an_actor_writes_attention_and_refuses_other_weights(data, plain, tmp_pa
     (row,) = rows_of(tmp_path / "out")
     arrays = plain["000.png"][1]
     attention = np.array(row["attention"]).reshape(-1, 10, 10)
-    np.testing.assert_allclose(attention, arrays["attention"], atol=1e-4)  # programs of other optimization
+    np.testing.assert_allclose(attention, arrays["attention"], atol=1e-4)  # programs with another optimization level
     assert row["window_boxes"] == arrays["window_boxes"].tolist()
 
     assert "not the weights that" in Proposer(replace(job, digest="0" * 64))(first)["problem"][0]

@@ -1,4 +1,4 @@
-"""What fastmask propose-dataset reads: every kind of input gives the same images, at local and at remote addresses."""
+"""Inputs of fastmask propose-dataset: every kind gives the same images, at local and remote addresses."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from fastmask_jax.errors import InvalidInput, MissingFile  # noqa: E402
 
 
 def contents(folder, words, shard_images=3, columns=None):
-    """{image id: bytes, or the problem} of all shards in order; no id may come twice."""
+    """Returns {image id: bytes or problem} of all shards, in order; checks that ids are unique."""
     skipped = Counter()
     out = OutputFolder(str(folder))
     planned = write_plan(find_inputs([str(word) for word in words], skipped), out, shard_images)
@@ -107,7 +107,7 @@ def test_a_tar_gives_its_images(tmp_path, files, suffix, mode):
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
 def test_a_tar_cut_off_anywhere_says_so(tmp_path, suffix):
-    """No image of it is lost without a row that says that the rest is not there."""
+    """Images are never lost without a row that reports the missing rest."""
     data = {f"{n}.jpg": np.random.default_rng(n).bytes(700) for n in range(3)}
     write_tar(tmp_path / f"whole.{suffix}", data, "w" if suffix == "tar" else "w:gz")
     whole = (tmp_path / f"whole.{suffix}").read_bytes()
@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(tmp_path, files):
 
 
 def test_another_file_system(tmp_path, files):
-    """fsspec's own file system in memory stands for all that are not local."""
+    """Uses fsspec's file system in memory as an example of a remote one."""
     memory = fsspec.filesystem("memory")
     for name, data in files.items():
         memory.pipe_file(f"/bucket/in/{name}", data)
@@ -159,7 +159,7 @@ def test_a_plan_has_every_input_once_and_in_order(kinds, shard_images):
 
 
 def test_an_object_store(tmp_path, files, monkeypatch):
-    """S3, by a server of moto's on this machine: input, list and output; a refusing one is no row of every image."""
+    """S3, served by moto on this machine: input, list and output. Refused access does not become a row per image."""
     moto_server = pytest.importorskip("moto.server", reason="needs moto and flask")
     pytest.importorskip("s3fs")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
