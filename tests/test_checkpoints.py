@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what went in, on any number of devices; which are kept; what does not fit."""
+"""Checkpoints: restoring on any number of devices, which checkpoints are kept, and states that do not fit."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def saved(workdir, *steps, **options):
 
 @pytest.mark.parametrize("spread", [replicate, lambda state: state], ids=["from 8 devices", "from 1 device"])
 def test_what_is_saved_is_restored(tmp_path, spread):
-    """The optimizer's empty and named parts included; on one device first, and on all from there."""
+    """Includes empty and named parts of the optimizer's state; restores on one device, then replicates."""
     state = state_at(5)
     with_checkpoints = Checkpoints(tmp_path, CONFIG)
     with_checkpoints.save(spread(state))
@@ -131,7 +131,7 @@ def test_config_file(tmp_path):
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == json.loads(json.dumps(CONFIG))
 
 
-def test_the_average_is_what_use_takes(tmp_path):
+def test_inference_restores_the_averaged_weights(tmp_path):
     state = state_at(1)
     state = state.replace(average=jax.tree.map(lambda x: x + 5, state.params))
     checkpoints = Checkpoints(tmp_path, CONFIG)

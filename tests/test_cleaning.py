@@ -1,4 +1,4 @@
-"""Small parts and holes, against flood fills in plain Python."""
+"""Removal of small parts and holes, compared with flood fills in plain Python."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CORNERS = [*SIDES, (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
 def connected(bitmap, steps):
-    """Sets of the pixels of each connected part, in the order of their first pixels."""
+    """Returns the pixels of each connected part as a set, in the order of their first pixels."""
     left = set(zip(*np.nonzero(bitmap), strict=True))
     parts = []
     for start in sorted(left):
@@ -61,7 +61,7 @@ def test_small_parts_go_and_small_holes_fill(seed, share, min_part, fill_holes):
     cleaned = clean(rle, min_part, fill_holes)
     parts = [len(part) for part in connected(coco_mask.decode(cleaned), CORNERS)]
     assert sorted(parts) == sorted(map(len, connected(expected(bitmap, min_part, fill_holes), CORNERS)))
-    if len(set(parts)) == len(parts):  # of equal largest parts either may stay
+    if len(set(parts)) == len(parts):  # if the largest parts are equal, either may stay
         np.testing.assert_array_equal(coco_mask.decode(cleaned), expected(bitmap, min_part, fill_holes))
 
 

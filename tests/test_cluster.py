@@ -1,4 +1,4 @@
-"""Commands as two processes of two devices each, over loopback, against one process; and what needs no process."""
+"""Commands run by two processes with two devices each, over loopback, compared with one process; and unit tests."""
 
 import argparse
 import itertools
@@ -19,7 +19,7 @@ from fastmask_jax.weights.checkpoints import saved_steps
 from tests import tiny
 from tests.hosts import Hosts, train
 
-LONG = 40_000  # images, of which few are seen
+LONG = 40_000  # images: more than a run reaches before it is stopped
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, compiled, tmp_path_factory):
-    """(step, workdir) of a run of two processes of which the second got SIGTERM."""
+    """(step, workdir) of a run of two processes, the second of which received SIGTERM."""
     workdir = tmp_path_factory.mktemp("hosts") / "run"
     with Hosts(2, 2, train(data, workdir, train__images=LONG, train__evaluate_every=4), compiled) as hosts:
         hosts.wait_for("^step +5/")
@@ -63,7 +63,7 @@ def test_one_process_takes_the_same_steps(data, run, compiled, tmp_path):
 
 
 def test_two_processes_evaluate_as_one(data, run, compiled):
-    """Three images, which two cannot share evenly: the same file, and nothing else is left."""
+    """Two processes cannot share the three images evenly; the file is the same, and no other files remain."""
     _, workdir = run
     words = ["evaluate.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *tiny.overrides(data)]
     files = []
@@ -146,7 +146,7 @@ def test_wrong_flags_get_a_line(words, says, capsys):
 
 
 def test_a_step_of_one_task_is_no_cluster(monkeypatch):
-    """JAX alone would take one of the node's devices."""
+    """JAX by default would use only one of the node's devices."""
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[1-2]", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)

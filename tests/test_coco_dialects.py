@@ -1,4 +1,4 @@
-"""COCO JSON as other programs write it: what is clearly meant is taken, what contradicts the mask is counted."""
+"""COCO JSON of other programs: clear deviations are accepted, contradictions to the mask are counted."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ __all__ = ["folder"]  # the fixture
     "bbox",
     [
         [100, 80, 220, 170],  # x1, y1, x2, y2
-        [0.2, 0.16, 0.24, 0.18],  # of the image's sides
-        [160, 125, 120, 90],  # its center
-        [100, 80, 60, 90],  # of half of the object
-        [300, 200, 120, 90],  # of another one
+        [0.2, 0.16, 0.24, 0.18],  # fractions of the image's sides
+        [160, 125, 120, 90],  # center instead of corner
+        [100, 80, 60, 90],  # half of the object
+        [300, 200, 120, 90],  # another object
         [80, 100, 90, 120],  # y, x, height, width
     ],
 )

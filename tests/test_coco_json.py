@@ -1,4 +1,4 @@
-"""Reading COCO JSON: pycocotools says what masks are; every kind of damage is made by hand."""
+"""Reading COCO JSON: masks compared with pycocotools, and every kind of damage made by hand."""
 
 import contextlib
 import io
@@ -95,7 +95,7 @@ def test_broken_image_is_counted_named_and_left_out(folder, problem, entry, name
     checked = check(split, workers=0)
     assert [c.image.image_id for c in checked] == [1] and len(checked[0].objects) == 1
     assert split.report.counts[problem] == 1 and split.report.examples[problem] == [named]
-    # Image 7's annotation is accounted for too: unknown where no entry has that id.
+    # Image 7's annotation is counted, too: as unknown if no entry has that id.
     rest = without(split.report.counts, problem)
     known = isinstance(entry, dict) and entry.get("id") == 7
     assert rest == {Problem.OBJECT_OF_LOST_IMAGE if known else Problem.OBJECT_OF_UNKNOWN_IMAGE: 1}
@@ -286,7 +286,7 @@ def test_exif_orientation_is_ignored():
     tiff = b"MM\0*\0\0\0\x08\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\0\0\0\0"  # orientation 6: turn it
     segment = b"Exif\0\0" + tiff
     turned = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
-    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == SIZE[::-1]  # the tag works
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == SIZE[::-1]  # OpenCV applies it
     np.testing.assert_array_equal(decode_image(turned), decode_image(data))
 
 
@@ -307,7 +307,7 @@ def test_real_masks_are_those_of_pycocotools(split_name):
             entry = coco.anns[o.object_id]
             assert o.counts == coco.annToRLE(entry)["counts"]
             assert (o.area, o.crowd) == (entry["area"], bool(entry["iscrowd"]))
-            np.testing.assert_allclose(o.box, entry["bbox"], atol=0.02)  # some reach that far out
+            np.testing.assert_allclose(o.box, entry["bbox"], atol=0.02)  # some boxes extend this far beyond the image
     assert not split.report
 
 

@@ -1,4 +1,4 @@
-"""Results files: what is written is read again, what is broken is said in a line."""
+"""Results files: round trips, and one line for invalid files."""
 
 import json
 
@@ -25,7 +25,7 @@ def proposals(count, seed=0):
 
 
 def test_written_file_is_json_of_the_same_proposals(tmp_path, monkeypatch):
-    monkeypatch.setattr(coco_results, "CHUNK", 97)  # entries lie across the borders of what is read at a time
+    monkeypatch.setattr(coco_results, "CHUNK", 97)  # entries extend over several chunks
     path = tmp_path / "new" / "results.json"
     images = {3: proposals(4), 1: proposals(0), 2**40: proposals(9, seed=1)}
     with ResultsWriter(path) as writer:

@@ -1,4 +1,4 @@
-"""Checks of configs: every setting has a range, every mistake is one line with the nearest right value."""
+"""Checks of configs: every setting has a range, and every error is one line with the nearest allowed value."""
 
 import copy
 import json
@@ -105,7 +105,7 @@ WHOLE = {path: load_config(path).to_dict() for path in (COCO, LITE)}
 
 
 def wrong(kind):
-    """Values that a kind of setting must refuse: of other types, and beyond its range."""
+    """Returns a strategy for invalid values of a kind of setting: other types, and out of range."""
     others = st.none() | st.binary(max_size=3) | st.just(float("nan")) | st.just({}) | st.just(object())
     match kind:
         case Integer():

@@ -1,4 +1,4 @@
-"""Configs on the command line: every type of override, and one line for every mistake."""
+"""Configs on the command line: every type of override, and one line for every error."""
 
 import argparse
 import errno
@@ -96,7 +96,7 @@ def test_mistaken_override(override, says):
     ],
 )
 def test_mistakes_on_the_command_line(arguments, says):
-    """One line and code 2, before JAX (a second or more) is there: importing it would fail."""
+    """One line and exit code 2, before JAX is imported: here, importing it fails."""
     script = (
         f"import sys, runpy; sys.modules['jax'] = None; sys.argv = {arguments}; "
         "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -127,7 +127,7 @@ def test_missing_value_and_stray_word_are_named(capsys):
 )
 def test_what_a_user_can_mend_is_one_line(error, also, capsys):
     def command():
-        raise pickle.loads(pickle.dumps(error))  # as it comes out of a worker process
+        raise pickle.loads(pickle.dumps(error))  # as raised from a worker process
 
     assert isinstance(error, also)
     assert run_command(command) == 2
@@ -145,7 +145,7 @@ def test_what_a_user_can_mend_is_one_line(error, also, capsys):
     ],
 )
 def test_a_fault_of_ours_keeps_its_traceback(mistake):
-    """And says last that it is to be reported. Most of these are ValueError or OSError."""
+    """The traceback ends with the request to report it. Most of these errors are ValueError or OSError."""
     with pytest.raises(Exception) as caught:
         run_command(mistake)
     lines = "".join(traceback.format_exception(caught.value)).splitlines()
@@ -210,13 +210,13 @@ def test_every_config_loads_with_every_variant():
         if path.stem in ("coco_lite", "coco_few") and variant == "torchvision":  # their body is no ResNet
             continue
         config = load_config(f"{path}:{variant}")
-        assert keys_of(config) == keys_of(load_config(COCO)), (path, variant)  # a misspelled key would be a new one
+        assert keys_of(config) == keys_of(load_config(COCO)), (path, variant)  # a misspelled key would be additional
         model = build_model(config.model.to_dict())
         reached = {s for base in model.body.strides for s in chain_of(base, max(model.strides))} | {model.fine_stride}
         assert set(model.body.strides) <= set(model.strides) <= reached, (path, variant)
         assert len(set(model.strides)) == len(model.strides), (path, variant)
         sections = [(config.evaluation.buckets, max(config.evaluation.long_edges))]
-        if not config.data.random_crop:  # parts of an image fit any bucket
+        if not config.data.random_crop:  # crops fit any bucket
             sections.append((config.data.buckets, config.data.long_edges[1]))
         for buckets, largest in sections:
             assert max(map(max, buckets)) >= largest // 4 * 4, (path, variant)

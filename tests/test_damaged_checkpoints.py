@@ -1,4 +1,4 @@
-"""Checkpoints with broken files: the one before is taken, wrong values never are, and only damage is called damage."""
+"""Damaged checkpoints: the previous one is used, wrong values are never used, and only damage is reported as damage."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ TEMPLATE = jax.eval_shape(lambda: state_at(0))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of three checkpoints, all evaluated, the last the best."""
+    """A run with three checkpoints, all evaluated; the last one is the best."""
     workdir = tmp_path_factory.mktemp("whole")
     saved(workdir, (1, 0.1), (2, 0.2), (3, 0.3)).close()
     return workdir
@@ -49,9 +49,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_broken_file_gives_the_whole_state_or_the_one_before(whole, tmp_path, damage, caplog):
-    """In training, which moves the broken checkpoint aside and saves that step again, and in use, which only reads."""
+    """Training moves the damaged checkpoint aside and saves that step again; inference only reads."""
     files = [path.relative_to(whole) for path in sorted((whole / "checkpoints/3").rglob("*")) if path.is_file()]
-    files = [path for path in files if "ocdbt.process_0" not in str(path)]  # copies, which nothing reads
+    files = [path for path in files if "ocdbt.process_0" not in str(path)]  # copies that are never read
     assert len(files) > 8
     passed_over = 0
     for number, file in enumerate(files):
@@ -79,7 +79,7 @@ def test_any_broken_file_gives_the_whole_state_or_the_one_before(whole, tmp_path
 
 
 def test_changed_values_are_found(tmp_path):
-    """Incompressible arrays have no checksum of orbax's own: a flipped bit would come back as another number."""
+    """orbax has no checksum for incompressible arrays: a flipped bit would change a value."""
     values = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4096)), jnp.float32)
     checkpoints = Checkpoints(tmp_path, CONFIG)
     state = state_at(1).replace(frozen_stats={"m": values})
@@ -102,7 +102,7 @@ def test_an_empty_folder_is_passed_over(run):
 
 @pytest.mark.parametrize("metrics", ["{", "3", '{"segm/AR@100": "x"}'])
 def test_broken_metrics_open_no_less(run, metrics, caplog):
-    """orbax alone opens no folder that has such a file."""
+    """orbax by itself cannot open a folder with such a file."""
     (run / "checkpoints/3/metrics/metrics").write_text(metrics)
     reading = Checkpoints(run)
     assert reading.best == 2 and "step 3 counts as not evaluated" in caplog.text

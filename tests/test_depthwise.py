@@ -1,4 +1,4 @@
-"""Depthwise convolutions as sums of shifted maps, against SciPy and against XLA's own convolution."""
+"""Depthwise convolutions as sums of shifted maps, compared with SciPy and with XLA's convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from scipy.signal import correlate2d
 
 from fastmask_jax.models.depthwise import depthwise
 
-# (rows, columns, k, step, begin): sides that the step divides and others, and maps smaller than the kernel
+# (rows, columns, k, step, begin): sides divisible by the step and others, and maps smaller than the kernel
 CASES = [
     (7, 10, 3, 1, 1),
     (6, 9, 5, 1, 2),
@@ -28,7 +28,7 @@ def drawn(rows, columns, k):
 
 
 def plain(x, kernel, step, begin):
-    """One channel after another by SciPy, every cell, of which the steps are then picked."""
+    """Convolves every channel with SciPy, then selects the strided cells."""
     rows, columns = x.shape[1:3]
     k = len(kernel)
     padded = np.pad(x.astype(np.float64), ((0, 0), (begin, k + step), (begin, k + step), (0, 0)))
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_xlas_convolution(rows, columns, k, step, begin):
 
 
 def test_bfloat16_sums_its_kernel_gradient_in_float32():
-    """3,000 equal products of 1/256: in bfloat16 a running sum would stop growing at 1 + 1/128."""
+    """3,000 equal products of 1/256: in bfloat16, a running sum would stop growing at 1 + 1/128."""
     x = jnp.full((1, 50, 60, 1), 1 / 256, jnp.bfloat16)
     _, back = jax.vjp(lambda kernel: depthwise(x, kernel, 1, 0), jnp.zeros((1, 1, 1), jnp.bfloat16))
     (gradient,) = back(jnp.ones((1, 50, 60, 1), jnp.bfloat16))

@@ -1,4 +1,4 @@
-"""benchmarks/device.sh: what it runs, on which devices, and that no failure is hidden; its commands are stand-ins."""
+"""benchmarks/device.sh with fake commands: what it runs, on which devices, and that it reports every failure."""
 
 import importlib
 import os
@@ -55,7 +55,7 @@ def test_a_failure_is_the_exit_status_and_the_last_line(tmp_path):
     done, out = run(tmp_path, failing=["benchmarks/bodies.py", "train.py"])
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "failed: bodies train_shapes"
-    assert (out / "evaluate_shapes.txt").is_file()  # the others are measured all the same
+    assert (out / "evaluate_shapes.txt").is_file()  # the other steps still run
 
 
 def test_chosen_steps_alone(tmp_path):
@@ -70,7 +70,7 @@ def test_no_jax_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("name", ["records", "train_coco", "evaluate_coco", "train_shapes", "evaluate_shapes"])
 def test_the_commands_exist(tmp_path, name, monkeypatch):
-    """Each is parsed by its own parser, which then misses the files of COCO, laid out as in docs/train_coco.md."""
+    """Each command is parsed by its own parser, then fails because files of docs/train_coco.md are missing."""
     _, out = run(tmp_path, tmp_path / "coco", ONLY=name)
     (script, *words) = commands((out / f"{name}.txt").read_text().removeprefix("did "))[0]
     command = importlib.import_module(f"fastmask_jax.apps.command_line.{script.removesuffix('.py')}")

@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, its settings, options and messages are those of the code."""
+"""The documentation matches the code: its commands run, and settings, options and messages exist."""
 
 import argparse
 import ast
@@ -36,7 +36,7 @@ RUN_IN_ORDER = (
     "large_images.md",
     "extending.md",
     "README.md",
-)  # each needs the earlier
+)  # each needs the previous ones
 OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "ray", "tensorboard"}
 
 
@@ -46,7 +46,7 @@ def blocks(language: str) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder like a clone in which a user has put data where the pages have it: drawn shapes, under COCO's names."""
+    """A folder like a clone, with data at the paths of the documentation: drawn shapes, under COCO's names."""
     folder = tmp_path_factory.mktemp("clone")
     for path in tiny.ROOT.iterdir():
         if path.suffix in (".py", ".txt") or path.name in (
@@ -81,7 +81,7 @@ def place(tmp_path_factory):
 
 
 def test_marked_blocks_run(place, tmp_path_factory):
-    """From the first page that needs nothing to the last one that needs a trained network; in one process."""
+    """Runs the pages in one process, from those that need nothing to those that need a trained network."""
     marked = [block for page in PAGES for block in blocks_of(page) if block.mark == "runs"]
     assert {block.page for block in marked} == set(RUN_IN_ORDER)
     marked.sort(key=lambda block: RUN_IN_ORDER.index(block.page))
@@ -102,12 +102,12 @@ def test_marked_blocks_run(place, tmp_path_factory):
 
 
 class _Parsed(BaseException):
-    """Raised in place of what a command would do with its arguments."""
+    """Raised instead of running a command with its arguments."""
 
 
 @pytest.fixture
 def parsing_alone(monkeypatch):
-    """Commands parse their arguments and do no more: the outermost parser raises what it found."""
+    """Makes commands stop after parsing: the outermost parser raises `_Parsed`."""
     original, depth = argparse.ArgumentParser.parse_known_args, 0
 
     def parse(parser, arguments=None, namespace=None):
@@ -124,14 +124,14 @@ def parsing_alone(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
 
 
-@pytest.mark.filterwarnings("ignore:.* found in sys.modules after import:RuntimeWarning")  # run_module of one in use
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules after import:RuntimeWarning")  # imported before
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
 def test_commands_are_such(block, place, parsing_alone, monkeypatch):
-    """Programs, scripts, targets, options, configs, settings and files that commands name are there."""
+    """Programs, scripts, targets, options, configs, settings and files in commands exist."""
     monkeypatch.chdir(place)
     targets = re.findall(r"^([\w-]+):", (tiny.ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(block.text):
-        if words[:2] == ["fastmask", "propose-dataset"]:  # no script; its parser needs Ray
+        if words[:2] == ["fastmask", "propose-dataset"]:  # has no script, and its parser needs Ray
             if importlib.util.find_spec("ray"):
                 propose = importlib.import_module("fastmask_jax.apps.command_line.propose_dataset")
                 with pytest.raises(_Parsed):
@@ -172,7 +172,7 @@ def _check_python(words, monkeypatch):
 
 
 def table(page: str, columns: int) -> list[list[str]]:
-    """The cells of all rows of tables whose first cell is code."""
+    """Returns the cells of all table rows whose first cell is code."""
     rows = re.findall(r"^\| (`.*) \|$", (DOCS / page).read_text(), re.MULTILINE)
     return [cells for row in rows if len(cells := row.split(" | ")) == columns]
 
@@ -185,7 +185,7 @@ def flat(config: ConfigDict, prefix: str = "") -> dict:
 
 
 def test_every_setting_is_explained():
-    """In the order of the config, with type and default; then those of the other body."""
+    """The table follows the config's order, with type and default; then the settings of the other body."""
     rows = [
         (key.strip("`"), kind, ast.literal_eval(default.strip("`")))
         for key, kind, default, _ in table("configuration.md", 4)
@@ -216,7 +216,7 @@ def test_every_check_of_the_data_is_explained():
 
 
 def templates() -> list[str]:
-    """All texts in the code, with … for what is put in."""
+    """Returns all string literals in the code, with … for inserted values."""
     found = []
     for path in (tiny.ROOT / "fastmask_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -241,7 +241,7 @@ def test_messages_are_those_of_the_code():
 
 
 def test_drawings_are_those_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))  # as of a script that lies there
+    monkeypatch.syspath_prepend(str(DOCS))  # as for a script in this folder
     monkeypatch.setattr(sys, "argv", ["drawings.py", str(tmp_path)])
     runpy.run_path(str(DOCS / "drawings.py"), run_name="__main__")
     drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}

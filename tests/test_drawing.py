@@ -1,4 +1,4 @@
-"""Drawings: what is drawn where, and that the rest of the image stays as it was."""
+"""Drawings: positions and colors, and that the rest of the image is unchanged."""
 
 import cv2
 import numpy as np
@@ -38,7 +38,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIE Lab (D65) by the textbook."""
+    """Converts RGB to CIE Lab (D65) by the textbook formulas."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
     t = xyz / (0.9505, 1.0, 1.089)
@@ -112,7 +112,7 @@ def test_labels_cover_nothing_of_each_other():
 
 
 def drawn_boxes(result: np.ndarray, image: np.ndarray, colors: np.ndarray) -> list[np.ndarray]:
-    """Of each color that is drawn the rectangle around its pixels: (x1, y1, x2, y2)."""
+    """Returns the rectangle (x1, y1, x2, y2) around the pixels of each drawn color."""
     boxes = []
     for color in colors:
         y, x = np.nonzero((result == color).all(-1) & changed(image, result))
@@ -122,7 +122,7 @@ def drawn_boxes(result: np.ndarray, image: np.ndarray, colors: np.ndarray) -> li
 
 @given(st.integers(0, 1000), st.integers(70, 200), st.integers(70, 200))
 def test_labels_lie_in_the_image_whole_and_apart(seed, height, width):
-    """Of masks of one pixel, which have no contour to be taken for a label: the labels are all that has a color."""
+    """Masks of one pixel have no contours, so only labels are colored."""
     rng = np.random.default_rng(seed)
     image = np.full((height, width, 3), 90, np.uint8)
     masks = np.zeros((12, height, width), bool)
@@ -131,7 +131,7 @@ def test_labels_lie_in_the_image_whole_and_apart(seed, height, width):
     colors = distinct_colors(12)
     result = overlay(image, masks, ["0.50"] * 12, colors, opacity=0.0)
     boxes = [box for box in drawn_boxes(result, image, colors) if (box[2:] - box[:2]).min() > 3]
-    assert len(boxes) >= 4  # there is room for so many
+    assert len(boxes) >= 4  # there is room for this many
     sides = {tuple(box[2:] - box[:2]) for box in boxes}
     assert len(sides) == 1  # none is cut at the image or covered by another
     for n, one in enumerate(boxes):
@@ -157,7 +157,7 @@ def test_a_label_has_the_same_margin_above_and_below_its_text(size):
 
 
 def test_labels_are_read_on_every_color():
-    """By the contrast of WCAG 2, whose sRGB curve has a straight part: 4.5 is its least one for small text."""
+    """Contrast by WCAG 2, which requires at least 4.5 for small text."""
 
     def luminance(rgb):
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -245,13 +245,13 @@ def test_heat_by_a_plain_loop(x1, y1, side):
 
 
 def test_heat_says_the_same_on_every_color():
-    """The image under the cells is gray: pixels of equal brightness, whatever their color, look alike."""
+    """The image under the cells is gray: pixels of equal brightness look the same, whatever their color."""
     gray = cv2.cvtColor(noise(20, 20), cv2.COLOR_RGB2GRAY)
     values = np.random.default_rng(1).random((10, 10))
     tints = [heat(np.repeat(gray[..., None], 3, 2), values, (0, 0, 20, 20))]
     ycrcb = np.dstack([gray, np.full_like(gray, 160), np.full_like(gray, 110)])
     colored = cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2RGB)
-    inside = ((colored > 0) & (colored < 255)).all(-1)  # elsewhere the brightness is cut
+    inside = ((colored > 0) & (colored < 255)).all(-1)  # elsewhere the brightness is clipped
     tints.append(heat(colored, values, (0, 0, 20, 20)))
     assert inside.mean() > 0.5
     np.testing.assert_allclose(tints[0][inside].astype(int), tints[1][inside].astype(int), atol=1)

@@ -1,4 +1,4 @@
-"""The fast body: a plain float64 network, the parameter count by hand, and ImageNet's classes of photographs."""
+"""EfficientNet-Lite bodies: a plain float64 network, parameter counts by hand, and ImageNet classes of photographs."""
 
 import functools
 import importlib.metadata
@@ -22,7 +22,7 @@ from fastmask_jax.weights.torch_layout import efficientnet_names
 from tests.plain_network import random_variables, weights_of
 
 TINY = {"channels": (4, 3, 4, 5, 6, 7), "depths": (1, 2, 2, 1, 2), "features": 9}
-# kernel, stride, expansion, blocks, channels of Lite0's stages: the table of the paper, channels of width 1.0
+# kernel, stride, expansion, blocks, channels of Lite0's stages, from the table of the paper for width 1.0
 STAGES = [(3, 1, 1, 1, 16), (3, 2, 6, 2, 24), (5, 2, 6, 2, 40), (3, 2, 6, 3, 80), (5, 1, 6, 3, 112)]
 
 
@@ -40,7 +40,7 @@ def plain_norm(x, w):
 
 
 def plain_window(x, k, step, begin):
-    """The k x k cells that every cell of the result sees: [rows, columns, k, k, C]."""
+    """Returns the k x k input cells of every output cell: [rows, columns, k, k, C]."""
     rows, columns = (-(-side // step) for side in x.shape[:2])
     x = np.pad(x, ((begin, k + step), (begin, k + step), (0, 0)))
     cells = [[x[i * step : i * step + k, j * step : j * step + k] for j in range(columns)] for i in range(rows)]
@@ -48,7 +48,7 @@ def plain_window(x, k, step, begin):
 
 
 def plain_body(w, image, stream_step):
-    """[H, W, 3] → the map of one stream, float64, one block after another."""
+    """Computes the map of one stream from [H, W, 3] in float64, block by block."""
 
     def activated(x, layer):
         return np.clip(plain_norm(x, layer), 0, 6)
@@ -63,7 +63,7 @@ def plain_body(w, image, stream_step):
 
     x = (image.astype(np.float64) - 127) / 128
     x = activated(np.einsum("rcijx,ijxf->rcf", plain_window(x, 3, 2, 0), w["stem"]["kernel"]), w["stem_norm"])
-    # TensorFlow begins a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centered.
+    # TensorFlow starts a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centered.
     begins = {1: 1, 2: 0, 3: 1, 4: {2: 1, 3: 0}[stream_step], 5: 2}
     for stage, (k, step, _, _, _) in enumerate(STAGES, 1):
         step = stream_step if stage == 4 else step
@@ -74,7 +74,7 @@ def plain_body(w, image, stream_step):
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_body_is_the_plain_network(remat):
-    """Sides that are multiples of 4 but of nothing more: every later step meets odd numbers of cells."""
+    """Sides that are odd multiples of 4: every later stage has odd numbers of cells."""
     net, variables = tiny(remat=remat)
     image = random_image(60, 76)
     got = jax.jit(net.apply)(variables, jnp.asarray(image)[None], jnp.array([[60, 76]]))
@@ -87,7 +87,7 @@ def test_body_is_the_plain_network(remat):
 
 
 def test_padding_changes_nothing():
-    """Extents odd and even at every stride; whatever stands beyond the image."""
+    """Odd and even sides at every stride, with arbitrary values in the padding."""
     net, variables = tiny()
     apply = jax.jit(net.apply)
     sizes = np.array([(100, 84), (36, 108)])
@@ -106,7 +106,7 @@ def test_padding_changes_nothing():
 
 
 def test_cells_look_at_their_own_middle():
-    """With equal weights a cell's gradient is spread evenly around the pixel that it is about."""
+    """With equal weights, the gradient of a cell is spread evenly around the pixel at its center."""
     net = EfficientNetLite(channels=(2,) * 6, depths=(1,) * 5, features=2)
     size = jnp.array([[264, 264]])
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 264, 264, 3)), size)
@@ -129,15 +129,15 @@ WIDER = {"lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # factors of width and depth
 
 
 def multiplied(channels, width):
-    """Channels at another width: the nearest multiple of 8 that is not less by more than a tenth."""
+    """Returns the channels at another width: the nearest multiple of 8 that is at least 90 %."""
     near = max(8, int(channels * width + 4) // 8 * 8)
     return near if near >= 0.9 * channels * width else near + 8
 
 
 def body_parameters(width=1.0, depth=1.0):
-    """Every layer of the table by hand: 1x1 in, k x k, 1x1 out, with a scale and a bias for each channel of each.
+    """Counts every layer of the table: 1x1 in, k x k, 1x1 out, each with a scale and a bias per channel.
 
-    The stem and the depth of the first stage stay as they are whatever the factors (the lite variants' own rule).
+    In the lite variants, the factors do not change the stem and the depth of the first stage.
     """
     count, c = 3 * 3 * 3 * 32 + 2 * 32, 32
     for n, (k, _, expansion, blocks, out) in enumerate(STAGES):
@@ -184,10 +184,10 @@ def test_what_does_not_fit_is_named(options, word):
         EfficientNetLite(**options).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
 
 
-# What follows reads the weights of a PyPI package.
+# The tests below read the weights of a PyPI package.
 
 
-LITES = {  # of all seven stages: channels, depths, features, side of the image
+LITES = {  # channels, depths and features of all seven stages, and image side
     "efficientnet-lite0": ((32, 16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 224),
     "efficientnet-lite1": ((32, 16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1), 240),
     "efficientnet-lite2": ((32, 16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1), 260),
@@ -208,7 +208,7 @@ def checkpoint():
 
 
 def photograph(name, size):
-    """A picture that scikit-image's wheel carries, cut and resized as ImageNet's are: [size, size, 3], 0 to 255."""
+    """Returns a photograph of scikit-image, cropped and resized as for ImageNet: [size, size, 3], 0 to 255."""
     try:
         files = importlib.metadata.files("scikit-image") or ()
     except importlib.metadata.PackageNotFoundError:
@@ -223,7 +223,7 @@ def photograph(name, size):
 
 @functools.cache
 def classifier(body):
-    """All seven stages and the classifier: image → probabilities of ImageNet's 1000 classes."""
+    """Returns a function of all seven stages and the classifier: image → probabilities of ImageNet's 1000 classes."""
     weights = read_checkpoint(body)
     channels, depths, side = LITES[body]
     options = {"channels": channels, "depths": depths, "features": 1280}
@@ -256,7 +256,7 @@ def classifier(body):
     ],
 )
 def test_photographs_get_their_imagenet_class(body, name, classes):
-    """The best class; of the wider networks, which are less sure of some, one of the best three."""
+    """The top class; for the wider networks, which are less certain, one of the top three."""
     probabilities = classifier(body)(photograph(name, LITES[body][-1]))
     best, least = (1, 0.4) if body == "efficientnet-lite0" else (3, 0.05)
     assert classes & set(probabilities.argsort()[::-1][:best].tolist())
@@ -273,7 +273,7 @@ def test_weights_of_the_wider_bodies_load(name):
 
 
 def test_weights_by_name_of_the_package(checkpoint):
-    """All of the body and nothing else is loaded; stages 6 and 7 and the classifier are reported as unused."""
+    """Loads exactly the body; stages 6 and 7 and the classifier are reported as unused."""
     model = coco_lite.get_config().model.to_dict()
     variables = jax.eval_shape(lambda: initial_variables(build_model(model), 0))
     loaded, report = load_weights("pypi:efficientnet-lite0", model, variables)

@@ -1,4 +1,4 @@
-"""The no-learning floor: its windows, its ellipses, its file; and the tables in which it stands."""
+"""The ellipse baseline: its windows, ellipses and results file, and the tables of results."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""evaluate.py on a tiny network: files it leaves, other systems' results, broken images, several devices and one."""
+"""evaluate.py on a tiny network: output files, other systems' results, unreadable images, one device and several."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def variables(data):
-    """Every array drawn at random: nothing is compiled for it."""
+    """Random arrays, without compiling."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: initial_variables(build_model(tiny.config(data).model.to_dict()), 0))
 
@@ -74,7 +74,7 @@ def refuse_nan(text):
 
 
 def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys):
-    """As a command on one device, and here on all: the same proposals, the same figures."""
+    """The command on one device and this process on all devices give the same proposals and metrics."""
     environment = tiny.environment(tmp_path_factory.getbasetemp() / "compiled")
     words = [sys.executable, *arguments(data, workdir)]
     done = subprocess.run(words, cwd=tiny.ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -99,7 +99,7 @@ def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys)
     assert len(together & {(p["image_id"], p["segmentation"]["counts"]) for p in one_device}) > 0.9 * len(together)
     capsys.readouterr()
 
-    # Any system's file gets the same figures: they are printed, and nothing is written.
+    # Scoring the file as another system's gives the same metrics; nothing is written.
     before = (workdir / "metrics.json").read_text()
     scored = [
         "--results",
@@ -114,7 +114,7 @@ def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys)
 
 
 def test_predict_writes_what_evaluate_does(data, workdir, tmp_path, monkeypatch):
-    """The same entries, with several scales and re-ranking: `--results` gives the table of either."""
+    """Both write the same entries, with several scales and re-ranking, so `--results` gives the same table."""
     changed = ["--config.evaluation.long_edges=72,96", "--config.evaluation.rerank_iou=0.5"]
     assert command(monkeypatch, *arguments(data, workdir, *changed)) == 0
     (tmp_path / "images").mkdir()
@@ -129,7 +129,7 @@ def test_predict_writes_what_evaluate_does(data, workdir, tmp_path, monkeypatch)
 
 
 def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
-    """Whatever their order in the file is."""
+    """Independent of the order in the file."""
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
     content["images"] = content["images"][::-1]
     (tmp_path / "reversed.json").write_text(json.dumps(content))
@@ -139,7 +139,7 @@ def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):
     assert json.loads((workdir / "metrics.json").read_text())["images"] == 2
 
 
-def test_demotion_changes_scores_alone(data, workdir, monkeypatch):
+def test_reranking_changes_only_scores(data, workdir, monkeypatch):
     assert command(monkeypatch, *arguments(data, workdir, "--limit", "1")) == 0
     plain = proposals(workdir)
     assert command(monkeypatch, *arguments(data, workdir, "--limit", "1", "--config.evaluation.rerank_iou=0.3")) == 0

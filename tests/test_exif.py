@@ -1,4 +1,4 @@
-"""EXIF orientations against Pillow, in the library and in prepared data."""
+"""EXIF orientations compared with Pillow, in the library and in prepared data."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""export.py with JAX: the file alone, without the project, gives what the network gives; and what is refused."""
+"""export.py with JAX: the exported file, used without the project, equals the network; and errors."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ NETWORK = [
 
 
 def draw(model):
-    """Variables at random, the mask's bias about the threshold and the stem's kernel small: logits of order one."""
+    """Returns random variables; the mask's bias is near the threshold and the stem's kernel small: logits are of order 1."""
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     variables = random_variables(model, jnp.zeros((1, 64, 96, 3)), jnp.array([[64, 96]]), windows, windows)
     stem = variables["params"]["body"]["stem"]
@@ -50,7 +50,7 @@ def draw(model):
 
 
 def expected(model, variables, image, size, count=K):
-    """(scores, windows, masks) by the model itself; the masks enlarged and squashed by NumPy."""
+    """Returns (scores, windows, masks) of the model; upsampling and sigmoid of the masks are by NumPy."""
     found = jax.jit(lambda v, i, s: model.apply(v, i, s, count, method="propose"))(variables, image, size)
     fine = np.stack([upsample(np.asarray(one)) for one in found.mask_logits])
     return np.asarray(found.scores), np.asarray(found.windows), 1 / (1 + np.exp(-fine.astype(np.float64)))
@@ -58,7 +58,7 @@ def expected(model, variables, image, size, count=K):
 
 def assert_same(found, wanted):
     scores, windows, masks = wanted
-    assert np.ptp(scores) > 1e-3 and np.ptp(masks) > 0.1  # a test of equal numbers would say little
+    assert np.ptp(scores) > 1e-3 and np.ptp(masks) > 0.1  # otherwise the comparison would be weak
     np.testing.assert_allclose(found[0], scores, atol=1e-5)
     np.testing.assert_array_equal(found[1], windows)
     np.testing.assert_allclose(found[2], masks, atol=1e-4)
@@ -94,7 +94,7 @@ def photo(tmp_path_factory):
 
 
 def check_example(script, exported, photo, out, network):
-    """A stand-alone example, run where the project is not to be found, draws the masks of the project's own way."""
+    """Runs a stand-alone example without access to the project, and compares its masks with the project's."""
     _, model, variables = network
     code = f"import sys; sys.argv = {[script, str(exported), str(photo), str(out)]}\n"
     code += (ROOT / "examples" / script).read_text()
@@ -140,7 +140,7 @@ def test_any_number_of_images(flatbuffers, network, tmp_path):
 
 
 def with_objectness_attention(model):
-    """The same network with a finer level and attention, of whose windows 20 are scored at most."""
+    """Returns the network with a finer level and objectness attention, scoring at most 20 windows."""
     attentive = model.clone(strides=(4, *model.strides), objectness_attention_width=4, attended_windows=20)
     return attentive, draw(attentive)
 

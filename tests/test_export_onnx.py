@@ -1,4 +1,4 @@
-"""export.py with ONNX: onnxruntime gives what the network gives."""
+"""export.py with ONNX: onnxruntime gives the same results as the network."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from tests.test_export import (
     with_objectness_attention,
 )
 
-_ = network, own_weights, photo  # fixtures, which pytest finds by their names here
+_ = network, own_weights, photo  # fixtures that pytest finds by name in this module
 REASON = "needs requirements-export.txt"
 
 
@@ -42,7 +42,7 @@ def session(onnxruntime, path):
 
 
 def largest_array(path):
-    """Numbers in a graph's largest array: one of the weights, where nothing is written out at the size of a map."""
+    """Returns the size of a graph's largest array, which is a weight unless a constant has the size of a map."""
     import onnx
 
     return max(math.prod(array.dims) for array in onnx.load(path).graph.initializer)
