@@ -1,4 +1,4 @@
-"""The whole network: against a plain float64 one, its parameter counts, and what using it promises."""
+"""The whole network: compared with a plain float64 network, parameter counts, and guarantees of inference."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ STRIDES = (16, 24, 32, 48)
 
 
 def padded(height=SIZE[0], width=SIZE[1], seed=0):
-    """(image of random bytes in BUCKET, its own pixels)."""
+    """Returns (an image of random bytes padded to BUCKET, its pixels without padding)."""
     image = np.zeros((1, *BUCKET, 3), np.uint8)
     image[0, :height, :width] = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
     return jnp.asarray(image), image[0, :height, :width]
@@ -29,7 +29,7 @@ def propose(network, count):
 
 @pytest.fixture(scope="module")
 def literal(tiny_network):
-    """{(level, i, j): (objectness, mask logits, attention)} of the one image, every window built, in float64."""
+    """{(level, i, j): (objectness, mask logits, attention)} of the image, with every window built, in float64."""
     _, variables = tiny_network
     w = plain.weights_of(variables)
     windows = plain.all_windows(plain.level_maps(w, padded()[1], STRIDES))
@@ -72,7 +72,7 @@ def test_chosen_windows_are_those_of_the_plain_network(tiny_network, literal, fo
 
 
 def test_ties_go_to_the_earlier_window(tiny_network):
-    """An objectness without weights scores every window alike: they come in their order, the absent ones last."""
+    """With zero weights, all windows have the same score: they are returned in order, nonexistent ones last."""
     network, variables = tiny_network
     params = dict(variables["params"])
     params["objectness"] = jax.tree.map(jnp.zeros_like, params["objectness"])
@@ -113,7 +113,7 @@ def test_levels_that_no_stream_reaches_are_named(tiny_network):
         jax.eval_shape(lambda v: one.apply(v, padded()[0], jnp.array([SIZE]), method="levels"), variables)
 
 
-# Parameters by the layer list of the spec: a convolution has k² · in · out weights, a bias `out`, a norm 2 · channels.
+# Parameters by the layer list of docs/network.md: convolution k² · in · out, bias `out`, norm 2 · channels.
 def bottleneck(width, inside, project):
     block = inside * width + 9 * width * width + width * 4 * width + 2 * (width + width + 4 * width)
     return block + (inside * 4 * width + 2 * 4 * width if project else 0)
@@ -165,6 +165,6 @@ def test_parameters_are_those_of_the_layer_list(body, network, changes):
 
 
 def test_the_published_network_has_27_million_parameters():
-    # ResNet-50's first four stages hold 8,543,296 in the usual tables.
+    # ResNet-50's first four stages have 8,543,296 parameters in the usual tables.
     assert BODY == 8_543_296
     assert sum(EACH.values()) == 27_033_509

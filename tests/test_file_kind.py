@@ -1,4 +1,4 @@
-"""Images and videos told by content: of files that PIL, OpenCV and PyAV write."""
+"""Detection of images and videos by content, on files written by PIL, OpenCV and PyAV."""
 
 import io
 
@@ -50,7 +50,7 @@ def test_cameras_transport_streams_have_four_bytes_more(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "kind"),
     [
-        ("a.JPG", b"", "image"),  # broken: whoever reads it says so
+        ("a.JPG", b"", "image"),  # broken: reported when it is read
         ("a.avif", b"?", "image"),
         ("a.jfif", b"?", "image"),
         ("v.3gp", b"", "video"),

@@ -1,4 +1,4 @@
-"""Whether windows fit a dataset's objects, counted by hand."""
+"""Counts of objects that fit windows, by hand."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ LABELS = LabelSpec(0.5, 0.8, 0.2, 64, 64, 64)
 
 
 class SomeRecords(RecordSource):
-    """Images of 100 x 200 pixels with objects of the given sides; negative ones are crowds."""
+    """Images of 100 x 200 pixels with objects of the given sides; negative sides are crowds."""
 
     def __init__(self, *sides: list[int]) -> None:
         self._sides = sides

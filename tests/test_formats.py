@@ -1,4 +1,4 @@
-"""Annotation formats, read back by pycocotools, and by the tools' own readers where they are installed."""
+"""Annotation formats, read back by pycocotools, and by the tools' own readers if they are installed."""
 
 import contextlib
 import importlib.util
@@ -27,7 +27,7 @@ SIZES = {"a": (40, 60), "below/b & c": (33, 31), "empty": (20, 20)}
 
 
 def bitmaps_of(name: str) -> np.ndarray:
-    """A disc, a rectangle with two holes, and an object of two parts; of the image "empty", none."""
+    """Returns a disc, a rectangle with two holes, and an object of two parts; nothing for the image "empty"."""
     H, W = SIZES[name]
     bitmaps = np.zeros((0 if name == "empty" else 3, H, W), bool)
     if len(bitmaps):
@@ -58,7 +58,7 @@ def proposals_of(name: str) -> Proposals:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """A folder of images, and below `out` what all formats wrote, without a tolerance."""
+    """A folder of images, and in its subfolder `out` the files of all formats, with tolerance 0."""
     folder = tmp_path_factory.mktemp("formats")
     with open_formats([*INSTALLED, "coco"], folder / "out", 0.0) as write:
         for number, name in enumerate(SIZES, 7):
@@ -73,7 +73,7 @@ def written(tmp_path_factory) -> Path:
 
 
 def drawn(rings, name) -> np.ndarray:
-    """The union of rings, as pycocotools draws it."""
+    """Rasterizes the union of rings with pycocotools."""
     flat = [np.asarray(ring, np.float64).ravel().tolist() for ring in rings]
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, *SIZES[name]))).astype(bool)
 

@@ -1,4 +1,4 @@
-"""A disk without space: /dev/full stands for it. Nothing waits for ever, and one line says what is safe."""
+"""A full disk, simulated by /dev/full: nothing waits forever, and one line names the last safe checkpoint."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev
 
 
 def test_tensorboard_on_a_full_disk_ends_the_run(tmp_path, monkeypatch):
-    """tensorboardX's own writer lost its thread, and the eleventh value or so waited for ever."""
+    """tensorboardX's writer would lose its thread and wait forever after about eleven values."""
     monkeypatch.setattr(tensorboard_file, "RecordWriter", lambda path: RecordWriter("/dev/full"))
     with pytest.raises(OSError) as caught, Reporter(tmp_path, total_steps=9, batch_size=1, start_step=0) as reporter:
         for step in range(1, 1000):
@@ -35,7 +35,7 @@ def test_metrics_on_a_full_disk_end_the_run(tmp_path):
 
 
 def test_checkpoints_on_a_full_disk(tmp_path):
-    """tensorstore says ValueError; whatever call comes next gets it as an OSError."""
+    """tensorstore raises ValueError; the next call raises it as an OSError."""
 
     def full(*_, **__):
         raise ValueError('RESOURCE_EXHAUSTED: Error writing local file "x": No space left on device')

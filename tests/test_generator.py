@@ -1,4 +1,4 @@
-"""The generator of proposals: against the evaluation's way, one image at a time, in threads, and with every option."""
+"""The proposal generator: compared with direct calls of network and pasting, in threads, and with every option."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def found(generator, images):
-    """Of each image by itself."""
+    """The proposals of each image by itself."""
     return [generator.propose(image) for image in images]
 
 
@@ -71,7 +71,7 @@ def assert_same(ours, theirs):
 
 
 def test_proposals_are_those_of_the_network_pasted_alone(tiny_network, images, found):
-    """Each image unpadded, in a batch of its own; masks by their own function."""
+    """Each image without padding, in a batch of its own, and pasted directly."""
     model, variables = tiny_network
     propose = jax.jit(lambda image, size: model.apply(variables, image, size, 100, method="propose"))
     for image, ours in zip(images, found, strict=True):
@@ -94,7 +94,7 @@ def test_proposals_are_those_of_the_network_pasted_alone(tiny_network, images, f
         np.testing.assert_array_equal(ours.windows, windows[want.kept])
         np.testing.assert_allclose(ours.attention, attention[want.kept], atol=1e-5)
         same = [rle == other for rle, other in zip(ours.rles, want.segmentations, strict=True)]
-        assert np.mean(same) > 0.9  # a pixel on the threshold may fall on either side
+        assert np.mean(same) > 0.9  # pixels at the threshold may differ
 
 
 def test_a_list_in_any_order_and_batch_gives_what_each_image_gives(generator, images, found):
@@ -176,7 +176,7 @@ def test_a_long_pause_for_compiling_is_explained(tiny_network, images, monkeypat
 
 
 def test_what_is_traced_slowly_and_not_compiled_is_not_called_compiling(tiny_network, images, monkeypatch):
-    """On a slow machine tracing takes seconds; then the program comes from the cache."""
+    """On a slow machine, tracing takes seconds before the program is read from the cache."""
     lines, first = [], make(tiny_network)
     first.propose(images[0])
     (program,) = first._model._programs.values()
@@ -246,7 +246,7 @@ def test_another_scale_is_padded_and_padding_changes_nothing(tiny_network, image
 
 
 def test_scales_are_merged(generator, images, found):
-    """The proposals of two scales are those of each, best first."""
+    """The proposals of two scales are the union of those of each, best first."""
     of_small = generator.propose(images[0], long_edges=72)
     both = generator.propose(images[0], long_edges=(72, 96), count=1000, candidates=100)
     every = sorted([*found[0].scores, *of_small.scores], reverse=True)[:100]
@@ -261,7 +261,7 @@ def test_scales_are_merged(generator, images, found):
 
 
 def test_reranking_is_that_of_a_plain_loop(generator, images, found):
-    """Proposals that repeat a better one follow all others, in the same order, and none is lost."""
+    """Duplicates of better proposals follow all others, in the same order, and none is lost."""
     bitmaps = [coco_mask.decode(rle).astype(bool) for rle in found[0].rles]
     kept = plain_filter(bitmaps, found[0].scores, 100, 0.0, 0.5, 0)
     repeats = [n for n in range(len(bitmaps)) if n not in kept]
@@ -290,7 +290,7 @@ def test_stability_lowers_the_scores_of_vague_masks(tiny_network, generator, ima
     assert len(ours) > 50 and (np.diff(ours.scores) <= 0).all()
     assert ours.windows.tolist() != found[0].windows.tolist()
     for window, score in zip(ours.windows.tolist(), ours.scores, strict=True):
-        assert score == pytest.approx(want[tuple(window)], rel=1e-2)  # a cell on a threshold may fall on either side
+        assert score == pytest.approx(want[tuple(window)], rel=1e-2)  # cells at a threshold may differ
 
 
 def test_other_weights_share_the_compiled_programs(tiny_network, generator, images, found):
@@ -344,7 +344,7 @@ def test_tiles_as_large_as_the_image_change_nothing(generator, images, found, ti
 
 
 def test_tiles_propose_what_their_pixels_propose_alone(generator, images):
-    """Not cut by an edge and of an IoU of up to .7 with all others, masks of a tile come out as they are."""
+    """Masks of a tile are unchanged if no edge cuts them and their IoU with all others is at most .7."""
     image = images[2]  # 144 x 192
     ours = generator.propose(image, tile=100, tile_overlap=20, count=10_000, candidates=100)
     alone = [generator.propose(image, count=100)]

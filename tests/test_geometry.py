@@ -1,4 +1,4 @@
-"""Geometry against hand-computed cases, exact fractions and loops."""
+"""Geometry compared with hand-computed cases, exact fractions and loops."""
 
 from fractions import Fraction
 from math import ceil, floor
@@ -58,7 +58,7 @@ def test_windows_of_an_image_by_hand():
     assert [tuple(w) for w in windows.tolist()] == want
 
 
-def test_extents_of_a_window_by_hand():
+def test_boxes_of_a_window_by_hand():
     windows = np.array([[0, 0, 0], [1, 2, 3]], np.int32)
     # Window (2, 3) of stride 24 is centered at row 48, column 72 and reaches 120 pixels each way.
     want = [[-80, -80, 80, 80], [-48, -72, 192, 168]]
@@ -69,7 +69,7 @@ def test_extents_of_a_window_by_hand():
 
 
 @given(st.integers(1, 60), st.integers(1, 900), st.integers(1, 900), st.integers(0, 6))
-def test_original_extents_are_the_spec_in_fractions(n, resized, original, level):
+def test_original_window_boxes_are_the_spec_in_fractions(n, resized, original, level):
     window = np.array([[level, n, n // 2]], np.int32)
     got = geometry.original_window_boxes(window, STRIDES, (resized, 2 * resized), (original, original))[0]
     s = STRIDES[level]

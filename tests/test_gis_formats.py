@@ -1,4 +1,4 @@
-"""GeoJSON and GeoPackage, read back by pyogrio and shapely, and drawn onto the raster again by rasterio."""
+"""GeoJSON and GeoPackage, read back by pyogrio and shapely, and rasterized again by rasterio."""
 
 import importlib.util
 import json

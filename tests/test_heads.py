@@ -1,4 +1,4 @@
-"""The heads and the enlargement of masks against float64 NumPy and a literal transposed convolution."""
+"""The heads and mask upsampling, compared with float64 NumPy and a literal transposed convolution."""
 
 import jax
 import jax.numpy as jnp

@@ -48,7 +48,7 @@ def test_one_image_cannot_be_split():
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten images, of which 9 is broken, and the entry of 3 has no size."""
+    """Ten images; image 9 is broken, and the entry of image 3 has no size."""
     images, annotations = [], []
     for n in range(10):
         pixels = np.random.default_rng(n).integers(0, 256, (40 + n, 60, 3), np.uint8)

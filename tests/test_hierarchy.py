@@ -1,4 +1,4 @@
-"""Parents and groups of masks, against plain loops over bitmaps."""
+"""Parents and groups of masks, compared with plain loops over bitmaps."""
 
 import numpy as np
 import pytest

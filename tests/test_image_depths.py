@@ -1,4 +1,4 @@
-"""Files of more than 8 bits, of formats that OpenCV does not read, and of other names than their content."""
+"""Images of more than 8 bits, in formats that OpenCV cannot read, and with misleading suffixes."""
 
 import io
 

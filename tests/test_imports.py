@@ -1,4 +1,4 @@
-"""What importing takes: the network and the step need no data packages; folders import from those below them."""
+"""Imports: the network and the step need no data packages, and folders import only from earlier layers."""
 
 import ast
 import subprocess
@@ -22,7 +22,7 @@ LAYERS = (
     "export",
     "bulk",
     "apps",
-)  # each of earlier
+)  # each imports from earlier ones
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_no_folder_imports_from_one_above_it():
-    """Each may import from those before it in LAYERS, the order of docs/design.md."""
+    """Folders may import only from those before them in LAYERS, the order of docs/design.md."""
     for number, layer in enumerate(LAYERS):
         for path in (PACKAGE / layer).rglob("*.py"):
             above = imported(path) - set(LAYERS[: number + 1])

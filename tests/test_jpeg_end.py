@@ -1,4 +1,4 @@
-"""Complete and truncated JPEGs, alone and with other data behind them."""
+"""Complete and truncated JPEGs, with and without other data after them."""
 
 import io
 

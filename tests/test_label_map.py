@@ -1,4 +1,4 @@
-"""Label maps against a plain loop over pixels, their files against PIL and OpenCV."""
+"""Label maps compared with a loop over pixels, and their files read by PIL and OpenCV."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Labels against docs/network.md §2 written as plain loops over windows and objects, and against cases done by hand."""
+"""Labels compared with docs/network.md §2 as plain loops over windows and objects, and with hand-computed cases."""
 
 from fractions import Fraction
 
@@ -69,7 +69,7 @@ def test_many_crowded_objects_equal_plain_loops():
 
 
 def test_unscaled_object_by_hand():
-    """80 × 40 pixels centered at (160, 160): m = 80 pixels, right for stride 16 alone (67.2 … 108.8)."""
+    """80 × 40 pixels centered at (160, 160): m = 80 pixels fits only stride 16 (67.2 … 108.8)."""
     labels = label_windows(np.array([[120, 140, 80, 40]]), np.zeros(1, bool), (320, 320), (320, 320), (16, 24), SPEC)
     positive = {tuple(window) for window in labels.windows[labels.positive].tolist()}
     # the window at (160, 160) and its neighbors, exactly on the border of the middle square, 16 pixels away
@@ -104,7 +104,7 @@ def test_crowds_and_boxes_without_area_are_left_out():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 180)] * 2, *[st.integers(1, 180)] * 2), max_size=6))
 def test_labels_of_the_mirror_image_are_mirrored(boxes):
-    """Where a stride divides the width, column j of the window grid is column (columns − 1 − j) of the mirror's."""
+    """If a stride divides the width, column j of the window grid is column (columns − 1 − j) of the mirror image's."""
     boxes = np.array(boxes, np.int64).reshape(-1, 4)
     mirrored = boxes.copy()
     mirrored[:, 0] = 192 - boxes[:, 0] - boxes[:, 2]
@@ -148,7 +148,7 @@ def test_sample_is_uniform():
 
 
 def background_by_loops(boxes, original, resized, strides, spec, unlabeled, partly_labeled, matched):
-    """Windows that are known to hold no object that fits, one by one."""
+    """Returns windows known to contain no fitting object, one by one."""
     known = []
     for s in strides:
         for i in range(-(-resized[0] // s) + 1):

@@ -1,4 +1,4 @@
-"""Images read in windows, against the same files decoded at once."""
+"""Images read in windows, compared with the same files decoded at once."""
 
 import itertools
 from dataclasses import replace
@@ -132,7 +132,7 @@ def test_damage_and_values_without_a_range_are_said_in_a_line(tmp_path):
 
 
 def test_a_file_read_in_windows_proposes_what_its_pixels_do(tmp_path, tiny_network, monkeypatch):
-    """But for the whole image, of which a reduced copy is seen."""
+    """Except for the whole image, which is read as a reduced copy."""
     coarse = np.random.default_rng(0).uniform(0, 255, (6, 8, 3)).astype(np.float32)
     pixels = np.clip(cv2.resize(coarse, (192, 144), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
     path = saved(tmp_path / "image.png", Image.fromarray(pixels))

@@ -1,4 +1,4 @@
-"""Values of other types than are wanted, as programs have them: without the run-time checks of the other tests."""
+"""Arguments of wrong types, without the run-time type checks of the other tests."""
 
 import dataclasses
 import subprocess
@@ -16,7 +16,7 @@ import jax, numpy as np
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.image_input import read_image
 from fastmask_jax.inference.options import ProposeOptions
-generator = object.__new__(ProposalGenerator)  # mistakes are noticed before there is a network
+generator = object.__new__(ProposalGenerator)  # errors are raised before the network is used
 
 def said(call, *values, **named):
     try:
@@ -48,7 +48,7 @@ CASES = [
 
 
 def test_options_by_name_are_those_of_the_class():
-    """With the same types: what an editor completes in `propose(..., )` is what there is."""
+    """Names and types agree, so that editors complete the arguments of `propose` correctly."""
     of_class = {field.name: field.type for field in dataclasses.fields(ProposeOptions)}
     assert typing.get_type_hints(OptionsByName) == of_class
     assert typing.get_type_hints(ProposalGenerator.propose)["changes"] == typing.Unpack[OptionsByName]

@@ -1,4 +1,4 @@
-"""Training's forward and backward pass against the literal one, which builds and normalizes every window there is."""
+"""Training's forward and backward pass, compared with a literal one that builds and normalizes every window."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SAMPLED = 6
 
 
 def training_batch(count, strides, seed=0):
-    """`count` images in one bucket, garbage beyond each, and windows of theirs with random labels."""
+    """Returns `count` images in one bucket, with garbage in the padding, and windows with random labels."""
     rng = np.random.default_rng(seed)
     windows = np.zeros((2, count, SAMPLED, 3), np.int32)
     for b in range(count):
@@ -41,7 +41,7 @@ def cross_entropy(outputs, labels):
 
 
 def loss_and_state(network, variables, params, batch):
-    """The loss as training computes it, and the new running averages."""
+    """Returns the loss as computed in training, and the new running averages."""
     out, state = network.apply(
         {**variables, "params": params},
         batch["image"],
@@ -56,7 +56,7 @@ def loss_and_state(network, variables, params, batch):
 
 
 def build_windows(level):
-    """[h, w, C] → [(h + 1) * (w + 1), 10, 10, C], each cut out of the map with five zeros around it."""
+    """[h, w, C] → [(h + 1) * (w + 1), 10, 10, C]: crops of the map padded by five zeros."""
     around = jnp.pad(level, ((5, 5), (5, 5), (0, 0)))
     i, j = np.indices((level.shape[0] + 1, level.shape[1] + 1)).reshape(2, -1, 1, 1)
     r, c = np.indices((10, 10))
@@ -64,7 +64,7 @@ def build_windows(level):
 
 
 def literal_loss(network, variables, params, batch):
-    """Every window of every level of every image is built; mean and variance are taken of them all; some are picked."""
+    """Builds every window of every level and image, normalizes by their mean and variance, and selects some."""
     variables = {**variables, "params": params}
     levels = network.apply(variables, batch["image"], batch["size"], method="levels")
     windows, at = [], {}
@@ -122,7 +122,7 @@ def test_training_is_the_literal_one(tiny_network, literal, form):
 
 
 class OneConvolution(nn.Module):
-    """As small a body as there can be: a step over devices takes long to compile."""
+    """A minimal body, because a step over devices takes long to compile."""
 
     strides = (16,)
 

@@ -1,4 +1,4 @@
-"""From weights to a generator: which config, which errors, what is imported, what is kept on disk."""
+"""Loading a generator: the config, errors, imports, and the compilation cache."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def test_a_config_may_be_a_path_or_a_config(weights):
 
 
 def test_files_of_others_are_taken_for_the_published_network(weights):
-    with pytest.raises(ValueError, match=r"net\.caffemodel") as error:  # it is not: this one is narrow
+    with pytest.raises(ValueError, match=r"net\.caffemodel") as error:  # it does not fit: this network is narrow
         fastmask_jax.load(weights)
     assert "\n" not in str(error.value)
 
@@ -118,7 +118,7 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
         keep_compiled()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "fastmask_jax")
         keep_compiled(tmp_path / "here")
-        keep_compiled()  # where JAX was told to
+        keep_compiled()  # in JAX's folder
         assert (tmp_path / "here").is_dir()
         monkeypatch.setenv("HOME", __file__)  # no folder can be made there
         keep_compiled()

@@ -1,4 +1,4 @@
-"""etils, with which tfds and orbax handle files: owners without names, and folders whose names look like patterns."""
+"""etils, the file library of tfds and orbax: owners without names, and folders whose names look like patterns."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def corrected():
 
 
 def test_checkpoints_in_folders_named_like_patterns(tmp_path):
-    """What orbax writes to such a folder by pieces it finds and merges, so that it can be read."""
+    """orbax finds and merges the pieces that it writes to such a folder, so that they can be read."""
     workdir = tmp_path / "a[0-9]b" / "run[c]*?"
     saved = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3)}}
     manager = ocp.CheckpointManager(workdir.absolute())

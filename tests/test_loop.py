@@ -1,4 +1,4 @@
-"""Whole runs: stopped and gone on with, finished, diverged; in this process on all devices, and as a command."""
+"""Whole runs: stopped and resumed, finished, diverged; in this process on all devices, and as a command."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def data(tmp_path_factory):
 
 
 def settings(data, **changed):
-    """A run of four steps, the last of which has images left over; logs after three."""
+    """Returns the settings of a run of four steps that logs after three."""
     few = {"train__batch_size": BATCH, "train__images": STEPS * BATCH - 3, "train__log_every": 3}
     return tiny.config(data, **few | changed)
 
 
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
-    """(final state, workdir) of a run without a stop."""
+    """(final state, workdir) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("straight")
     outcome = loop.run(settings(data), workdir)
     assert outcome.stopped_by is None
@@ -53,7 +53,7 @@ def straight(data, tmp_path_factory):
 
 
 def stop_after(monkeypatch, step, number=signal.SIGTERM):
-    """The signal comes while the loop is busy with the step."""
+    """Sends the signal while the loop processes the step."""
     advance = Reporter.advance
 
     def and_stop(self, at):
@@ -113,7 +113,7 @@ def test_a_finished_run_says_so(data, straight, capsys, monkeypatch):
 
 
 def command(monkeypatch, data, workdir, **changed):
-    """Exit code of train.py, called here: the programs it needs are compiled already."""
+    """Runs train.py in this process, where its programs are compiled already; returns the exit code."""
     few = {"train__batch_size": BATCH, "train__images": STEPS * BATCH - 3}
     arguments = ["train.py", "--config", tiny.CONFIG, "--workdir", str(workdir)]
     monkeypatch.setattr(sys, "argv", arguments + tiny.overrides(data, **few | changed))
@@ -122,7 +122,7 @@ def command(monkeypatch, data, workdir, **changed):
 
 @pytest.mark.parametrize(("scaling", "rate"), [("linear", 0.05 * BATCH / 2), ("none", 0.05)])
 def test_a_batch_that_the_devices_cannot_share_grows(data, tmp_path, capsys, monkeypatch, scaling, rate):
-    """And the learning rate with it, in a line; the run keeps that batch on other devices."""
+    """The learning rate follows, and a line says so; the run keeps that batch on other devices."""
     monkeypatch.setattr(jax, "device_count", lambda *_: BATCH)
     config = settings(data, train__batch_size=1, train__images=0, optimizer__batch_scaling=scaling)
     loop.run(config, tmp_path)
@@ -143,7 +143,7 @@ def test_a_run_keeps_its_batch(data, straight, capsys, monkeypatch):
 
 
 def test_a_damaged_checkpoint_costs_its_steps_alone(data, straight, tmp_path, capsys):
-    """The run goes on from the one before, and ends with the same weights."""
+    """The run resumes from the previous checkpoint and ends with the same weights."""
     want, _ = straight
     loop.run(settings(data, train__checkpoint_every=2), tmp_path)
     (tmp_path / f"checkpoints/{STEPS}/state/_METADATA").write_text("{")
@@ -173,7 +173,7 @@ def test_missing_files_are_named_before_anything_is_made(data, tmp_path, capsys,
 
 
 def poisoned(monkeypatch, step):
-    """The objectness labels of one batch are no numbers."""
+    """Makes the objectness labels of one batch NaN."""
     batches = loop.train_batches
 
     def spoiled(*arguments, **options):
@@ -199,7 +199,7 @@ def test_nan_stops_with_step_images_and_the_last_good_checkpoint(data, tmp_path,
 
 
 def test_nothing_is_deleted_after_nan(data, tmp_path, capsys, monkeypatch):
-    """Not even the checkpoint that the NaN came of: it may be the best one."""
+    """Not even the latest checkpoint, which may be the best one."""
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: {BEST: 0.5})
     poisoned(monkeypatch, 2)
     assert command(monkeypatch, data, tmp_path, train__evaluate_every=2, train__keep_checkpoints=1) == 1
@@ -216,7 +216,7 @@ def straight_template(data):
 
 @pytest.mark.parametrize("broken", ["loss", "gradient_norm", "update_norm"])
 def test_any_reading_that_is_no_number_stops(tmp_path, broken):
-    """A finite loss whose update is infinite would be saved as weights that are none."""
+    """With a finite loss and an infinite update, invalid weights would be saved."""
     metrics = {name: np.float32(1) for name in ("loss", "gradient_norm", "update_norm")} | {broken: np.float32("inf")}
     checkpoints = Checkpoints(tmp_path, {})
     with pytest.raises(loop.Diverged, match=rf"the {broken.replace('_', ' ')} is inf in step 1 .*nothing is saved yet"):
@@ -246,7 +246,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path,
 
 
 def start(data, workdir, folder, **changed):
-    """train.py for a thousand steps, in a process of its own."""
+    """Starts train.py for a thousand steps in a process of its own."""
     arguments = tiny.overrides(data, train__images=4000, train__batch_size=4, data__workers=1, **changed)
     return subprocess.Popen(
         [sys.executable, "train.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *arguments],
@@ -259,7 +259,7 @@ def start(data, workdir, folder, **changed):
 
 
 def stopped(process, number):
-    """(exit code, what was said after the first log, errors) of a run that gets a signal then."""
+    """Sends a signal after the first log; returns (exit code, later output, errors)."""
     try:
         for line in process.stdout:
             if line.startswith("step "):
@@ -272,7 +272,7 @@ def stopped(process, number):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(data, tmp_path, compiled_once):
-    """The first one is played by a lock; one that a killed run left behind is free."""
+    """A lock stands for the first run; the lock of a killed run is free."""
     with FileLock(tmp_path / "lock"):
         process = start(data, tmp_path, compiled_once)
         _, err = process.communicate(timeout=120)

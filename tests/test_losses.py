@@ -1,4 +1,4 @@
-"""The three losses against float64 loops over windows, pixels and cells."""
+"""The losses compared with float64 loops over windows, pixels and cells."""
 
 from functools import partial
 
@@ -86,7 +86,7 @@ def test_perfect_and_huge_logits_stay_finite():
 
 
 def test_score_learns_the_iou_of_its_mask():
-    """Rows of scores and masks are the same windows; a target is no way for gradients into the masks."""
+    """Rows of scores and masks are the same windows; no gradients flow through the targets into the masks."""
     given = example() | {"score_labels": np.tile(np.array([1, 1, 0, 0, 0], np.float32), (B, 1))}
     spec = LossSpec(score_target="iou")
     got = jax.jit(partial(image_losses, spec=spec))(**given)
@@ -111,7 +111,7 @@ def test_hardest_negatives_and_focal_weights_by_hand():
     given = {name: value[:1] for name, value in example().items()} | {
         "scores": scores,
         "score_labels": np.array([[1, 0, 0, 0, 0]], np.float32),
-        "score_weights": np.array([[1, 1, 0, 1, 1]], np.float32),  # the one of score 3 only fills the array
+        "score_weights": np.array([[1, 1, 0, 1, 1]], np.float32),  # the row of score 3 is padding
     }
     got = jax.jit(partial(image_losses, spec=LossSpec(hardest_negatives=2)))(**given).objectness
     np.testing.assert_allclose(got, [np.mean([entropy(2.0, 1), entropy(-1.0, 0), entropy(0.5, 0)])], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Extents of images in padded maps, and pooling that stays inside them, against loops over each image alone."""
+"""Masks of the padding, and pooling within them, compared with loops over each image alone."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ POOLS = {
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=3), st.sampled_from([1, 8, 24]))
-def test_extents_are_ceilings(sizes, stride):
+def test_valid_cells_are_ceilings(sizes, stride):
     size = jnp.asarray(sizes, jnp.int32)
     want = [[-(-h // stride), -(-w // stride)] for h, w in sizes]
     assert valid_cells(size, stride).tolist() == want

@@ -27,7 +27,7 @@ def proposals(*masks: dict) -> ScoredMasks:
 
 @pytest.fixture
 def split(tmp_path):
-    """(annotations, image folder, results) of two images, one proposal each, the second image's first."""
+    """(annotations, image folder, results) of two images with one proposal each; the second image comes first."""
     images, entries, results = [], [], []
     for image_id in (3, 5):
         cv2.imwrite(str(tmp_path / f"{image_id}.png"), np.full((60, 80, 3), 90, np.uint8))

@@ -1,4 +1,4 @@
-"""The four necks against plain float64 ones, alone and in a padded batch."""
+"""The four necks compared with plain float64 ones, alone and in a padded batch."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ STRIDE = 16
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neck_is_the_plain_one(kind):
-    """Images of 5x7, 4x1 and 3x6 cells in one batch: each gets what it would get alone, and zeros beyond."""
+    """Images of 5x7, 4x1 and 3x6 cells in one batch: results equal those of each image alone, padded by zeros."""
     own = [(5, 7), (4, 1), (3, 6)]
     x = np.zeros((3, 5, 7, 6), np.float32)
     for b, (h, w) in enumerate(own):

@@ -1,4 +1,4 @@
-"""The two norms against literal float64 statistics: of an image's own cells, and of every window built."""
+"""The two norms compared with literal float64 statistics: of an image's own cells, and of every window."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ EPSILON = 1e-5
 
 
 def level_maps(sizes, mean=0.3, seed=0):
-    """Padded maps of images of `sizes`, zero beyond each: [B, h, w, 3] a level."""
+    """Returns padded maps of images of `sizes`, zero in the padding: [B, h, w, 3] per level."""
     rng = np.random.default_rng(seed)
     maps = [np.zeros((len(sizes), h, w, 3), np.float32) for h, w in level_sizes(*PADDED, STRIDES)]
     for b, size in enumerate(sizes):
@@ -83,7 +83,7 @@ def test_window_norm_normalizes_by_the_batch_and_keeps_corrected_averages():
             want = np.average([one[which] for one in literal], axis=0, weights=decayed)
             np.testing.assert_allclose(state[name], want, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(state["weight"], decayed.sum(), rtol=1e-6)
-    # In use the stored moments, whatever the input.
+    # Inference uses the stored moments, whatever the input.
     factor, shift = norm.apply({"params": params, "batch_stats": state}, *arguments[0], STRIDES, False)
     np.testing.assert_allclose(factor, params["scale"] / np.sqrt(state["var"] + EPSILON), rtol=1e-6)
     np.testing.assert_allclose(factor * state["mean"] + shift, params["bias"], rtol=1e-5, atol=1e-6)
