@@ -41,7 +41,7 @@ NETWORK = [
 
 
 def draw(model):
-    """Returns random variables, with the mask's bias near the threshold and a small stem, so that logits are of order 1."""
+    """Returns random variables, with the mask's bias near the threshold and a small stem: logits of order one."""
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     variables = random_variables(model, jnp.zeros((1, 64, 96, 3)), jnp.array([[64, 96]]), windows, windows)
     stem = variables["params"]["body"]["stem"]

@@ -1,4 +1,4 @@
-"""The Colab notebook: run from an empty folder to its last cell, as on Colab, with small data; and how it is stored."""
+"""The Colab notebook: runs from an empty folder to its last cell, as on Colab, with small data; and its stored form."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ inputtransformer2 = pytest.importorskip("IPython.core.inputtransformer2", reason
 NOTEBOOK = tiny.ROOT / "notebooks" / "fastmask_colab.ipynb"
 DEVICES = 2
 YEAR = 2014
-ELSEWHERE = ("data.records", "evaluation.annotations", "evaluation.images", "train.batch_size")  # the notebook says
+ELSEWHERE = ("data.records", "evaluation.annotations", "evaluation.images", "train.batch_size")  # set by the notebook
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_is_stored_without_outputs(book):
 
 
 def test_coco_waits_to_be_asked(book):
-    """Run all does nothing of the last part: it imports, defines functions, and asks RUN_COCO, which is false."""
+    """*Run all* skips the last part: it only imports, defines functions, and checks RUN_COCO, which is false."""
     parameters = {}
     exec(book.cells[1].source, parameters)
     assert parameters["RUN_COCO"] is False
@@ -56,7 +56,7 @@ def test_coco_waits_to_be_asked(book):
 
 
 def repository(folder, requirements=None):
-    """A repository to clone: what the notebook needs of the working tree, in one commit."""
+    """Creates a repository to clone: the parts of the working tree that the notebook needs, in one commit."""
     for name in ("fastmask_jax", "configs"):
         shutil.copytree(tiny.ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*tiny.ROOT.glob("*.py"), tiny.ROOT / "requirements.txt"]:
@@ -70,7 +70,7 @@ def repository(folder, requirements=None):
 
 
 def downloads(folder, data):
-    """The drawn shapes as COCO's archives; returns the address that they are fetched from."""
+    """Packs the drawn shapes as COCO's archives; returns the download address."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "zips").mkdir()
     with zipfile.ZipFile(folder / f"annotations/annotations_trainval{YEAR}.zip", "w") as both:
@@ -84,7 +84,7 @@ def downloads(folder, data):
 
 
 def environment(folder):
-    """Of the kernel: nothing is installed from anywhere, and the clone alone holds the package."""
+    """Returns the kernel's environment, in which nothing can be installed and only the clone contains the package."""
     ours = {"PIP_NO_INDEX": "1", "IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PLATFORM_DIRS": "1"}
     kept = tiny.environment(folder / "compiled", DEVICES) | ours
     return {name: value for name, value in kept.items() if name not in ("PYTHONPATH", "MPLBACKEND")}
@@ -126,7 +126,7 @@ def execute(book, tmp_path_factory):
 
 
 def test_runs_from_the_first_cell_to_the_last(book, tmp_path_factory):
-    """One test, since one kernel runs it all."""
+    """A single test, because one kernel runs all cells."""
     printed, shown, folder = execute(book, tmp_path_factory)
     clone = folder / "fastmask_jax"
     check_installed(printed, folder)
@@ -165,7 +165,7 @@ def check_coco(printed, shown, run, coco):
 
 
 def install(book, folder, source):
-    """(exit code, last line of stderr) of the install cell alone, run in a folder, with no package index to ask."""
+    """Runs only the install cell in a folder, without a package index; returns (exit code, last line of stderr)."""
     cell = next(cell.source for cell in book.cells if cell.id == "install")
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -200,7 +200,7 @@ def test_without_source_and_upload_the_cell_asks_for_one(book, tmp_path):
 
 @pytest.mark.skipif(shutil.which("unzip") is None, reason="unzip is not installed")
 def test_an_uploaded_zip_is_unpacked(book, tmp_path):
-    """A zip as a repository's host makes it: one folder in it, and links as links; SOURCE stays empty."""
+    """A zip like those of repository hosts: with one top-level folder, and links kept as links; SOURCE is empty."""
     repository(tmp_path / "origin")
     archive = tmp_path / "work" / "fastmask_jax-main.zip"
     archive.parent.mkdir()
@@ -214,7 +214,7 @@ def test_an_uploaded_zip_is_unpacked(book, tmp_path):
 
 @pytest.mark.parametrize(("protobuf", "replaced"), [("5.29.6", True), ("7.35.1", False)])
 def test_metadata_is_replaced_where_protobuf_cannot_load_it(book, tmp_path, protobuf, replaced):
-    """The install cell with another version of protobuf in sight; pip itself does not run."""
+    """Runs the install cell with another version of protobuf installed; pip itself does not run."""
     record = tmp_path / "installed" / f"protobuf-{protobuf}.dist-info"
     record.mkdir(parents=True)
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: protobuf\nVersion: {protobuf}\n")

@@ -33,7 +33,7 @@ def noise(height, width, seed=0):
 
 
 def measured(network):
-    """Every weight drawn at random, norms that hold the statistics of an image, so that values are of order one."""
+    """Returns random weights, with norms that contain the statistics of an image, so that values are of order one."""
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     arguments = jnp.asarray(noise(96, 128, 7))[None], jnp.array([[96, 128]]), windows, windows
     variables = plain.random_variables(network, *arguments)
@@ -49,7 +49,7 @@ def attentive():
 
 @pytest.fixture(scope="module")
 def literal(attentive):
-    """(attention of every window in their order, {window: (objectness, mask logits)}), built one by one in float64."""
+    """(attention of all windows in order, {window: (objectness, mask logits)}), built one by one in float64."""
     w = plain.weights_of(attentive[1])
     features = plain.level_features(w, noise(*SIZE), STRIDES)
     attention = plain.objectness_attention(w["objectness_attention"], features, STRIDES)
@@ -62,7 +62,7 @@ def literal(attentive):
 
 
 def in_bucket(image, bucket, seed=None):
-    """[1, H, W, 3], with zeros beyond the image or whatever else `seed` draws there."""
+    """Returns [1, H, W, 3], with zeros beyond the image, or random values if `seed` is given."""
     rng = np.random.default_rng(seed or 0)
     padded = rng.uniform(-1000, 1000, (1, *bucket, 3)).astype(np.float32) * (seed is not None)
     padded[0, : image.shape[0], : image.shape[1]] = image
@@ -118,7 +118,7 @@ def test_where_nothing_draws_attention_one_window_is_left(attentive, literal):
 
 
 def test_padding_changes_nothing(attentive):
-    """Alone in its own size, and beside another image in a larger bucket with anything around it."""
+    """An image alone at its own size equals the image in a batch, in a larger bucket with garbage around it."""
     network, variables = attentive
     images = [noise(68, 92, 3), noise(100, 44, 4)]
     run = propose(network, 40)
@@ -132,7 +132,7 @@ def test_padding_changes_nothing(attentive):
 
 
 def test_a_fast_body_has_a_level_8_too():
-    """Stage 3's few channels, masked, at half the stride of the finest stream; the streams do not change."""
+    """Returns stage 3's channels, masked, at half the stride of the finest stream; the streams do not change."""
     body = EfficientNetLite(channels=(4, 3, 4, 5, 6, 7), depths=(1, 2, 2, 1, 2), features=9)
     image, size = in_bucket(noise(*SIZE), BUCKET, seed=1)
     variables = plain.random_variables(body, image, size)
@@ -145,7 +145,7 @@ def test_a_fast_body_has_a_level_8_too():
 
 
 def counted(channels, width=128):
-    """Parameters of one level's two convolutions: 3x3 with bias, 4x4 to two channels with bias."""
+    """Counts the parameters of a level's two convolutions: 3x3 with bias, 4x4 to two channels with bias."""
     return 9 * channels * width + width + 16 * width * 2 + 2
 
 
@@ -158,7 +158,7 @@ def counted(channels, width=128):
     ],
 )
 def test_parameters_of_the_published_networks(variant, strides):
-    """Those of FastMask, and beside them stage 3's 1x1 convolution and each level's own attention."""
+    """The parameters of FastMask plus stage 3's 1x1 convolution and each level's attention."""
     model = build_model(load_config(f"{ROOT}/configs/coco.py:{variant}").model.to_dict())
     assert model.strides == strides
     params = jax.eval_shape(lambda: initial_variables(model, 0))["params"]

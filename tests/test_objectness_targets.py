@@ -1,4 +1,4 @@
-"""Targets of objectness attention: masks resized by OpenCV, plain loops, and what reaches a batch."""
+"""Targets of objectness attention: compared with masks resized by OpenCV and with loops, and in batches."""
 
 import cv2
 import jax

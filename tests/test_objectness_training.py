@@ -14,7 +14,7 @@ from tests.plain_network import random_variables
 
 
 def test_a_step_learns_the_attention_of_each_level(tmp_path_factory):
-    """The loss is that of the other parts and the attention's, its weight times the sum over levels, in float64."""
+    """The loss is the sum of the other parts and the weighted attention loss over all levels, in float64."""
     data = tiny.dataset(tmp_path_factory.getbasetemp())
     changed = {
         "model__objectness_attention_width": 3,

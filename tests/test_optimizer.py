@@ -1,4 +1,4 @@
-"""Schedules by hand, what decays, and two updates against the formulas of SGD with momentum and of AdamW."""
+"""Schedules by hand, weight decay, and two updates compared with the formulas of SGD with momentum and AdamW."""
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +136,7 @@ def test_two_updates_by_hand(clip, factor):
 
 
 def test_two_updates_of_adam_by_hand():
-    """AdamW: moments without bias, and a decay that they do not see."""
+    """AdamW: bias-corrected moments, and decoupled weight decay."""
     optimizer, _ = build_optimizer(SETTINGS | {"name": "adam", "body_factor": 0.5}, 2, 100)
     state, params = optimizer.init(PARAMS), PARAMS
     value, first, second = 1.0, 0.0, 0.0
@@ -161,7 +161,7 @@ def test_biases_outside_the_body_have_a_rate_of_their_own():
 
 
 def test_the_state_has_one_form_whatever_the_settings():
-    """So that a run may go on with clipping, another schedule, or a rate of its own for the body."""
+    """A run can resume with clipping, another schedule, or another learning rate for the body."""
     forms = set()
     for changed in (
         {},

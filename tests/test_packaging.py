@@ -1,4 +1,4 @@
-"""What a user installs: requirements, constraints and extras agree; a package that is missing is named in one line."""
+"""Packaging: requirements, constraints and extras agree, and a missing package is one line."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def lines(name: str) -> list[str]:
-    """The requirements of a file, without comments."""
+    """Returns the requirements of a file, without comments."""
     found = [line.partition(" #")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     return [line for line in found if line and not line.startswith("#")]
 
@@ -25,13 +25,13 @@ def test_what_inference_needs_is_part_of_the_requirements():
 
 
 def package(line: str) -> str:
-    """The name of a requirement, as pip compares names."""
+    """Returns the name of a requirement, normalized as by pip."""
     return re.split(r"[=<>;]", line)[0].lower().replace("_", "-")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_no_requirement_has_an_upper_bound(name):
-    """A floor with exclusions lets an installed jax stay; upper bounds go stale with the next quarterly release."""
+    """Lower bounds with exclusions keep an installed jax; upper bounds become outdated with every quarterly release."""
     for line in lines(name):
         if line == "mkdocs>=1.6,<2":  # builds the pages alone; 2 is announced as another program
             continue
@@ -56,7 +56,7 @@ def test_every_extra_exists():
 
 
 def command(name: str, blocked: tuple[str, ...], *arguments: str, cwd):
-    """`fastmask NAME ...` in a process that cannot import some packages; (exit code, stderr)."""
+    """Runs `fastmask NAME ...` in a process that cannot import some packages; returns (exit code, stderr)."""
     code = (
         "import sys\n"
         "class Absent:\n"
@@ -89,7 +89,7 @@ def test_a_missing_package_is_one_line(name, blocked, arguments, tmp_path, monke
 
 
 def test_records_without_array_record_are_one_line(tmp_path, monkeypatch):
-    """As on Windows, for which there is no release of it: before anything is drawn."""
+    """As on Windows, where array_record has no release: the error comes before anything is drawn."""
     code = (
         "import importlib.util, sys\n"
         "found = importlib.util.find_spec\n"
@@ -112,7 +112,7 @@ def python_at(path, answer: str) -> None:
 
 
 def test_make_takes_the_newest_python_that_works(tmp_path):
-    """A pyenv shim of a version that is not active is on PATH, and fails; the version itself is not on PATH."""
+    """A failing pyenv shim of an inactive version is on PATH; the version itself is not."""
     version = "{}.{}".format(*sys.version_info)
     python_at(tmp_path / "shims" / "python3.99", "echo 'pyenv: python3.99: command not found' >&2; exit 127")
     python_at(tmp_path / "shims" / f"python{version}", "exit 127")

@@ -1,4 +1,4 @@
-"""Padding changes nothing: features, scores and masks of an image, alone and unpadded or in any bucket and batch."""
+"""Padding changes nothing: features, scores and masks of an image are the same alone and in any bucket and batch."""
 
 import functools
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 @functools.cache
 def runner(network):
-    """Level maps, and every window there is with its score, mask and attention."""
+    """Returns a function that computes the level maps, and score, mask and attention of every window."""
 
     def run(variables, image, size):
         count = len(all_windows(*image.shape[1:3], network.strides))
@@ -28,7 +28,7 @@ def runner(network):
 
 
 def batch_of(images, bucket, fill=None):
-    """Images in the corner of a bucket; zeros beyond, or what `fill` draws there."""
+    """Returns images padded to a bucket, with zeros or random values from `fill`."""
     out = np.zeros((len(images), *bucket, 3), np.float32)
     if fill is not None:
         out[:] = fill.uniform(-1000, 1000, out.shape)
@@ -38,7 +38,7 @@ def batch_of(images, bucket, fill=None):
 
 
 def of_each_image(network, variables, images, bucket, fill=None):
-    """For every image (level maps cut to it, {window: (score, mask logits, attention)})."""
+    """Returns for every image (level maps cropped to it, {window: (score, mask logits, attention)})."""
     levels, decoded = jax.tree.map(np.asarray, runner(network)(variables, *batch_of(images, bucket, fill)))
     results = []
     for b, image in enumerate(images):
@@ -66,7 +66,7 @@ def assert_same(got, want, image, strides):
 
 
 def random_images(*sizes):
-    """Smooth and rough at once: noise on a slope, 0 to 255."""
+    """Returns images of noise on a slope, 0 to 255."""
     rng = np.random.default_rng(0)
     images = []
     for h, w in sizes:
@@ -76,7 +76,7 @@ def random_images(*sizes):
 
 
 def measured(network, variables, images, bucket):
-    """Variables with the statistics of these images in every norm, so that values stay of order one."""
+    """Returns variables with the statistics of these images in every norm, so that values are of order one."""
     image, size = batch_of(images, bucket)
     windows = jnp.zeros((len(images), 1, 3), jnp.int32)
 
@@ -89,7 +89,7 @@ def measured(network, variables, images, bucket):
 
 
 def check(network, variables, images, *buckets):
-    """The first image unpadded and alone, against itself first and last of a batch, garbage beyond, in every bucket."""
+    """Compares the first image alone, without padding, with itself first and last in a batch in every bucket."""
     (want,) = of_each_image(network, variables, images[:1], images[0].shape[:2])
     for bucket in buckets:
         batch = of_each_image(network, variables, images, bucket, np.random.default_rng(1))
@@ -116,7 +116,7 @@ def test_every_bucket(tiny_network):
 
 @pytest.mark.parametrize("kind", ["average", "max", "feedforward"])
 def test_every_neck(tiny_network, kind):
-    """The features of levels; what follows them does not know the neck."""
+    """Compares the features of the levels; later layers do not depend on the neck."""
     network, variables = tiny_network
     network = network.clone(neck=kind)
     params = {name: part for name, part in variables["params"].items() if name != "neck" or kind == "feedforward"}
@@ -130,7 +130,7 @@ def test_every_neck(tiny_network, kind):
 
 
 def test_what_training_learns_from_a_batch_is_not_its_padding(tiny_network):
-    """Scores under the batch's own window moments, and the moments, in two buckets."""
+    """Compares the scores with the batch's own window moments, and the moments, in two buckets."""
     network, variables = tiny_network
     images = random_images((68, 92), (100, 44))
     windows = jnp.asarray([[(0, 5, 3), (1, 2, 2), (2, 4, 2), (3, 2, 1)]] * 2, jnp.int32)

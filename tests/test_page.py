@@ -1,4 +1,4 @@
-"""The page of demo.py in a real browser: files, sliders, clicks, downloads, refusals; nothing leaves the machine."""
+"""The demo page in a real browser: uploads, sliders, clicks, downloads, errors; nothing leaves the machine."""
 
 import http.client
 import json
@@ -36,7 +36,7 @@ H, W = 300, 400
 SQUARES = {"red": (20, 30, 90), "green": (150, 60, 60), "blue": (300, 200, 50)}  # x, y, side; scores .9, .7, .5
 INFERNO_HALF = np.array([0.735683, 0.215906, 0.330245]) * 255  # matplotlib's inferno at 0.5, the attention everywhere
 
-_connections: list | None = None  # what this process connects to or looks up, while it is a list
+_connections: list | None = None  # records this process's connections and look-ups while it is a list
 
 
 def _watch(event, arguments):
@@ -55,7 +55,7 @@ def free_port():
 
 @contextmanager
 def opened(address):
-    """A browser's page, and its list of errors and of requests to other machines."""
+    """Yields a browser page, and a list of its errors and its requests to other machines."""
     problems = []
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -80,13 +80,13 @@ def opened(address):
 
 
 def _of_quick_upload(message):
-    """gradio asks how far an upload is, and of one that is over already gets 404, a console error of its own."""
+    """Returns whether a console error is gradio's 404 for the progress of a finished upload."""
     return "/upload_progress" in message.location["url"] or message.text == "Response"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The page with bright squares for a network: address, images that were proposed on, and connections made."""
+    """The page with `BrightGenerator` as the network: its address, the processed images, and the connections."""
     global _connections
     _connections = []
     from fastmask_jax.apps.page.blocks import build_page, serve
@@ -114,7 +114,7 @@ def upload(page, path):
 
 
 def shown(page, name):
-    """The address of a picture, and its pixels."""
+    """Returns the address of a picture and its pixels."""
     source = page.get_attribute(f"#{name} img", "src")
     return source, np.array(Image.open(BytesIO(page.request.get(source).body())).convert("RGB"))
 
@@ -164,7 +164,7 @@ def test_upload_sliders_click_and_download(served, photo):
         scale = len(window) / 60  # the window begins 10 pixels left of the object and above, and has 60
         inside = round(30 * scale)
         np.testing.assert_allclose(window[inside, inside], COLORS["green"], atol=2)
-        gray = np.dot(COLORS["green"], [0.299, 0.587, 0.114])  # attention lies over the image without its colors
+        gray = np.dot(COLORS["green"], [0.299, 0.587, 0.114])  # attention is drawn on the gray image
         expected = 0.4 * gray + 0.6 * INFERNO_HALF
         np.testing.assert_allclose(attention[inside, inside], expected, atol=3)
         click(page, 395, 5)
@@ -198,7 +198,7 @@ def test_upload_sliders_click_and_download(served, photo):
 
 
 def check_results(path):
-    """COCO's own reader takes the file; its masks are the squares."""
+    """Checks that pycocotools reads the file and that its masks are the squares."""
     ground = COCO()
     ground.dataset = {"images": [{"id": 42, "height": H, "width": W}], "categories": [{"id": 1}], "annotations": []}
     ground.createIndex()
@@ -230,7 +230,7 @@ def test_what_is_no_image_or_too_large_is_refused(served, photo, tmp_path):
 
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desk", "phone"])
 def test_where_things_lie(served, photo, size):
-    """Labels are above the pictures; on a phone, all below each other, and the picture before its sliders."""
+    """Labels are above the pictures; on a phone, everything is in one column, with the picture before its sliders."""
     with opened(served.address) as (page, problems):
         page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
         upload(page, photo)
@@ -281,7 +281,7 @@ def test_a_forged_message_reads_no_file_of_the_machine(served, photo, meta):
 
 
 def test_nothing_is_asked_of_other_machines(served):
-    """Neither while gradio is imported nor while the page is built and used; the browser's requests: `problems`."""
+    """Neither the import of gradio nor the page contacts other machines; `problems` has the browser's requests."""
     assert not served.blocks.analytics_enabled and not served.blocks.share
     hosts = {address[0] for address in served.connections if isinstance(address, tuple)}
     assert {host.decode() if isinstance(host, bytes) else host for host in hosts} <= {"127.0.0.1", "localhost", None}
@@ -293,7 +293,7 @@ def test_nothing_is_asked_of_other_machines(served):
 
 
 def test_names_of_other_hosts_are_refused(served):
-    """A page of another site, whose name is made to lead here, must not use this one."""
+    """A page of another site whose name resolves to this address must not use the server (DNS rebinding)."""
     for host, status in (("evil.example", 400), (f"localhost:{served.port}", 200), (f"127.0.0.1:{served.port}", 200)):
         asked = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
         asked.request("GET", "/config", headers={"Host": host})
@@ -348,7 +348,7 @@ def test_the_command_alone(tmp_path):
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/ shows the page; Ctrl-C stops it\n"
         with opened(f"http://127.0.0.1:{port}/") as (page, problems):
             assert "3,199 partly labeled photographs" in page.inner_text("body")
-            page.set_default_timeout(240_000)  # for compiling, beside other tests
+            page.set_default_timeout(240_000)  # for compilation while other tests run
             page.click("#example")
             says(page, "status", "of 200 proposals")
             assert re.match(r"Proposal 1 · objectness 0\.\d{3}", page.inner_text("#description"))

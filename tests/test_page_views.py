@@ -1,4 +1,4 @@
-"""What the page shows and which files it takes, without a browser; proposals are bright squares on gray."""
+"""Pictures and uploads of the page, without a browser; proposals are bright squares on gray."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def view():
 
 
 def center(name):
-    """(x, y) of a square's middle in the page's picture."""
+    """Returns (x, y) of a square's center in the page's picture."""
     x, y, side = SQUARES[name]
     return round((x + side / 2) * views.LONGEST / W), round((y + side / 2) * views.LONGEST / W)
 
@@ -58,7 +58,7 @@ def test_steps_go_through_all_and_around(view):
 
 
 def test_the_outline_in_the_window_is_seen(view):
-    """On the page a window is half as large as its picture, so a line of two pixels is one that is seen."""
+    """The page shows a window at half the size of its picture, so lines need two pixels to be visible."""
     window, _ = view.closeup()
     row = window[len(window) // 2]  # it begins 10 of 60 pixels left of the square
     line = np.flatnonzero((row == views.distinct_colors(1)[0]).all(-1))
@@ -72,7 +72,7 @@ def test_clicks_at_one_place_go_through_all_that_lie_there():
     found = BrightGenerator().propose(image)
     whole = np.zeros((H, W), bool)
     whole[100:180, 100:180] = True
-    found.rles[0] = encoded(whole)  # the red one with what covers it
+    found.rles[0] = encoded(whole)  # the red square and all that covers it
     view, seen = View("squares", Path("squares.json"), found, found), []
     for _ in range(3):
         view = view.clicked(round(135 * views.LONGEST / W), round(135 * views.LONGEST / W))
@@ -95,7 +95,7 @@ def test_pictures_of_images_of_any_size(size):
     assert max(shown.shape) == views.LONGEST
     assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / views.LONGEST)
     scale = views.LONGEST / max(size)
-    middle = shown[int(1.35 * side * scale), int(1.35 * side * scale)]  # off the middle, where the score is written
+    middle = shown[int(1.35 * side * scale), int(1.35 * side * scale)]  # off the center, where the score is drawn
     mixed = 0.55 * np.array(COLORS["red"]) + 0.45 * views.distinct_colors(1)[0]
     np.testing.assert_allclose(middle, mixed, atol=2)
     np.testing.assert_allclose(shown[-2, -2], 90, atol=1)
@@ -112,7 +112,7 @@ def test_uploads_are_read_upright(tmp_path):
     path = tmp_path / "turned.png"
     image = Image.fromarray(pixels)
     exif = image.getexif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees
     image.save(path, exif=exif)
     np.testing.assert_array_equal(read_upload(path), np.rot90(pixels, -1))
     image.save(path)
@@ -140,7 +140,7 @@ def test_uploads_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["ICO", "ICNS", "EPS", "PDF", "PPM", "TGA"])
 def test_only_listed_formats_are_opened(tmp_path, kind):
-    """Whatever the name says: PostScript would start another program, and icons hold images of any size."""
+    """Regardless of the name: PostScript would start another program, and icons contain images of any size."""
     path = tmp_path / "photo.jpg"
     Image.fromarray(picture((64, 64), red=(0, 0, 20))).save(path, kind)
     with pytest.raises(ValueError, match=r"^photo\.jpg is not an image, or its format is not supported"):

@@ -1,4 +1,4 @@
-"""Masks in the original image, against cv2.resize of the whole window and against transposed convolution by loops."""
+"""Pasted masks, compared with cv2.resize of the whole window and with transposed convolution by loops."""
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def transposed_convolution(logits):
 
 
 def literal_probabilities(windows, logits, resized, original):
-    """Every window's probabilities resized as a whole and cut into the image; 0 elsewhere."""
+    """Resizes every window's probabilities as a whole and pastes them into the image; 0 elsewhere."""
     height, width = original
     for (x1, y1, x2, y2), mask in zip(original_window_boxes(windows, STRIDES, resized, original), logits, strict=True):
         image = np.zeros(original, np.float32)
@@ -38,7 +38,7 @@ def literal_probabilities(windows, logits, resized, original):
 
 
 def drawn(runs: Runs):
-    """The masks of runs, pixel by pixel."""
+    """Rasterizes runs to masks, pixel by pixel."""
     height, width = runs.size
     for k in range(len(runs.splits) - 1):
         flips = np.zeros(height * width + 1, np.int64)
@@ -47,7 +47,7 @@ def drawn(runs: Runs):
 
 
 def smooth_logits(rng, count):
-    """Logits of all characters: fine and coarse, faint and sharp, mostly inside and mostly outside."""
+    """Returns logits of many kinds: fine and coarse, faint and sharp, mostly inside and mostly outside."""
     logits = []
     for noise in rng.normal(size=(count, 40, 40)):
         smooth = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.6, 7))
@@ -61,7 +61,7 @@ def some_windows(rng, resized, count):
 
 
 def differences(windows, logits, resized, original, threshold=0.2):
-    """(pixels in all, pixels that differ, how far the literal probability of those is from the threshold)."""
+    """Returns the numbers of all and of differing pixels, and how far the latter are from the threshold."""
     runs = paste(windows, logits, strides=STRIDES, resized=resized, original=original, threshold=threshold)
     pixels, wrong, far = 0, 0, 0.0
     pairs = zip(literal_probabilities(windows, logits, resized, original), drawn(runs), strict=True)
@@ -115,7 +115,7 @@ def test_paste_of_even_masks_reaches_the_border(level):
 
 
 def test_negative_border_cells_are_drawn_towards_zero():
-    # A border cell of logit −2 is 0.12, yet becomes −1.25 and so 0.22 at the window's edge: 5/8 of the kernel is left.
+    # A border cell of logit −2 is 0.12, but becomes −1.25, thus 0.22, at the window's edge, with 5/8 of the kernel.
     original = resized = (400, 400)
     windows = np.array([[2, 6, 6]], np.int32)
     logits = np.full((1, 40, 40), -9.0, np.float32)

@@ -1,4 +1,4 @@
-"""The data pipeline: the same batches for any number of workers, start and share; nothing lost silently."""
+"""The data pipeline: the same batches for any number of workers, start and share; errors are reported."""
 
 import itertools
 
@@ -21,7 +21,7 @@ SPEC = TrainSpec(strides=(8, 12, 16), long_edges=(100, 112, 128), labels=label_s
 
 
 def make_record(number, height, width, objects=4):
-    """An image of noise with bright rectangles, some of them objects of a size that a window fits."""
+    """Returns a record with noise and bright rectangles, some of which are objects that fit a window."""
     rng = np.random.default_rng(number)
     image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
     boxes, rles = [], []
@@ -112,7 +112,7 @@ def test_batches_keep_the_contract():
 
 
 def test_labels_and_targets_fit_the_image():
-    """The mask target, pasted where its window is, covers a bright rectangle: geometry end to end."""
+    """A mask target pasted at its window covers a bright rectangle: tests the geometry end to end."""
     shown = 0
     for batch in read(records=[make_record(7, 90, 90, objects=1)], steps=4, batch_size=1):
         bright = batch.image[0].max(axis=2) > 80
@@ -122,7 +122,7 @@ def test_labels_and_targets_fit_the_image():
             if weight:
                 stride = SPEC.strides[window[0]]
                 small = cv2.resize(target, (10 * stride, 10 * stride), interpolation=cv2.INTER_AREA)
-                canvas = np.zeros((512, 512), bool)  # room for windows that reach beyond the image
+                canvas = np.zeros((512, 512), bool)  # with room for windows beyond the image
                 top, left = 192 + (window[1] - 5) * stride, 192 + (window[2] - 5) * stride
                 canvas[top : top + 10 * stride, left : left + 10 * stride] = small >= 0.5
                 pasted = canvas[192 : 192 + 128, 192 : 192 + 128]
@@ -202,7 +202,7 @@ def test_impossible_shares_and_scales_are_refused():
 
 
 def test_labels_do_not_depend_on_the_padding():
-    """A window means the same in any bucket: labels are of the image's own grid."""
+    """Windows are the same in any bucket: labels refer to the image's own grid."""
     drawn = load_sample(RECORDS[0])
     resized = resized_size(*drawn.size, 128)
     labels = label_windows(drawn.boxes, drawn.crowd, drawn.size, resized, SPEC.strides, SPEC.labels)
@@ -212,7 +212,7 @@ def test_labels_do_not_depend_on_the_padding():
 
 
 def test_partly_labeled_sets_join_with_their_weight():
-    """Of a set without a flag every window is known; of a partly labeled one only those near its labels."""
+    """All windows of a fully labeled set are known; in a partly labeled one, only those near labels."""
 
     class Source(list):
         index = None

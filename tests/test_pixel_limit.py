@@ -1,4 +1,4 @@
-"""Images of too many pixels are refused by their header, and damaged ones print nothing of their own."""
+"""Images of too many pixels are refused by their header, and damaged images print nothing."""
 
 import io
 import os
@@ -91,7 +91,7 @@ def test_a_small_file_of_gigantic_sides_is_refused_before_it_is_decoded(kind, tm
     tracemalloc.start()
     with pytest.raises(InvalidInput, match=rf"photo: an image of {SIDE}x{SIDE} pixels has more than max_pixels=") as e:
         read_image(path)
-    assert tracemalloc.get_traced_memory()[1] < 10 << 20  # of NumPy and Pillow
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20  # memory of NumPy and Pillow
     tracemalloc.stop()
     assert "\n" not in str(e.value)
     assert orientation_of(path) == 1
@@ -108,7 +108,7 @@ def test_the_limit_is_on_height_times_width(suffix):
 
 
 def test_sizes_beyond_pillows_own_limit_are_known():
-    """Which is of 179 million pixels, and warns from half of them on."""
+    """Pillow's limit is 179 million pixels, and it warns from half of that."""
     for side in (10_000, 20_000):
         assert read_header(png(side, side)) == ("PNG", side, side)
         with pytest.raises(TooManyPixels):
@@ -180,7 +180,7 @@ for suffix in (".jpg", ".png", ".tiff", ".jp2", ".webp", ".bmp", ".gif", "deep")
 
 
 def test_damaged_images_print_nothing():
-    """Not libpng, libjpeg, OpenCV or OpenJPEG, which write past Python."""
+    """Not even libpng, libjpeg, OpenCV and OpenJPEG, which write directly to stderr."""
     done = subprocess.run([sys.executable, "-c", DAMAGED], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

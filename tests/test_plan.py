@@ -1,4 +1,4 @@
-"""The batch plan: a shuffled, endless, seekable sequence in which each image comes once an epoch."""
+"""The batch plan: a shuffled, endless, seekable sequence that shows each image once per epoch."""
 
 import pickle
 
@@ -49,7 +49,7 @@ def test_every_usable_image_once_an_epoch(sizes, unusable, batch_size, square_on
         seen = np.bincount(np.concatenate([numbers for _, numbers in steps]), minlength=len(sizes))
         assert not seen[~usable].any()
         assert (seen[usable] >= 1).all()
-        # what is shown again only fills batches, of which one bucket (that no other contains) has at most one
+        # repeated images only fill batches: at most one per bucket that no other bucket contains
         assert seen.sum() - usable.sum() <= (batch_size - 1) * (1 if square_only or (64, 64) in buckets else 2)
 
 
@@ -127,7 +127,7 @@ def test_impossible_plans_are_refused(arguments, message):
 
 
 def test_weights_say_how_often_an_image_is_shown():
-    """Twelve images of weight 1, eight of weight ¼ and two of weight 3; each set takes turns."""
+    """Twelve images of weight 1, eight of weight ¼ and two of weight 3; the images of each set take turns."""
     weights = np.repeat([1.0, 0.25, 3.0], [12, 8, 2])
     sizes = np.array([(40, 80)] * 22)
     plan = BatchPlan(

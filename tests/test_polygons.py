@@ -1,4 +1,4 @@
-"""Outlines against pycocotools' rasteriser, areas against pixel counts, distances against plain loops."""
+"""Outlines compared with pycocotools' rasterizer, areas with pixel counts, distances with plain loops."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_outlines_without_tolerance_hold_the_mask_exactly(seed):
 
 
 def distance(point, ring):
-    """From a point to a ring."""
+    """Returns the distance from a point to a ring."""
     nearest = np.inf
     for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
         along = np.clip((point - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)

@@ -1,4 +1,4 @@
-"""predict.py from a file in the authors' format: what a plain NumPy network of theirs proposes."""
+"""predict.py with a file in the authors' format, compared with a plain NumPy network."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.tiny import ROOT
 
 
 def write_images(folder, sizes, rng):
-    """Smooth random RGB images, losslessly compressed."""
+    """Writes smooth random RGB images, losslessly compressed."""
     images = {}
     for number, (height, width) in enumerate(sizes):
         coarse = rng.uniform(0, 255, (height // 8, width // 8, 3)).astype(np.float32)
@@ -54,7 +54,7 @@ def test_proposals_are_those_of_a_plain_network(tmp_path, capsys, variant, level
         ]
         assert len(ours) == len(theirs) > 100
         np.testing.assert_allclose([entry["score"] for entry in ours], [score for score, _ in theirs], atol=1e-4)
-        assert np.ptp([score for score, _ in theirs]) > 0.3  # a test of equal scores would say little
+        assert np.ptp([score for score, _ in theirs]) > 0.3  # otherwise the comparison would be weak
         for entry, (_, drawn) in zip(ours, theirs, strict=True):
             assert entry["segmentation"]["size"] == list(image.shape[:2])
             mask = coco_mask.decode(entry["segmentation"]).astype(bool)

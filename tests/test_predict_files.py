@@ -1,4 +1,4 @@
-"""What words of a command line stand for."""
+"""Expansion of command-line inputs into files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What predict.py leaves of a video: the video with objects in steady colors, and their results."""
+"""Output of predict.py for videos: the video with objects in stable colors, and their results."""
 
 import json
 from fractions import Fraction
@@ -23,13 +23,13 @@ FRAMES = 20
 
 
 def squares(n):
-    """Red moves to the right; blue stands below it and grows, so that from frame 6 on it is the larger one."""
+    """Draws a frame: red moves to the right; blue, below it, grows and is larger from frame 6 on."""
     return {"red": (4 + 4 * n, 4, 60), "blue": (60, 80, 50 + 2 * n if n != 12 else 1)}
 
 
 @pytest.fixture
 def film(tmp_path):
-    """Blue is out of sight in frame 12."""
+    """A video in which blue is hidden in frame 12."""
     path = tmp_path / "film.mp4"
     with VideoWriter(path, RATE, Fraction(1, 30000)) as writer:
         for n in range(FRAMES):

@@ -1,4 +1,4 @@
-"""Two processes with an image each do what one does with two: the step, and the split of the data."""
+"""Two processes with one image each equal one process with two: the step, and the split of the data."""
 
 import socket
 import subprocess
@@ -53,7 +53,7 @@ np.savez(out, losses=losses, **leaves)
 
 
 def trained(data, folder, count):
-    """The state of every process after the steps."""
+    """Returns the state of every process after the steps."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Pictures of training, on images that show their own masks: bright where the object is."""
+"""Training pictures, on images that are bright inside the masks of their objects."""
 
 import gc
 import weakref
@@ -31,7 +31,7 @@ BRIGHT = 160
 
 
 def make_record(number: int) -> Record:
-    """A shape without any symmetry on a dark ground."""
+    """Returns a record of an asymmetric shape on a dark background."""
     mask = np.zeros((192, 256), np.uint8)
     corner = np.array([60 + 20 * number, 40])
     shape = np.array([[0, 0], [70, 10], [95, 60], [40, 45], [20, 110]]) + corner
@@ -78,7 +78,7 @@ def truth(batch, row: int) -> np.ndarray:
 
 
 def recording(function, record):
-    """The function, which tells `record` its arguments first."""
+    """Wraps a function to pass its arguments to `record` first."""
 
     def called(*args, **kwargs):
         record(*args, **kwargs)
@@ -110,7 +110,7 @@ def test_the_label_picture_marks_the_object_where_the_image_shows_it(batch, monk
     shown = truth(batch, 0)
     reddened = panels[0][..., 0].astype(int) > panels[0][..., 2] + 20
     rim = cv2.dilate(shown.astype(np.uint8), np.ones((5, 5))) > cv2.erode(shown.astype(np.uint8), np.ones((5, 5)))
-    assert reddened[shown & ~rim].mean() > 0.97  # but for a dark line of the box
+    assert reddened[shown & ~rim].mean() > 0.97  # except for a dark line of the box
     assert reddened[~shown & ~rim].mean() < 0.03  # the box
 
 

@@ -1,4 +1,4 @@
-"""What a generator returns, and images as users have them: against plain loops, PIL and pycocotools."""
+"""Proposals, and images of many kinds, compared with plain loops, PIL and pycocotools."""
 
 import dataclasses
 import io
@@ -216,7 +216,7 @@ def test_mirrored_runs_are_those_of_mirrored_bitmaps(seed, height, width):
     np.testing.assert_array_equal(tight_boxes(mirrored(runs)), boxes)
 
 
-def test_mirrored_extents():
+def test_mirrored_window_boxes():
     assert mirrored_boxes(np.array([[-3, 2, 5, 9]]), 10).tolist() == [[5, 2, 13, 9]]
 
 
@@ -242,7 +242,7 @@ def test_images_of_every_kind(tmp_path):
 
 def test_the_orientation_of_a_file_is_left_alone(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     path = tmp_path / "turned.jpg"
     Image.fromarray(RGB).save(path, exif=exif)
     assert read_image(path).shape == read_image(Image.open(path)).shape == RGB.shape

@@ -1,4 +1,4 @@
-"""The body against a plain float64 network of the spec, in both flavors."""
+"""The ResNet body compared with a plain float64 network, in both flavors."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ FLAVORS = ("caffe", "torchvision")
 
 
 def tiny(flavor="caffe", **options):
-    """A body of width 4, one block a stage, with every weight random."""
+    """Returns a body of width 4, with one block per stage and random weights."""
     net = ResNet(width=4, depths=(1, 1, 1), flavor=flavor) if not options else ResNet(4, flavor=flavor, **options)
     return net, random_variables(net, jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]]))
 
@@ -24,7 +24,7 @@ def random_image(height, width, seed=0):
 @pytest.mark.parametrize("flavor", FLAVORS)
 @pytest.mark.parametrize("options", [{"depths": (1, 2, 2)}, {"depths": (1, 1, 1), "middle_stride": 1}])
 def test_body_is_the_plain_network(flavor, options):
-    """Sides that are multiples of 4 but of nothing more: every later step meets odd numbers of cells."""
+    """Sides that are odd multiples of 4: every later stage has odd numbers of cells."""
     net, variables = tiny(flavor, **options)
     image = random_image(52, 76)
     got = jax.jit(net.apply)(variables, jnp.asarray(image)[None], jnp.array([[52, 76]]))
@@ -36,7 +36,7 @@ def test_body_is_the_plain_network(flavor, options):
 
 
 def test_flavors_differ_where_the_spec_says():
-    """With the same weights: the stem's bias, the place of the stride, the pool's padding, the input's scale."""
+    """With the same weights: the stem's bias, the position of the stride, the pool's padding, the input's scale."""
     shapes = {}
     for flavor in FLAVORS:
         _, variables = tiny(flavor)

@@ -1,4 +1,4 @@
-"""Run-length strings and boxes of runs, against pycocotools on the drawn masks."""
+"""Run-length strings and boxes of runs, compared with pycocotools on bitmaps."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from tests.test_paste import STRIDES, drawn, smooth_logits, some_windows
 
 
 def runs_of_crop(crop, top, left, height):
-    """Edges of a crop's runs, column by column, never joined over columns: what `paste` hands over."""
+    """Returns the edges of a crop's runs, column by column and not joined over columns, like `paste`."""
     edges = []
     for x, column in enumerate(crop.T):
         flips = np.flatnonzero(np.diff(np.concatenate([[0], column, [0]])))
@@ -24,7 +24,7 @@ def runs_of_crop(crop, top, left, height):
 
 @st.composite
 def placed_crops(draw):
-    """A few masks of one image, each a crop somewhere in it: (full masks, their runs)."""
+    """Draws masks of one image, each a crop placed somewhere in it: (full masks, their runs)."""
     height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
     masks, edges, splits = [], [], [0]
     for _ in range(draw(st.integers(0, 4))):

@@ -1,4 +1,4 @@
-"""Masks cut, moved and sampled as RLE, against bitmaps."""
+"""Masks cropped, moved and sampled as RLE, compared with bitmaps."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from fastmask_jax.masks import rle_regions
 
 
 def random_masks(rng, count, size):
-    """Bitmaps from empty to full, some of them with runs over many columns."""
+    """Returns bitmaps from empty to full, some with runs over many columns."""
     shares = rng.choice([0.0, 0.03, 0.5, 0.97, 1.0], count)
     return [rng.random(size) < share for share in shares]
 

@@ -1,4 +1,4 @@
-"""Pieces, counterparts and duplicates of masks of overlapping parts, against plain loops over bitmaps."""
+"""Pieces, counterparts and duplicates of masks of overlapping parts, compared with plain loops over bitmaps."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def masks_of(bitmaps, scores, cut, seen=(0, 0, SIZE[1], SIZE[0])):
 
 
 def random_part(rng, box):
-    """Rectangles within a box, about a few places, so that many overlap; bitmaps, scores of few values, and cut."""
+    """Returns bitmaps of overlapping rectangles in a box, scores of few values, and cut flags."""
     count = rng.integers(0, 12)
     bitmaps = np.zeros((count, *SIZE), bool)
     x1, y1, x2, y2 = box
@@ -95,7 +95,7 @@ def test_counterparts_are_the_best_first_each_once(seed):
         if cut[n] and also_cut[m] and iou(first[n], second[m], SHARED) > seams.AGREE
     }
     assert len({n for n, _ in found}) == len({m for _, m in found}) == len(found)
-    for (n, m), value in agreement.items():  # none is left out for a worse one
+    for (n, m), value in agreement.items():  # no pair is skipped for a worse one
         rivals = [agreement[a, b] for a, b in found if a == n or b == m]
         assert rivals and max(rivals) >= value
 

@@ -1,4 +1,4 @@
-"""The drawn dataset: same seed, same files; masks that pycocotools agrees with; pictures as their spec says."""
+"""The drawn dataset: equal files for equal seeds, masks that agree with pycocotools, and drawings that fit the spec."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_sizes_and_shares_are_those_of_the_spec():
 
 
 def test_an_object_is_where_its_mask_is_and_differs_from_what_is_around():
-    """Without texture, light and noise: one color within a mask, another outside; only edges are mixed."""
+    """Without texture, lighting and noise, a mask has one color and its surroundings another; only edges are mixed."""
     flat = ShapesSpec(object_contrast=(0.0, 0.0), ground_contrast=(0.0, 0.0), lighting=0.0, noise=0.0)
     for k in range(30):
         drawn = draw(flat, (2, k))
@@ -79,7 +79,7 @@ def test_an_object_is_where_its_mask_is_and_differs_from_what_is_around():
             core = cv2.erode(np.uint8(labels == number), np.ones((5, 5)), borderValue=1).astype(bool)
             if core.any():
                 colors.append(np.median(drawn.image[core], axis=0))
-                # Tips thinner than a pixel are drawn, faintly, but in no mask.
+                # Tips thinner than a pixel are drawn faintly, but belong to no mask.
                 assert (drawn.image[core] == colors[-1]).all(axis=1).mean() > 0.99
         middle = np.array(colors)
         apart = np.abs(middle[:, None] - middle[None]).max(axis=2) + 255 * np.eye(len(middle))

@@ -1,4 +1,4 @@
-"""Scores lowered by the stability of the masks, on hand-made masks."""
+"""Scores multiplied by the stability of masks, on hand-made masks."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The step on several devices and on one, what it changes and what it leaves, and that it learns."""
+"""The step on several devices and on one: what it changes, what it does not change, and that it learns."""
 
 from contextlib import contextmanager
 
@@ -19,7 +19,7 @@ from tests.plain_network import random_variables
 
 IMAGES = 8
 DEVICES = jax.local_device_count()
-UNSHARED = f"{IMAGES} images and {DEVICES} device(s)" if DEVICES == 1 or IMAGES % DEVICES else ""  # why not, or nothing
+UNSHARED = f"{IMAGES} images and {DEVICES} device(s)" if DEVICES == 1 or IMAGES % DEVICES else ""  # reason to skip
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def leaves(tree):
 
 @contextmanager
 def float64():
-    """All that the package computes in float32 is float64: two orders of one sum then differ by 1e-15 or so.
+    """Makes the package compute in float64 instead of float32: different orders of a sum then differ by about 1e-15.
 
-    In float32 they differ by 1e-7, and by more where a sum of large terms is small, or where rounding moves a ReLU's
-    input across zero: no bound tells that from a small mistake.
+    In float32 they differ by 1e-7, and by more if large terms cancel or if rounding moves a ReLU's input across zero,
+    which no bound could distinguish from a small error.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jnp, "float32", jnp.float64)
@@ -81,7 +81,7 @@ def float64():
 
 
 def shard_mapped(step):
-    """What would stand in devices.py in the place of `pmap`: the same step, over the same axis."""
+    """Maps the same step over the same axis without `pmap`, as devices.py could."""
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec()}
     mapped = jax.jit(jax.shard_map(step, mesh=mesh, check_vma=False, **specs))
@@ -114,7 +114,7 @@ def test_several_devices_take_the_step_of_one(prepared):
 
 
 def assert_close(got, want):
-    """Every array to twelve digits of its norm, which only float64 has."""
+    """Compares every array to twelve digits of its norm, which needs float64."""
     got, want = leaves(got), leaves(want)
     assert got.keys() == want.keys()
     for name, value in want.items():
@@ -170,7 +170,7 @@ def test_loss_falls_on_one_batch(prepared, mapped):
 
 
 def test_an_image_without_positives_weighs_nothing(prepared, alone):
-    """Its labels count neither as objectness nor in the number of images that the mean is of."""
+    """Its labels count neither for objectness nor for the number of images in the mean."""
     _, batch, start = prepared
     blank = batch.mask_weights.copy()
     blank[-1] = 0
@@ -197,7 +197,7 @@ def test_a_batch_grows_to_what_the_devices_can_share(images):
 
 
 def test_moving_average_follows_the_weights(prepared):
-    """Decay .9: in the first steps (1 + n) / (10 + n), as the average must forget where it began."""
+    """With decay .9, the first steps use (1 + n) / (10 + n), so that the average forgets the initial weights."""
     settings, batch, start = prepared
     step = jax.jit(
         make_step(build_model(settings.model.to_dict()), optimizer_of(settings), LossSpec(**settings.losses), 0, 0.15)

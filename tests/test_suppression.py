@@ -1,4 +1,4 @@
-"""Suppression by mask IoU, against a plain loop over bitmaps."""
+"""Suppression by mask IoU, compared with a plain loop over bitmaps."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def plain_loop(bitmaps: np.ndarray, scores: np.ndarray, threshold: float) -> lis
 
 
 def blobs(rng: np.random.Generator, count: int, height: int = 24, width: int = 30) -> np.ndarray:
-    """Rectangles about a few places, with holes: every one has a pixel."""
+    """Returns nonempty rectangles with holes around a few places."""
     centers = rng.uniform(0, 1, (3, 2)) * (height, width)
     y, x = np.indices((height, width))
     result = np.zeros((count, height, width), bool)
@@ -70,7 +70,7 @@ def test_a_threshold_that_is_no_iou_is_refused():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]))
-def test_demoted_scores_put_what_stays_first_and_keep_both_orders(seed, threshold):
+def test_reranked_scores_put_kept_masks_first_and_keep_both_orders(seed, threshold):
     rng = np.random.default_rng(seed)
     bitmaps = blobs(rng, 12)
     scores = rng.permutation(np.linspace(0.05, 0.95, 12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Mask and attention targets against plain float64 loops, against SciPy's bilinear sampling, and cases by hand."""
+"""Mask and attention targets compared with plain float64 loops, SciPy's bilinear sampling, and hand-computed cases."""
 
 import math
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
 from fastmask_jax.geometry import window_boxes
 
-SHARP = 1e-3  # a cell this near to ½ may round to either side in float32
+SHARP = 1e-3  # cells this close to ½ may round to either side in float32
 
 
 def mask_targets(windows, *arguments):
@@ -32,13 +32,13 @@ def instance(pixels):
 
 
 def blobs(height, width, seed):
-    """A random mask with curved outlines, holes and parts."""
+    """Returns a random mask with curved outlines, holes and several parts."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((height, width)), max(height, 8) / 16)
     return noise > 0
 
 
 def cell_centers(window, original, resized, strides):
-    """Centers of the 160×160 cells, (y, x) in original pixels, and the cells' sides there."""
+    """Returns the centers of the 160×160 cells, (y, x) in original pixels, and the sides of the cells."""
     x1, y1, x2, y2 = window_boxes(np.array([window], np.int32), strides)[0].tolist()
     scale_y, scale_x = original[0] / resized[0], original[1] / resized[1]
     ys = [(y1 + (k + 0.5) * (y2 - y1) / 160) * scale_y for k in range(160)]
@@ -47,7 +47,7 @@ def cell_centers(window, original, resized, strides):
 
 
 def mean_by_loops(pixels, ys, xs, side_y, side_x):
-    """Mean of the mask over a square of max(side, 1) pixels about each center, pixel by pixel."""
+    """Returns the mean of the mask over a square of max(side, 1) pixels around each center, pixel by pixel."""
     side_y, side_x = max(side_y, 1.0), max(side_x, 1.0)
     result = np.zeros((len(ys), len(xs)))
     for a, y in enumerate(ys):
@@ -153,7 +153,7 @@ def test_empty_mask_gives_an_empty_target():
 
 
 def attention_by_loops(box, window, original, resized, strides):
-    """Edges to the nearest border of cells (halves to even), at least one cell, cut to the window."""
+    """Rounds edges to the nearest cell border (halves to even), with at least one cell, cropped to the window."""
     level, i, j = window
     x, y, w, h = box
     ranges = []

@@ -16,7 +16,7 @@ OPTIONS = ProposeOptions(rerank_iou=1.0, candidates=100)
 
 
 def proposals_of(bitmaps, scores, size):
-    """Of masks that are not empty."""
+    """Returns proposals with nonempty masks."""
     rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in bitmaps]
     boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
     n = len(rles)
@@ -35,7 +35,7 @@ def proposals_of(bitmaps, scores, size):
 
 
 def seen_in(objects, scores, tile):
-    """What a perfect network sees in a tile: the visible part of each object; bitmaps and scores."""
+    """Returns the results of a perfect network in a tile: bitmaps of the visible part of each object, and scores."""
     visible = np.zeros(objects.shape[1:], bool)
     visible[tile.y1 : tile.y2, tile.x1 : tile.x2] = True
     seen = [(mask & visible, score) for mask, score in zip(objects, scores, strict=True) if (mask & visible).any()]
@@ -95,7 +95,7 @@ def test_pieces_of_what_the_whole_image_has_are_dropped():
 
 
 def test_a_whole_mask_that_the_network_does_not_trust_replaces_nothing():
-    """Its pieces are joined instead, and the union is the better duplicate."""
+    """The pieces are joined instead, and the union is the better duplicate."""
     large = object_at(SIZE, 20, 10, 180, 50)
     unsure = object_at(SIZE, 20, 10, 180, 48)
     found = merged(large[None], [0.9], GRID, proposals_of([unsure], [0.1], SIZE))

@@ -1,4 +1,4 @@
-"""The division of an image into tiles, against its definition."""
+"""The division of an image into tiles, compared with its definition."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_tiles_cover_every_pixel_overlap_and_are_as_few_as_possible(case):
     for starts, side in ((grid.tops, size[0]), (grid.lefts, size[1])):
         shared = min(tile, side) - np.diff(starts)
         assert (shared >= overlap).all()
-        assert len(starts) == 1 or (len(starts) - 1) * (tile - overlap) + overlap < side  # one fewer would not do
+        assert len(starts) == 1 or (len(starts) - 1) * (tile - overlap) + overlap < side  # fewer would not suffice
         assert np.ptp(np.diff(starts)) <= 1 if len(starts) > 1 else starts == (0,)
 
 

@@ -1,4 +1,4 @@
-"""Video files written and read again, and as OpenCV reads them."""
+"""Video files written and read back, and read by OpenCV."""
 
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ NTSC = Fraction(30000, 1001)
 
 
 def frames(size, count=10, step=1001):
-    """Quarters of the picture in different colors, which change from frame to frame."""
+    """Yields frames whose quarters have different colors, which change from frame to frame."""
     for n in range(count):
         pixels = np.empty((*size, 3), np.uint8)
         for quarter in range(4):
@@ -36,7 +36,7 @@ def written(path, size=(48, 64), **changed):
 
 
 def middles(pixels):
-    """The color in the middle of each quarter."""
+    """Returns the color at the center of each quarter."""
     height, width = pixels.shape[:2]
     return np.array([[pixels[height * a // 4, width * b // 4] for b in (1, 3)] for a in (1, 3)], np.int64)
 
@@ -75,7 +75,7 @@ def test_uneven_times_stay_uneven(tmp_path):
 
 
 def test_a_phone_held_upright_gives_upright_frames(tmp_path):
-    """The file's matrix turns the picture, as players and OpenCV do it."""
+    """The file's matrix rotates the picture, as in players and OpenCV."""
     path = tmp_path / "v.mp4"
     written(path)
     content = path.read_bytes()
@@ -148,7 +148,7 @@ def test_a_cover_picture_is_no_video(tmp_path, first):
 
 
 def test_a_video_that_is_cut_off_gives_the_frames_that_it_has(tmp_path):
-    """An mp4 file with its index in front, as written here, plays up to the cut."""
+    """An mp4 file with its index at the beginning, as written here, can be read up to the cut."""
     path = tmp_path / "v.mp4"
     noise = np.random.default_rng(0).integers(0, 255, (40, 96, 128, 3), np.uint8)
     with VideoWriter(path, Fraction(5), Fraction(1, 5)) as writer:

@@ -1,4 +1,4 @@
-"""Objects followed through frames: squares that move, meet, hide and come back."""
+"""Tracking of squares that move, meet, hide and return."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def test_objects_keep_number_and_color_whatever_their_order():
 
 
 def test_the_pairs_of_greatest_sum_are_joined():
-    """Where each mask taking its own best would leave one without: compared with all assignments."""
+    """Greedy matching would leave one mask unmatched; compared with all assignments."""
     tracker = Tracker(least_iou=0.1)
     old, new = [square(0), square(12)], [square(8), square(14)]
     tracker.follow(old)
@@ -51,7 +51,7 @@ def test_an_object_that_hides_comes_back_as_itself_but_not_after_too_long():
             assert numbers(tracker.follow([square(60)])) == [2]
         back = tracker.follow([square(60), square(1)])
         assert numbers(back) == [2, 1 if same else 3]
-        assert back.slots.tolist() == [1, 0]  # a forgotten one's color is free again
+        assert back.slots.tolist() == [1, 0]  # the color of a dropped object is reused
 
 
 def test_a_jump_begins_a_track_and_empty_frames_are_fine():

@@ -1,4 +1,4 @@
-"""What the network sees of an image: scales, mirror images and padded shapes."""
+"""Views of an image: scales, mirror images and padded shapes."""
 
 import cv2
 import numpy as np

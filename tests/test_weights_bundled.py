@@ -1,4 +1,4 @@
-"""The networks that come with the package, and networks in half precision."""
+"""Bundled networks, and networks in half precision."""
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def test_a_name_that_is_none_of_them():
 
 @needs_coco_mini
 def test_coco_few_finds_objects_of_photographs_it_never_saw(tmp_path):
-    """Proposals without learning reach .067 on these eight (fastmask_jax.evaluation.ellipse_baseline)."""
+    """The ellipse baseline reaches .067 on these eight images (fastmask_jax.evaluation.ellipse_baseline)."""
     config = load_config(str(ROOT / "configs" / "coco_few.py"))
     network = load_trained("coco_few", config.model.to_dict())
     split = {
@@ -84,7 +84,7 @@ def test_coco_few_finds_objects_of_photographs_it_never_saw(tmp_path):
 
 
 def test_shapes_finds_drawn_objects():
-    """Pictures from seeds that no data set is drawn from; a guess of the whole image has an IoU of about 0.15."""
+    """Drawings from seeds that no dataset uses; the whole image as a mask has an IoU of about 0.15."""
     generator = fastmask_jax.load("shapes", compilation_cache=False, report=print)
     spec = ShapesSpec(image_sizes=((240, 320),), objects=(3, 4), side=(70.0, 160.0), small_share=0.0)
     best = []

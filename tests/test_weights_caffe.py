@@ -1,4 +1,4 @@
-"""The authors' weight files: wire format, layouts, copies, and files that are broken or do not fit."""
+"""The authors' weight files: wire format, layouts, copies, and files that are damaged or do not fit."""
 
 import tracemalloc
 from functools import cache
@@ -23,7 +23,7 @@ from tests.tiny import ROOT
 
 @cache
 def network(variant="", **changed):
-    """(model section, shapes of the variables) of the narrow network."""
+    """Returns (model section, shapes of the variables) of the narrow network."""
     config = load_config(f"{ROOT}/configs/coco.py{variant}", caffe_network.command_line(**changed))
     model = config.model.to_dict()
     return model, jax.eval_shape(lambda: initial_variables(build_model(model), 0))
@@ -55,7 +55,7 @@ def test_both_record_formats_give_the_arrays_that_were_written(file, old, double
 
 
 def test_layouts(file):
-    """Entry by entry: output feature first in the file and last with us, and windows channel-major."""
+    """Compares entry by entry: the output feature is first in the file and last here; windows are channel-major."""
     layers = random_network(np.random.default_rng(0))
     found = read(file, layers).arrays
     kernel, stored = found["params.body.stage2_block1.conv2.kernel"], layers["res2a_branch2b"][0]
@@ -66,7 +66,7 @@ def test_layouts(file):
     mean, variance, factor = layers["sample_bn"]
     np.testing.assert_allclose(found["batch_stats.window_norm.mean"], mean / factor, rtol=1e-6)
     np.testing.assert_allclose(found["batch_stats.window_norm.var"], variance / factor, rtol=1e-6)
-    assert found["batch_stats.window_norm.weight"] == factor[0]  # the sum of the averages' weights: training goes on
+    assert found["batch_stats.window_norm.weight"] == factor[0]  # the sum of the averages' weights, to resume training
     mean, _, factor = layers["seg_1_bn"]
     np.testing.assert_allclose(found["frozen_stats.mask.norm.mean"], mean / factor, rtol=1e-6)
 
@@ -101,7 +101,7 @@ def test_the_zoom_file_serves_the_network_without_its_level(file):
 
 
 def test_a_body_alone(file):
-    """Its layers beyond the fourth stage have no use; its colors are turned from BGR unless it is said otherwise."""
+    """Layers beyond the fourth stage are unused; colors are converted from BGR unless stated otherwise."""
     layers = random_body(np.random.default_rng(0))
     layers["res5a_branch1"], layers["fc1000"] = [np.ones((8, 8, 1, 1))], [np.ones((10, 8)), np.ones(10)]
     found = read(file, layers)

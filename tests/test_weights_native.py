@@ -1,4 +1,4 @@
-"""Networks of our own: checkpoints into networks that differ in part, the exported file, and training from weights."""
+"""Networks of this project: checkpoints in networks that differ in part, exported files, and training from weights."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def data(tmp_path_factory):
 
 
 def own_config(data, **changed):
-    """A network of three levels, so that there is a neck, and a batch that the devices can share."""
+    """Returns a config with three levels, so that there is a neck, and with a batch that the devices can share."""
     return tiny.config(data, **{"model__strides": (8, 12, 16), "train__batch_size": jax.device_count(), **changed})
 
 
@@ -39,7 +39,7 @@ def shapes(config):
 
 
 def drawn(config):
-    """Variables with every array drawn at random."""
+    """Returns random variables."""
     model = build_model(config.model.to_dict())
     windows = jnp.zeros((1, 1, 3), jnp.int32)
     return random_variables(model, jnp.zeros((1, 64, 64, 3)), jnp.full((1, 2), 64), windows, windows)
@@ -52,7 +52,7 @@ def state_of(config, variables, step=0):
 
 @pytest.fixture(scope="session")
 def workdir(data, tmp_path_factory):
-    """A run of one saved state, with random weights."""
+    """A run with one checkpoint of random weights."""
     folder = tmp_path_factory.mktemp("run")
     config = own_config(data)
     state = state_of(config, drawn(config), step=5)
@@ -221,7 +221,7 @@ def test_export_and_back_bit_by_bit(data, workdir, tmp_path, capsys):
 
 @pytest.fixture
 def no_steps(data, monkeypatch):
-    """A run of no step, whose first state is all ones (nothing is compiled)."""
+    """Makes runs take no steps and start from ones, without compiling."""
     config = own_config(data, train__images=0)
     ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes(config))
     monkeypatch.setattr(loop, "create_state", lambda *_: state_of(config, ones))
@@ -229,7 +229,7 @@ def no_steps(data, monkeypatch):
 
 
 def test_training_begins_with_the_weights(no_steps, tmp_path):
-    """Parameters and frozen statistics are those of the file, and nothing is measured."""
+    """Parameters and frozen statistics come from the file, and no statistics are measured."""
     wanted = drawn(no_steps)
     write_safetensors(tmp_path / "net.safetensors", wanted, no_steps.to_dict())
     weights = str(tmp_path / "net.safetensors")

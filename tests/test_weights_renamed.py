@@ -1,4 +1,4 @@
-"""Files and runs of earlier versions, under their names, load as those of today."""
+"""Files and runs of earlier versions load under the current names."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from fastmask_jax.weights.sources import config_of, load_trained
 from tests import tiny
 from tests.plain_network import random_variables
 
-OLD_CONFIG = {  # what version 0.1.0 wrote for a tiny network; keys that have kept their names are left out here
+OLD_CONFIG = {  # config of a tiny network in version 0.1.0, without the keys that kept their names
     "model": {"body": {"flavour": "caffe", "middle_step": 1, "stream_steps": [2, 3], "frozen_stages": 2}},
     "data": {"parts": True, "colour": 0.3, "copies": 3},
     "labels": {"centre": 0.2},
@@ -54,7 +54,7 @@ def old_name(name: str, separator: str) -> str:
 
 
 def old_keys(tree):
-    """A tree of dictionaries, named tuples and arrays, its submodules under their earlier names."""
+    """Returns a tree of dictionaries, named tuples and arrays with the earlier names of submodules."""
     if isinstance(tree, dict):
         return {old_name(key, "/"): old_keys(value) for key, value in tree.items()}
     if isinstance(tree, tuple):
@@ -92,7 +92,7 @@ def test_keys_by_hand():
 
 
 def older(config) -> dict:
-    """The config as version 0.1.0 would have saved it."""
+    """Returns the config as saved by version 0.1.0."""
     plain = json.loads(config.to_json_best_effort())
     for section, keys in OLD_CONFIG.items():
         new = NEW_CONFIG[section]
@@ -118,7 +118,7 @@ def test_an_exported_file(config, variables, tmp_path):
 
 
 def test_a_run_goes_on(config, variables, tmp_path):
-    """The optimizer's state, too; and no renamed setting counts as changed."""
+    """Includes the optimizer's state; renamed settings do not count as changed."""
     optimizer, _ = build_optimizer(config.optimizer.to_dict(), config.train.batch_size, config.train.images)
     opt_state = optimizer.update(variables["params"], optimizer.init(variables["params"]), variables["params"])[1]
     state = TrainState(step=jnp.int32(5), opt_state=opt_state, **variables)
@@ -142,7 +142,7 @@ def test_a_run_goes_on(config, variables, tmp_path):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_networks_have_todays_names(name):
-    """Their arrays need no table; their config, under today's keys, has every key of the config that it is from."""
+    """Their arrays need no renaming, and their config has every key of the config that made them."""
     with safe_open(BUNDLED[name], framework="numpy") as file:
         names, config = set(file.keys()), json.loads(file.metadata()[CONFIG])
     model = build_model(config_of(name).model.to_dict())

@@ -1,4 +1,4 @@
-"""Bodies under PyTorch's names: tables, .pth files written by hand here, and nothing executed."""
+"""Bodies with PyTorch's names: tables, and hand-written .pth files, from which nothing is executed."""
 
 import json
 import pickle
@@ -30,7 +30,7 @@ def network(variant=":torchvision"):
 
 
 def resnet_state(rng):
-    """A ResNet of bottlenecks under the names that torchvision and timm share, with the classifier and layer4."""
+    """Returns a bottleneck ResNet with the names of torchvision and timm, including the classifier and layer4."""
     state = {}
 
     def norm(name, count):
@@ -58,11 +58,11 @@ def resnet_state(rng):
     return state
 
 
-# A .pth file by hand: opcodes of the pickle machine, without PyTorch.
+# Builds a .pth file from opcodes of the pickle machine, without PyTorch.
 
 
 def plain(value):
-    """Opcodes that push a plain value."""
+    """Returns opcodes that push a plain value."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -107,7 +107,7 @@ def pth(path, state, wrap=lambda tree: tree, legacy=False):
 
 
 def check(loaded, state):
-    """Arrays in their places, entry by entry where the layouts differ."""
+    """Checks the arrays, entry by entry if the layouts differ."""
     body, frozen = loaded.variables["params"]["body"], loaded.variables["frozen_stats"]["body"]
     np.testing.assert_array_equal(body["stem"]["kernel"], state["conv1.weight"].transpose(2, 3, 1, 0))
     assert body["stage3_block1"]["conv2"]["kernel"][0, 2, 3, 5] == state["layer2.0.conv2.weight"][5, 3, 0, 2]
@@ -223,7 +223,7 @@ ONE = np.ones(1, np.float32)
         (mapping({"w": called(named("torch", "float8_e5m2"), plain(1))}), "not callable"),
         (plain([1, 2]), "no named tensors"),
         (mapping({"w": plain(1)}), "no named tensors"),
-        (b"}q\x00" + plain("model") + b"h\x00s", "no named tensors"),  # a dict that lies in itself
+        (b"}q\x00" + plain("model") + b"h\x00s", "no named tensors"),  # a dict that contains itself
         (b"Nr" + struct.pack("<I", 1 << 28), "larger than a state dict's"),  # asks for room for 2^29 values
         (b"\x8f0" * (1 << 19) + b"N", "larger than a state dict's"),
         (
@@ -297,7 +297,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_the_hub_without_a_network(monkeypatch, tmp_path):
-    """What there is to do is said in one line; with a network the file that was fetched is read like any other."""
+    """Without a connection, one line gives the remedy; with one, the downloaded file is read like any other."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -341,7 +341,7 @@ def test_a_source_that_does_not_exist_is_one_line(tmp_path, monkeypatch, spec, s
     assert "\n" not in str(error.value)
 
 
-# With PyTorch, where it is installed.
+# Comparisons with PyTorch, if it is installed.
 
 
 def test_files_that_pytorch_writes(tmp_path):

@@ -1,4 +1,4 @@
-"""Correlation with a 10x10 kernel by Fourier transforms of tiles: against direct sums in float64."""
+"""Correlation with a 10x10 kernel by Fourier transforms of tiles, compared with direct sums in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,7 @@ def test_maps_of_any_size_match_direct_sums(sides, images, seed):
 
 
 def test_rounding_does_not_grow_with_channels():
-    """Of unit variance, as in the network; the largest error is that of a few float32 roundings."""
+    """Inputs have unit variance, as in the network; the largest error corresponds to a few float32 roundings."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(1, 23, 30, 64)), rng.normal(size=(10, 10, 64, 4)) / np.sqrt(6400)
     windows = np.lib.stride_tricks.sliding_window_view(x[0], (10, 10), axis=(0, 1))

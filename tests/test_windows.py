@@ -1,4 +1,4 @@
-"""The three forms of windows against loops, against each other, and the gradient of extraction against JAX's own."""
+"""The forms of windows compared with loops and with each other, and the gradient of extraction with JAX's own."""
 
 import jax
 import jax.numpy as jnp
@@ -82,10 +82,10 @@ def test_gradient_of_patches_is_that_of_finite_differences():
 @given(st.lists(st.tuples(st.integers(1, 24), st.integers(1, 20)), min_size=2, max_size=2))
 @settings(max_examples=10)
 def test_gathered_windows_are_those_of_each_image_alone(quarters):
-    """Two images in one padded batch: levels of one cell or less than a window, and windows at every border."""
+    """Two images in one padded batch, with levels smaller than a window, and windows at every border."""
     sizes = [(4 * h, 4 * w) for h, w in quarters]
     every = all_windows(*PADDED, STRIDES)
-    # Not cut: what lies beyond an image must not be looked at by its own windows.
+    # The padding is not masked: an image's windows must not read it.
     levels = [random_map(2, h, w, 2, seed=n) for n, (h, w) in enumerate(level_sizes(*PADDED, STRIDES))]
     got = np.asarray(gathered(levels, jnp.asarray(sizes, jnp.int32), jnp.broadcast_to(every, (2, *every.shape))))
     numbers = {tuple(w): n for n, w in enumerate(every.tolist())}
@@ -97,7 +97,7 @@ def test_gathered_windows_are_those_of_each_image_alone(quarters):
 
 
 def test_gradient_of_gathering_is_that_of_loops():
-    """A cell's gradient is the sum over the windows that hold it; cells beyond an image have none."""
+    """A cell's gradient is the sum over the windows that contain it; cells beyond an image have none."""
     sizes = [PADDED, (44, 52)]
     windows = all_windows(44, 52, STRIDES)
     levels = [random_map(2, h, w, 2, seed=n) for n, (h, w) in enumerate(level_sizes(*PADDED, STRIDES))]

@@ -1,4 +1,4 @@
-"""A network, a config and a dataset so small that whole runs of train.py and evaluate.py fit into tests."""
+"""A network, a config and a dataset that are small enough for whole runs of train.py and evaluate.py in tests."""
 
 import os
 from contextlib import contextmanager
@@ -50,14 +50,14 @@ _NETWORK = {
 
 @cache
 def dataset(base: Path) -> Path:
-    """Drawn shapes of 96x96 and 72x96 pixels, with their records; made once in a process."""
+    """Draws shapes of 96x96 and 72x96 pixels, with their records; once per process."""
     spec = ShapesSpec(image_sizes=((96, 96), (72, 96)), objects=(2, 4), side=(30.0, 80.0), small_share=0.0)
     prepare_shapes(base / "shapes", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=0, workers=0, spec=spec)
     return base / "shapes"
 
 
 def settings(data: Path, **changed):
-    """Keys and values of the tiny config; `changed` has a double underscore for a point."""
+    """Returns keys and values of the tiny config; `changed` has double underscores instead of dots."""
     return {
         **_NETWORK,
         "data.records": str(data / "records" / "train"),
@@ -68,23 +68,23 @@ def settings(data: Path, **changed):
 
 
 def overrides(data: Path, **changed) -> list[str]:
-    """The tiny config on the command line, after `--config CONFIG`."""
+    """Returns the tiny config as command-line overrides, to follow `--config CONFIG`."""
     return [f"--config.{key}={value}" for key, value in settings(data, **changed).items()]
 
 
 def config(data: Path, **changed):
-    """The tiny config."""
+    """Returns the tiny config."""
     return load_config(CONFIG, overrides(data, **changed))
 
 
 def label_spec(**changed) -> LabelSpec:
-    """The paper's numbers (docs/network.md §2), but for `changed`."""
+    """Returns the paper's numbers (docs/network.md §2), except for `changed`."""
     paper = {"fit_low": 0.42, "fit_high": 0.68, "center": 0.2}
     return LabelSpec(**paper | {"score_positives": 32, "score_negatives": 32, "mask_positives": 64} | changed)
 
 
 def batch(settings, images: int):
-    """The first training batch, of `images` images, for one process."""
+    """Returns the first training batch, of `images` images, for one process."""
     source, spec, plan = training_data(settings, images)
     batches = train_batches(source, spec, plan, 0, workers=0, seed=settings.seed)
     first = next(batches)
@@ -102,9 +102,9 @@ def _listen(event: str, *_: float, **__: str) -> None:
 
 @contextmanager
 def events(name: str):
-    """A list that gets an entry for every event of that name that JAX reports.
+    """Yields a list that receives an entry for every event of that name that JAX reports.
 
-    One listener serves all: JAX before 0.8 cannot remove any.
+    There is one listener for all events, because JAX before 0.8 cannot remove listeners.
     """
     if not _listening:
         jax.monitoring.register_event_listener(_listen)
@@ -118,13 +118,13 @@ def events(name: str):
 
 
 def compilations():
-    """A list that gets an entry for every program that XLA compiles."""
+    """Yields a list that receives an entry for every program that XLA compiles."""
     return events("/jax/core/compile/backend_compile_duration")
 
 
 @contextmanager
 def compilations_kept(folder: Path):
-    """Compiled programs go to a folder: several runs, in this process and others, compile them once."""
+    """Caches compiled programs in a folder, so that several runs, in this process and others, compile them once."""
     before = {name: getattr(jax.config, name) for name in _KEPT}
     for name, value in _KEPT.items():
         jax.config.update(name, str(folder) if value is None else value)
@@ -146,7 +146,7 @@ _KEPT = {
 
 
 def environment(folder: Path, devices: int = 1) -> dict[str, str]:
-    """Of a command started by a test: so many simulated devices, compiled programs kept in a folder."""
+    """Returns the environment of a command started by a test, with simulated devices and a compilation cache."""
     kept = {name.upper(): str(folder) if value is None else str(value) for name, value in _KEPT.items()}
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"  # compiles sooner
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"  # compiles faster
     return os.environ | kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
