@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.objectness_widths = (512, 1024)
     config.model.dropout = 0.5
     config.model.objectness_attention_width = 0  # channels of each level's objectness attention; 0: none
-    config.model.attended_windows = 4096  # of an image, at most: only of a network with objectness attention
+    config.model.attended_windows = 4096  # maximum per image; only with objectness attention
     config.model.norm_decay = 0.999
     config.model.train_form = "gather"
     config.model.score_form = "auto"
@@ -63,11 +63,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.records = "datasets/coco2014/train"
     config.data.long_edges = (800, 869)  # smallest and largest
-    # Padded (height, width): 3:2 and 4:3 images lying and standing, and anything else; 872 holds 869 and 870.
+    # Padded (height, width): landscape and portrait images of 3:2 and 4:3, and any other; 872 fits 869 and 870.
     config.data.buckets = ((584, 872), (656, 872), (872, 584), (872, 656), (872, 872))
-    config.data.random_crop = False  # True: of an image too large for its bucket, show a random part
-    config.data.color_jitter = 0.0  # strength of random changes of color
-    config.data.copy_paste = 0  # at most so many objects of another image are laid over an image
+    config.data.random_crop = False  # True: show a random crop of images that are too large for their bucket
+    config.data.color_jitter = 0.0  # strength of color jitter
+    config.data.copy_paste = 0  # maximum number of objects pasted from another image
     config.data.workers = 2
     config.data.extra = ConfigDict()  # more sets of records: name → records, weight, partly_labeled
 
@@ -79,8 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.labels.score_negatives = 32
     config.labels.mask_positives = 64
     config.labels.finest_fit_low = 0.0  # `fit_low` of the finest level; 0: the same
-    config.labels.random_negatives = 0  # drawn from all windows, beside the hard ones
-    config.labels.ignore_unknown = False  # True: windows of crowds, or that fit no object, are no negatives
+    config.labels.random_negatives = 0  # maximum number drawn from all windows, in addition to the hard negatives
+    config.labels.ignore_unknown = False  # True: windows in crowds, or too large for any object, are no negatives
 
     config.losses = ConfigDict()
     config.losses.objectness = 1.0
@@ -88,9 +88,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses.attention = 1.0
     config.losses.dice = 0.0
     config.losses.score_target = "label"  # or "iou": objectness learns the IoU of the window's own mask
-    config.losses.hardest_negatives = 0  # only so many negatives, of highest score, count; 0: all
+    config.losses.hardest_negatives = 0  # use only this many negatives, those with the highest scores; 0: all
     config.losses.focal = 0.0
-    config.losses.objectness_attention = 0.25  # of each level, where there is objectness attention
+    config.losses.objectness_attention = 0.25  # for each level; only with objectness attention
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "momentum"  # or "adam"
@@ -102,40 +102,40 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.drop_images = (500_000,)
     config.optimizer.drop_factor = 0.1
     config.optimizer.momentum = 0.9
-    config.optimizer.b1 = 0.9  # of adam
+    config.optimizer.b1 = 0.9  # for adam
     config.optimizer.weight_decay = 5e-5
     config.optimizer.clip_norm = 0.0  # 0: none
     config.optimizer.body_factor = 1.0
-    config.optimizer.bias_factor = 1.0  # of biases outside the body
-    config.optimizer.average_decay = 0.0  # of a moving average of the weights, taken in use; 0: none
+    config.optimizer.bias_factor = 1.0  # for biases outside the body
+    config.optimizer.average_decay = 0.0  # decay of the moving average of the weights for inference; 0: none
 
     config.train = ConfigDict()
     config.train.batch_size = 1  # over all devices
     config.train.images = 1_000_000
-    config.train.norm_calibration_images = 16  # set a fresh body's frozen statistics; 0: none
-    config.train.log_every = 50  # steps, as all below
+    config.train.norm_calibration_images = 16  # images that set the frozen statistics of a random body; 0: none
+    config.train.log_every = 50  # steps, like all below
     config.train.checkpoint_every = 2_000
     config.train.keep_checkpoints = 3
     config.train.picture_every = 10_000  # 0: none
-    config.train.evaluate_every = 0  # 0: never; the best checkpoint is the one of highest segm/AR@100
+    config.train.evaluate_every = 0  # 0: never; the best checkpoint has the highest segm/AR@100
 
     config.evaluation = ConfigDict()
     config.evaluation.annotations = "datasets/coco/annotations/instances_val2014.json"
     config.evaluation.images = "datasets/coco/val2014"
-    config.evaluation.exif = "ignore"  # an image's EXIF orientation, as COCO does; "apply": turned upright
+    config.evaluation.exif = "ignore"  # pixels as stored, as in COCO; "apply": upright by EXIF orientation
     config.evaluation.long_edges = (870,)  # test scales; proposals of several are merged
-    config.evaluation.buckets = config.data.buckets  # for the largest scale; others have the same, scaled
-    config.evaluation.batch_size = 1  # of each device
+    config.evaluation.buckets = config.data.buckets  # for the largest scale; scaled for the others
+    config.evaluation.batch_size = 1  # per device
     config.evaluation.proposals = 1_000
     config.evaluation.mask_threshold = 0.2
-    config.evaluation.stability_weight = 0.0  # ranks sharp masks first; 0: by objectness alone
-    config.evaluation.rerank_iou = 1.0  # below 1: masks of more IoU with a better one rank after all others
+    config.evaluation.stability_weight = 0.0  # ranks sharp masks first; 0: rank by objectness alone
+    config.evaluation.rerank_iou = 1.0  # masks with a greater IoU with a better one rank after all others; 1: off
     config.evaluation.tile = (
-        "off"  # or the side of tiles, in pixels: of larger images, tiles are proposed on too; or "auto"
+        "off"  # or the side of tiles in pixels, to also propose on tiles of larger images; or "auto"
     )
-    config.evaluation.tile_overlap = 0.25  # of neighboring tiles: pixels; below 1: a share of the tile
-    config.evaluation.limit = 0  # images by sorted id; 0: all
-    config.evaluation.max_pixels = 64_000_000  # of an image file; a larger one is refused before it is decoded
+    config.evaluation.tile_overlap = 0.25  # minimum overlap of tiles in pixels; below 1: a fraction of the tile
+    config.evaluation.limit = 0  # number of images, the first by sorted id; 0: all
+    config.evaluation.max_pixels = 64_000_000  # of an image file; larger ones are refused before decoding
 
     for name in filter(None, variant.split(",")):
         if name not in _VARIANTS:
@@ -156,8 +156,11 @@ def _one_stream(config: ConfigDict) -> None:
 
 
 def _attentionmask(finest: int, coarsest: int) -> Callable[[ConfigDict], None]:
-    """Wilms, Frintrop, "AttentionMask: Attentive, Efficient Object Proposal Generation Focusing on Small Objects", ACCV
-    2018; a network is named after its finest and coarsest level."""
+    """Returns the settings of AttentionMask from a finest to a coarsest level.
+
+    Source: Wilms, Frintrop, "AttentionMask: Attentive, Efficient Object Proposal Generation Focusing on Small Objects",
+    ACCV 2018.
+    """
 
     def change(config: ConfigDict) -> None:
         doubled = {192} if 3 in config.model.body.stream_strides else set()
@@ -172,7 +175,7 @@ def _attentionmask(finest: int, coarsest: int) -> Callable[[ConfigDict], None]:
         config.losses.mask = 1.25
         config.losses.attention = 1.25
         config.losses.objectness_attention = 0.25
-        config.optimizer.learning_rate = 1e-3  # of all that is new: ten times the body's
+        config.optimizer.learning_rate = 1e-3  # for new layers: ten times the body's
         config.optimizer.body_factor = 0.1
         config.optimizer.bias_factor = 2.0
         config.optimizer.drop_images = (4_000_000,)

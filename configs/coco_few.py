@@ -8,7 +8,7 @@ Variants, in addition to those of configs/coco_lite.py:
 
     more                         adds partly labeled photographs: datasets/coco_more/train and datasets/voc/train
     level8                       a level of stride 8, from stage 3 of the body, for smaller objects
-    level8_attention             the same with objectness attention, so that few windows of this level are scored
+    level8_attention             the same with objectness attention, which selects the windows to score
     resnet50                     a ResNet-50 body in torchvision's layout
 
 `--weights coco_few` is a network that this config trained with `more`; docs/results.md has its average recall.

