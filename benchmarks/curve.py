@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.evaluation.evaluate import evaluate
-from fastmask_jax.evaluation.table import Row, markdown_table
+from fastmask_jax.evaluation.recall_table import Row, markdown_table
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.weights.checkpoints import Checkpoints
 from fastmask_jax.weights.native import restore_model

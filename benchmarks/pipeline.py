@@ -17,9 +17,9 @@ import numpy as np
 
 from fastmask_jax.configuration import load_config
 from fastmask_jax.data.augment import random_flip, resize_into
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.labels import LabelSpec, label_windows, sample
 from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
-from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.data.targets import draw_attention, draw_masks
 from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size

@@ -4,8 +4,8 @@
     python train.py --config configs/shapes.py --workdir runs/shapes
     python evaluate.py --config configs/shapes.py --workdir runs/shapes
 
-`make quickstart` runs these three commands. Cost: 6 minutes of training on two CPU cores. Result: segment AR@100 .523 on
-the 200 held-out images (docs/results.md).
+`make quickstart` runs these three commands. Cost: 6 minutes of training on two CPU cores. Result: segment AR@100 .523
+on the 200 held-out images (docs/results.md).
 """
 
 from ml_collections import ConfigDict

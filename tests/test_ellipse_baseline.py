@@ -15,7 +15,7 @@ from fastmask_jax.evaluation.ellipse_baseline import (
     ranked_windows,
     write_ellipse_baseline,
 )
-from fastmask_jax.evaluation.table import PUBLISHED, PUBLISHED_FASTMASK, Row, markdown_table, text_table
+from fastmask_jax.evaluation.recall_table import PUBLISHED, PUBLISHED_FASTMASK, Row, markdown_table, text_table
 from fastmask_jax.geometry import resized_size, window_grids
 from fastmask_jax.masks.coco_results import read_results
 

@@ -8,10 +8,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.augment import mirror, random_flip
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.labels import label_windows
 from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
-from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.geometry import resized_size
 from tests.tiny import label_spec

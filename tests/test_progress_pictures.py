@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.pipeline import BatchLoader, TrainSpec
-from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.geometry import window_boxes
 from fastmask_jax.masks.drawing import distinct_colors

@@ -29,11 +29,11 @@ from fastmask_jax.data.augment import (
     random_flip,
     resize_into,
 )
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
 from fastmask_jax.data.objectness_targets import attended_windows, draw_objectness_targets, place_in_bucket
-from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import Record
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
 from fastmask_jax.errors import InvalidInput, WorkerDied

@@ -17,7 +17,7 @@ from fastmask_jax.configuration import load_config, run_command
 from fastmask_jax.data.coco.instances import read_instances
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.evaluation.average_recall import average_recall
-from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
+from fastmask_jax.evaluation.recall_table import PUBLISHED_FASTMASK, Row, text_table
 from fastmask_jax.geometry import MASK, all_windows, resized_size
 from fastmask_jax.masks.coco_results import ResultsWriter
 from fastmask_jax.masks.rle import ScoredMasks, masks_to_results

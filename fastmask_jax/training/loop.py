@@ -17,11 +17,11 @@ from ml_collections import ConfigDict
 
 from fastmask_jax import cluster
 from fastmask_jax.config_schema import check_config
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.batches import TrainBatch
 from fastmask_jax.data.fit_check import check_objects_fit
 from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
-from fastmask_jax.data.plan import BatchPlan
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
 from fastmask_jax.errors import UserError
 from fastmask_jax.models.build import build_model

@@ -19,7 +19,7 @@ from fastmask_jax.configuration import load_config, parse_command_line
 from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import Results, average_recall
 from fastmask_jax.evaluation.failure_sheet import write_sheet
-from fastmask_jax.evaluation.table import PUBLISHED_FASTMASK, Row, text_table
+from fastmask_jax.evaluation.recall_table import PUBLISHED_FASTMASK, Row, text_table
 
 SHEET = Path("pictures/sheet.png")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmask_jax.data.plan import BatchPlan
+from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.geometry import resized_size
 
 BUCKETS = ((64, 48), (48, 64), (64, 64))
