@@ -1,9 +1,9 @@
 # make quickstart   install, draw the shapes data, train, evaluate on held-out shapes: a table and pictures in runs/shapes
 # make test         the tests, in parallel
-# make test-onnx    those of ONNX files, whose converter wants packages of its own (docs/export.md)
+# make test-onnx    the tests of ONNX files, in an environment of their own (docs/export.md)
 # make docs         the documentation as a site, in runs/site
-# All make their own virtual environment in .venv (test-onnx: .venv-export) and can be repeated. They take the newest of
-# Python 3.13, 3.12 and 3.11 that works; make PYTHON=/path/to/python quickstart takes another.
+# All targets create a virtual environment in .venv (test-onnx: .venv-export) and can be repeated. They use the newest
+# working Python of 3.13, 3.12 and 3.11; make PYTHON=/path/to/python quickstart uses another one.
 
 PYTHON ?= $(shell .ci/find_python 3.13 3.12 3.11)
 RUN := .venv/bin/python
@@ -15,7 +15,7 @@ WORKDIR := runs/shapes
 quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
 	$(RUN) evaluate.py --config configs/shapes.py --workdir $(WORKDIR) --pictures 8
-	@echo "pictures: $(WORKDIR)/pictures, readings: $(WORKDIR)/metrics.json"
+	@echo "pictures: $(WORKDIR)/pictures, metrics: $(WORKDIR)/metrics.json"
 
 test: .venv/installed-test
 	$(RUN) -m pytest -n auto -q

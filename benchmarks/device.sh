@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures all there is to measure on this machine's devices, in one call:
+# Runs all measurements on this machine's devices:
 #   bash benchmarks/device.sh OUT [COCO_ROOT]
-# the tests of the computation, the benchmarks, quickstart's training, and, where COCO_ROOT is laid out as in
-# docs/train_coco.md, training and evaluation of the full network on COCO. Everything lands in OUT; the exit status is 1
-# if anything failed, and the last lines say what.
+# These are the tests of the computation, the benchmarks, the training of the quickstart and, if COCO_ROOT has the layout
+# of docs/train_coco.md, training and evaluation of the full network on COCO. All output goes to OUT. If a step fails, the
+# exit status is 1 and the last line names the failed steps.
 #
-#   IMAGES=20000            images that the full network is trained on
-#   ONLY="tests windows"    these steps alone
+#   IMAGES=20000            number of training images of the full network
+#   ONLY="tests windows"    run only these steps
 #   PYTHON=python3
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ measure() { # NAME COMMAND...: output to OUT/NAME.txt, the exit status to the su
 }
 
 : >"$out/summary.txt"
-# The name that JAX_PLATFORMS wants; a list of the devices goes to the summary.
+# The platform's name for JAX_PLATFORMS; the summary also lists the devices.
 devices='
 import jax
 device = jax.devices()[0]
@@ -41,8 +41,8 @@ described=$($python -c "$devices") || { echo "JAX does not start: $python -c 'im
 say "$described"
 platform=${described%% *}
 
-# On the devices, where tests/conftest.py takes the CPU of itself. Float32 products are computed as such, not in TF32 or
-# bfloat16: the tests compare with float64. One process: a TPU belongs to one.
+# The tests run on the devices; by default, tests/conftest.py selects the CPU. Products are computed in float32, not in
+# TF32 or bfloat16, because the tests compare with float64. One process only, because a process takes the whole TPU.
 measure tests env JAX_PLATFORMS="$platform" JAX_DEFAULT_MATMUL_PRECISION=float32 $python -m pytest -q \
     tests/test_{fastmask,step,norms,windows,neck,losses,optimizer,literal_training,checkpoints,weights_bundled}.py
 measure windows $python benchmarks/windows.py

@@ -225,8 +225,8 @@ def test_any_reading_that_is_no_number_stops(tmp_path, broken):
 
 
 def test_the_best_evaluated_checkpoint_stays(data, tmp_path, monkeypatch):
-    readings = iter(figures := [0.1, 0.7, 0.3, 0.2])
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: {BEST: next(readings)})
+    recalls = iter(figures := [0.1, 0.7, 0.3, 0.2])
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: {BEST: next(recalls)})
     loop.run(settings(data, train__evaluate_every=1, train__keep_checkpoints=1), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.steps, checkpoints.best, checkpoints.latest) == ([2, 4], 2, 4)

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How training images are augmented, scaled and labeled (docs/network.md §1, §2); the defaults are the paper's.
+    """How training images are augmented, scaled and labeled (docs/network.md §1, §2).
 
     Attributes:
       strides: strides of the levels, in resized pixels.
