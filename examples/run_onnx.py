@@ -26,7 +26,7 @@ size = np.full((len(image), 2), (h, w), np.int32)
 scores, windows, masks = (array[0] for array in session.run(None, {"image": image, "size": size}))
 
 os.makedirs(out, exist_ok=True)
-for rank in range(min(10, (scores >= 0).sum())):  # a score of -1: there are not so many windows
+for rank in range(min(10, (scores >= 0).sum())):  # a score of -1 means that there are fewer windows
     level, center = windows[rank, 0], windows[rank, 1:]
     edges = (center + np.array([[-5], [5]])) * about["strides"][level] * np.array([H / h, W / w])
     (y1, x1), (y2, x2) = np.rint(edges).astype(int)  # of the window, in the image's own pixels

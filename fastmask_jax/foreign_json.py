@@ -37,7 +37,7 @@ def decoded(data: bytes, source: object) -> Any:
 
 
 def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
-    """Returns whether a value has at most so many levels of lists and objects."""
+    """Returns whether a value has at most this many levels of lists and objects."""
     if not isinstance(value, list | dict):
         return True
     inner = value.values() if isinstance(value, dict) else value

@@ -93,7 +93,7 @@ def test_records_of_photographs_labeled_upright(labeled, tmp_path_factory):
     out = tmp_path_factory.mktemp("records")
     said = prepare_coco(labeled / "labels.json", labeled, out, "train", workers=0, exif="apply")
     assert "8 images" in said and "turned upright by their EXIF orientation: 7 images" in said
-    assert "left out" not in said
+    assert "skipped" not in said
     records = RecordSource(out / "train")
     for record in (records[number] for number in range(8)):
         pixels = decode_image(record.image_bytes)

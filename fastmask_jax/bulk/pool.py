@@ -101,6 +101,6 @@ def ray_of(pool: Pool) -> Iterator[None]:
         raise  # a bug, with its traceback
     except ray.exceptions.RayError as error:
         line = str(error).splitlines()[0]
-        raise InvalidInput(f"Ray stopped ({line}); what is written stays, and the same command goes on") from error
+        raise InvalidInput(f"Ray stopped ({line}); finished shards stay, and the same command resumes") from error
     finally:
         ray.shutdown()

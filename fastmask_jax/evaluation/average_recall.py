@@ -153,7 +153,7 @@ def objects_to_find(
         objects.sort(key=lambda o: category[o.object_id])
         images[image.image_id] = ListedImage(image.image_id, image.file_name, image.size, objects)
     if split.report:
-        log.warning("%s: left out of the objects to find:\n%s", annotations, split.report.summary())
+        log.warning("%s: skipped objects:\n%s", annotations, split.report.summary())
     return images, {image.image_id for image in split.images}
 
 
@@ -309,7 +309,7 @@ def _warn(unknown: Counter, silent: int, images: int) -> None:
     if unknown:
         named = ", ".join(str(n) for n in sorted(unknown)[:5])
         log.warning(
-            "%d proposals are of %d images that the annotations do not list (%s%s): left out",
+            "%d proposals are of %d images that the annotations do not list (%s%s): skipped",
             unknown.total(),
             len(unknown),
             named,

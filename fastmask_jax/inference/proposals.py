@@ -131,7 +131,7 @@ class Proposals:
         Args:
           min_part: parts with fewer pixels of the image are removed; below 1, a share of the mask's pixels. The largest
             part always stays.
-          fill_holes: holes with at most so many pixels of the image are filled; below 1, a share of the mask's pixels.
+          fill_holes: holes with at most this many pixels of the image are filled; below 1, a share of the mask.
 
         Raises:
           ValueError: a negative number.

@@ -166,7 +166,7 @@ class ParquetResults:
         missing = sum(not path.exists() for path in self._files)
         if missing or not complete:
             raise InvalidInput(
-                f"{folder}: {missing} of {number} shards are not there yet: run its command again, which goes on"
+                f"{folder}: {missing} of {number} shards are not there yet: run its command again to resume"
             )
 
     def __str__(self) -> str:

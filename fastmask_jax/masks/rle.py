@@ -174,7 +174,7 @@ def _tight_boxes(runs: Runs) -> Float32[np.ndarray, "K 4"]:
     height = runs.size[0]
     begin, end = runs.edges[0::2], runs.edges[1::2]
     first, last = begin // height, (end - 1) // height
-    wraps = last > first  # a run that goes on at the top of the next column touches bottom and top
+    wraps = last > first  # a run that continues in the next column touches bottom and top
     top, bottom = np.where(wraps, 0, begin - first * height), np.where(wraps, height, end - first * height)
     at = runs.splits[some] // 2
     x, y = np.minimum.reduceat(first, at), np.minimum.reduceat(top, at)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 request, words.out, pool, retry_errors=words.retry_errors, report=_say, progress=told
             )
         except KeyboardInterrupt:
-            _say(f"interrupted: finished shards stay in {words.out}, and the same command goes on")
+            _say(f"interrupted: finished shards stay in {words.out}, and the same command resumes")
             return INTERRUPTED
     if done.skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in done.skipped.most_common(8))

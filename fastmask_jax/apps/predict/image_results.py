@@ -65,7 +65,7 @@ def predict_images(
 
     def proposed() -> Iterator[tuple[FoundFile, Proposals | None]]:
         paths = (file.path for file in files)
-        found = generator.propose_iter(paths, options, on_problem=lambda line: report(f"left out: {line}"))
+        found = generator.propose_iter(paths, options, on_problem=lambda line: report(f"skipped: {line}"))
         yield from zip(files, found, strict=True)
 
     ids = image_ids([file.path for file in files])
