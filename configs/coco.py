@@ -136,6 +136,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.tile_overlap = 0.25  # minimum overlap of tiles in pixels; below 1: a fraction of the tile
     config.evaluation.limit = 0  # number of images, the first by sorted id; 0: all
     config.evaluation.max_pixels = 64_000_000  # of an image file; larger ones are refused before decoding
+    config.evaluation.precision = "float32"  # of products; "bfloat16" is faster where the processor has it
 
     for name in filter(None, variant.split(",")):
         if name not in _VARIANTS:

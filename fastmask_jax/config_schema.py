@@ -49,6 +49,7 @@ NECKS: dict[str, Callable[..., Any] | str] = {
 HEADS = ("attentional", "standard")
 FLAVORS = ("caffe", "torchvision")
 DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")
 TRAIN_FORMS = ("gather", "patches")
 SCORE_FORMS = ("auto", "fourier", "patches", "conv")
 SCORE_TARGETS = ("label", "iou")
@@ -181,6 +182,7 @@ SECTIONS: dict[str, dict[str, Kind]] = {
         "tile": NameOrInteger((OFF, AUTO), Integer(LEAST_TILE, 1_000_000)),
         "tile_overlap": Number(0, 500_000),
         "max_pixels": Integer(1, _FOREVER),
+        "precision": Name(PRECISIONS),
     },
 }
 _SEED = Integer(0, 2**32 - 1)  # seed of a JAX key

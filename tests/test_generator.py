@@ -33,6 +33,7 @@ EVALUATION = {
     "tile": "off",
     "tile_overlap": 0.25,
     "max_pixels": 10**6,
+    "precision": "float32",
 }
 
 

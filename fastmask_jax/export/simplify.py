@@ -103,6 +103,7 @@ def _window_max(
 
 _WRITTEN_WITH_OTHERS: dict[str, Callable[..., Any]] = {
     "stop_gradient": lambda x: x,
+    "optimization_barrier": lambda *operands: operands,
     "rem": _remainder,
     "reduce_window_max": _window_max,
 }

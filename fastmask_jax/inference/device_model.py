@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fastmask_jax.data.batches import InferenceBatch
 from fastmask_jax.models.fastmask import Decoded, FastMask
+from fastmask_jax.models.inference_variables import inference_variables
 
 QUIET_SECONDS = 2.0  # longer compilations are reported
 
@@ -31,17 +32,19 @@ class DeviceModel:
       compile_seconds: total time for tracing programs and for compiling them or reading them from the cache.
     """
 
-    def __init__(self, model: FastMask, variables: Any, report: Report) -> None:
+    def __init__(self, model: FastMask, variables: Any, report: Report, precision: str) -> None:
         """
         Args:
           model: the network.
           variables: its collections (`params`, `frozen_stats`, `batch_stats`).
+          precision: precision of the products, see `inference_variables`.
           report: called from another thread with a line of text if compilation takes long.
         """
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self._by_image = NamedSharding(mesh, PartitionSpec("devices"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._variables = jax.device_put(variables, self._everywhere)
+        self._model, self._precision = model, precision
+        self._variables = self._prepared(variables)
         self._report = report
         self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
         self._compiling = threading.Lock()
@@ -56,13 +59,18 @@ class DeviceModel:
     def with_variables(self, variables: Any) -> "DeviceModel":
         """Returns the same model with other weights; compiled programs are shared."""
         other = copy.copy(self)
-        other._variables = jax.device_put(variables, self._everywhere)
+        other._variables = self._prepared(variables)
         return other
+
+    def _prepared(self, variables: Any) -> Any:
+        platform = self._by_image.mesh.devices.flat[0].platform
+        variables = jax.device_put(variables, self._everywhere)
+        return inference_variables(self._model, variables, self._precision, platform)
 
     @property
     def variables(self) -> Any:
-        """The weights and statistics, on every local device."""
-        return self._variables
+        """The weights and statistics, in the precision of the products, on every local device."""
+        return {name: collection for name, collection in self._variables.items() if name != "spectra"}
 
     @property
     def devices(self) -> int:

@@ -65,7 +65,7 @@ class ProposalGenerator:
         self.loaded = loaded
         self.strides = tuple(model.strides)
         self._buckets = Buckets(self.config.evaluation.buckets, max(self.config.evaluation.long_edges))
-        self._model = DeviceModel(model, variables, report)
+        self._model = DeviceModel(model, variables, report, self.config.evaluation.precision)
 
     def with_variables(self, variables: Any) -> "ProposalGenerator":
         """Returns a generator with other weights of the same network; compiled programs are shared."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 from ml_collections import ConfigDict
@@ -23,6 +24,7 @@ def load(
     *,
     config: str | os.PathLike | ConfigDict | None = None,
     overrides: Sequence[str] = (),
+    precision: Literal["float32", "bfloat16"] | None = None,
     compilation_cache: bool | str | os.PathLike = True,
     report: Report = to_stderr,
 ) -> ProposalGenerator:
@@ -34,6 +36,9 @@ def load(
       config: name of a bundled config, with an optional variant after a colon ("coco_lite", "coco:zoom"), path of a
         config file, likewise, or a config. None: the config stored with the weights, or "coco" for third-party files.
       overrides: settings as on the command line: ["evaluation.long_edges=1300"].
+      precision: precision of the network's products. "bfloat16" is faster on CPUs with AMX or AVX-512 BF16, GPUs and
+        TPUs; docs/performance.md states its effect on average recall. Sums and everything else stay in float32. None:
+        the config's `evaluation.precision`.
       compilation_cache: cache compiled programs on disk for later processes. True: in $JAX_COMPILATION_CACHE_DIR, in
         the folder that JAX is configured with, or in ~/.cache/fastmask_jax; a path: in that folder; False: no cache.
         The setting applies to the whole process.
@@ -44,6 +49,8 @@ def load(
     """
     if isinstance(overrides, str):
         raise InvalidInput(f"overrides={overrides!r}: expected a list, [{overrides!r}]")
+    if precision is not None:
+        overrides = [*overrides, f"evaluation.precision={precision}"]
     settings = _config(os.fspath(weights), config, overrides)
     if compilation_cache:
         keep_compiled(None if compilation_cache is True else compilation_cache)

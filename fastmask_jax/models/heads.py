@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from fastmask_jax.geometry import MASK, WINDOW, upscale_matrix
 from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Conv3x3, Dense
 from fastmask_jax.models.windows import WindowDense
 
 _CELL = MASK // WINDOW  # mask logits along a cell
@@ -53,8 +54,8 @@ class ObjectnessHead(nn.Module):
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
             x = jnp.where(keep, x / (1 - self.dropout), 0).astype(self.dtype)
-        x = nn.relu(nn.Dense(self.widths[1], dtype=self.dtype, kernel_init=_fc_init, name="fc2")(x))
-        logit = nn.Dense(1, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="score")(x)
+        x = nn.relu(Dense(self.widths[1], _fc_init, self.dtype, name="fc2")(x))
+        logit = Dense(1, nn.initializers.normal(0.01), self.dtype, name="score")(x)
         return logit[..., 0].astype(jnp.float32)
 
 
@@ -89,7 +90,7 @@ class MaskHead(nn.Module):
             windows = windows * nn.sigmoid(attention)[..., None].astype(self.dtype)
         x = WindowDense(self.width, use_bias=False, dtype=self.dtype, name="fc1")(windows)
         x = FrozenNorm(trained=True, dtype=self.dtype, name="norm")(x)
-        x = nn.Dense(MASK**2, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="fc2")(x)
+        x = Dense(MASK**2, nn.initializers.lecun_normal(), self.dtype, name="fc2")(x)
         x = x.reshape(*x.shape[:-1], MASK, MASK)
         if self.conv_width:
             x += self._detail(windows)
@@ -99,9 +100,7 @@ class MaskHead(nn.Module):
         cells = windows.reshape(-1, WINDOW, WINDOW, windows.shape[-1])
         y = nn.relu(Pointwise(self.conv_width, dtype=self.dtype, name="detail_reduce")(cells))
         for n in (1, 2):
-            conv = nn.Conv(
-                self.conv_width, (3, 3), padding=1, dtype=self.dtype, kernel_init=_fc_init, name=f"detail_conv{n}"
-            )
+            conv = Conv3x3(self.conv_width, kernel_init=_fc_init, dtype=self.dtype, name=f"detail_conv{n}")
             y = nn.relu(conv(y))
         zeros = nn.initializers.zeros
         y = Pointwise(_CELL**2, kernel_init=zeros, dtype=self.dtype, name="detail_logits")(y)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from fastmask_jax.config_schema import NECKS, implementation
 from fastmask_jax.models.padding import Size, average_pool2, mask_padding, max_pool2
 from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Conv3x3
 
 
 def average(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
@@ -59,6 +60,6 @@ class Neck(nn.Module):
 def _convolved(
     x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike, init: nn.initializers.Initializer
 ) -> jax.Array:
-    y = nn.Conv(hidden, (3, 3), padding=1, dtype=dtype, kernel_init=init, name="conv1")(x)
+    y = Conv3x3(hidden, kernel_init=init, dtype=dtype, name="conv1")(x)
     y = Pointwise(x.shape[-1], kernel_init=init, dtype=dtype, name="conv2")(nn.relu(y))
     return mask_padding(y, size, stride)

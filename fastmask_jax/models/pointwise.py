@@ -5,6 +5,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from fastmask_jax.models.products import product
+
 
 class Pointwise(nn.Module):
     """A strided 1x1 convolution, computed as one matrix product over the cells it keeps.
@@ -15,7 +17,8 @@ class Pointwise(nn.Module):
     Attributes:
       features: F, output channels.
       stride: stride; cells 0, stride, 2 stride ... are kept.
-      use_bias, kernel_init, dtype: as in nn.Dense; the kernel is [C, F], float32.
+      use_bias, kernel_init: as in nn.Dense; the kernel is [C, F].
+      dtype: dtype of the result; see products.product_dtype for the precision.
     """
 
     features: int
@@ -27,9 +30,9 @@ class Pointwise(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 F"]:
         """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), F]."""
-        x = x[:, :: self.stride, :: self.stride].astype(self.dtype)
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32).astype(self.dtype)
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+        x = x[:, :: self.stride, :: self.stride]
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        y = product(x, kernel, self.dtype)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         return y

@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from fastmask_jax.models.norms import FrozenNorm
-from fastmask_jax.models.padding import Size, mask_padding
+from fastmask_jax.models.padding import Size, mask_padding, max_pool3
 from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Conv3x3
 
 Flavor = Literal["caffe", "torchvision"]
 _RGB_MEAN = (123.68, 116.779, 103.939)
@@ -44,16 +45,7 @@ class Bottleneck(nn.Module):
         y = self._pointwise(self.width, early, "conv1")(x)
         y = nn.relu(self._norm("norm1")(y, size, input_stride * early))
         y = mask_padding(y, size, input_stride * early)
-        y = nn.Conv(
-            self.width,
-            (3, 3),
-            (late, late),
-            padding=((1, 1), (1, 1)),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_conv_init,
-            name="conv2",
-        )(y)
+        y = Conv3x3(self.width, late, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(self._norm("norm2")(y, size, input_stride * stride))
         y = self._norm("norm3")(self._pointwise(4 * self.width, 1, "conv3")(y), size, input_stride * stride)
         if self.project:
@@ -125,9 +117,7 @@ class ResNet(nn.Module):
         )(x)
         x = nn.relu(FrozenNorm(self.train_norms, self.dtype, name="stem_norm")(x, size, 2))
         # After a ReLU, zeros beyond the image never win a maximum, so they have no effect.
-        x = mask_padding(x, size, 2)
-        pad = (0, 1) if self.flavor == "caffe" else (1, 1)
-        x = nn.max_pool(x, (3, 3), (2, 2), (pad, pad))
+        x = max_pool3(mask_padding(x, size, 2), begin=0 if self.flavor == "caffe" else 1)
 
         for block in self._stage(2):
             x = block(x, size, 4, 1)  # remat needs positional static arguments

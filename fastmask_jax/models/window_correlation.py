@@ -27,17 +27,20 @@ _EXACT = lax.Precision.HIGHEST  # large terms cancel, so lower precisions would 
 
 
 def correlate_maps(
-    maps: Sequence[Float[Array, "B _H _W C"]], kernel: Float[Array, "10 10 C F"]
+    maps: Sequence[Float[Array, "B _H _W C"]], spectrum: Float[Array, "3 16 9 C F"]
 ) -> Float[Array, "B N F"]:
-    """Computes the correlation of every map with the kernel at every window inside it, in float32.
+    """Computes the correlation of every map with a kernel at every window inside it, in float32.
+
+    Args:
+      maps: zero-padded maps.
+      spectrum: `kernel_spectrum` of the kernel. If it is bfloat16, so are the factors of the products.
 
     Returns:
       The results of the maps one after another, each row by row: N is the sum of (H - 9) * (W - 9). The difference from
       a direct sum in float32 is that of rounding, about 1e-6 of the largest result.
     """
     spectra, tilings = zip(*(_tile_spectrum(x.astype(jnp.float32)) for x in maps), strict=True)
-    spectrum = _product(jnp.concatenate(spectra, axis=4), _kernel_spectrum(kernel.astype(jnp.float32)))
-    results = _invert(spectrum)
+    results = _invert(_product(jnp.concatenate(spectra, axis=4), spectrum))
     rows, start = [], 0
     for x, (down, across) in zip(maps, tilings, strict=True):
         tiles = results[:, :, :, start : start + down * across]
@@ -64,26 +67,31 @@ def _tile_spectrum(x: Float[Array, "B H W C"]) -> tuple[Float[Array, "2 16 9 B T
     return spectrum.reshape(2, TILE, _HALF, images, down * across, channels), (down, across)
 
 
-def _kernel_spectrum(kernel: Float[Array, "10 10 C F"]) -> Float[Array, "2 16 9 C F"]:
-    """Returns the transform of the kernel, padded by zeros to a tile."""
+def kernel_spectrum(kernel: Float[Array, "10 10 C F"]) -> Float[Array, "3 16 9 C F"]:
+    """Returns the transform of a kernel, padded by zeros to a tile, in float32.
+
+    It is conjugated (for a correlation, not a convolution), and in the form in which three real products replace the
+    four of a complex one: real part, real plus imaginary part, imaginary minus real part.
+    """
+    kernel = kernel.astype(jnp.float32)
     y = _apply(_transforms().rows[:, :WINDOW], kernel)  # [2 * 9, 10, C, F]
     y = y.reshape(2, _HALF, WINDOW, -1).transpose(0, 2, 1, 3).reshape(2 * WINDOW, -1)
     matrix = _transforms().columns.reshape(2 * TILE, 2, TILE)[:, :, :WINDOW].reshape(2 * TILE, 2 * WINDOW)
-    return _apply(matrix, y).reshape(2, TILE, _HALF, *kernel.shape[2:])
+    real, imaginary = _apply(matrix, y).reshape(2, TILE, _HALF, *kernel.shape[2:])
+    return jnp.stack([real, real - imaginary, -imaginary - real])
 
 
-def _product(x: Float[Array, "2 16 9 B T C"], kernel: Float[Array, "2 16 9 C F"]) -> Float[Array, "2 16 9 B T F"]:
-    """Multiplies by the conjugate kernel (a correlation, not a convolution), in three real products instead of four."""
+def _product(x: Float[Array, "2 16 9 B T C"], spectrum: Float[Array, "3 16 9 C F"]) -> Float[Array, "2 16 9 B T F"]:
+    """Multiplies the transform of tiles by that of the kernel."""
     real, imaginary = x.reshape(*x.shape[:3], -1, x.shape[-1])
-    kernel_real, kernel_imaginary = kernel[0], -kernel[1]
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a, b, precision=_EXACT)
+        return jnp.matmul(a.astype(b.dtype), b, precision=_EXACT, preferred_element_type=jnp.float32)
 
-    common = product(real + imaginary, kernel_real)
-    of_imaginary = product(imaginary, kernel_real + kernel_imaginary)
-    of_real = product(real, kernel_imaginary - kernel_real)
-    return jnp.stack([common - of_imaginary, common + of_real]).reshape(*x.shape[:5], kernel.shape[-1])
+    common = product(real + imaginary, spectrum[0])
+    of_imaginary = product(imaginary, spectrum[1])
+    of_real = product(real, spectrum[2])
+    return jnp.stack([common - of_imaginary, common + of_real]).reshape(*x.shape[:5], spectrum.shape[-1])
 
 
 def _invert(spectrum: Float[Array, "2 16 9 B T F"]) -> Float[Array, "7 7 B T F"]:

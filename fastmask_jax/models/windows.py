@@ -24,7 +24,8 @@ from jaxtyping import Array, Float, Int
 
 from fastmask_jax.geometry import HALF_WINDOW, WINDOW
 from fastmask_jax.models.padding import Size, valid_cells
-from fastmask_jax.models.window_correlation import correlate_maps
+from fastmask_jax.models.products import product
+from fastmask_jax.models.window_correlation import correlate_maps, kernel_spectrum
 
 
 @jax.custom_vjp
@@ -101,13 +102,15 @@ def window_cells(
 
 def gather_windows(cells: Float[Array, "B M1 C"], index: Int[Array, "B K 10 10"]) -> Float[Array, "B K 10 10 C"]:
     """Gathers the windows of `window_cells` from flattened (and normalized) cells."""
+    cells = lax.optimization_barrier(cells)  # otherwise what computes them is computed for every cell of every window
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(cells, index)
 
 
 class WindowDense(nn.Module):
     """A fully connected layer over windows: 10 * 10 * C → F.
 
-    The kernel is stored as (10, 10, C, F), so that it is also a convolution kernel.
+    The kernel is stored as (10, 10, C, F), so that it is also a convolution kernel. The collection `spectra` may hold
+    its transform (see `inference_variables`), so that it is not computed again for every image.
     """
 
     features: int
@@ -117,8 +120,8 @@ class WindowDense(nn.Module):
     def __call__(self, windows: Float[Array, "... 10 10 C"]) -> Float[Array, "... F"]:
         """Applies the layer to windows."""
         kernel, bias = self._parameters(windows.shape[-1])
-        x = windows.astype(self.dtype).reshape(*windows.shape[:-3], -1)
-        return x @ kernel.reshape(-1, self.features) + bias
+        x = windows.reshape(*windows.shape[:-3], -1)
+        return product(x, kernel.reshape(-1, self.features), self.dtype) + bias
 
     def over_maps(self, maps: Sequence[Float[Array, "B _H _W C"]], form: str) -> Float[Array, "B N F"]:
         """Applies the layer to every window inside zero-padded maps, map by map and row by row.
@@ -129,7 +132,10 @@ class WindowDense(nn.Module):
         """
         maps = [x.astype(self.dtype) for x in maps]
         kernel, bias = self._parameters(maps[0].shape[-1])
-        if form == "auto":
+        kernel = kernel.astype(self.dtype)
+        if self.has_variable("spectra", "kernel"):
+            y = correlate_maps(maps, self.get_variable("spectra", "kernel")).astype(self.dtype)
+        elif form == "auto":
             y = lax.platform_dependent(maps, kernel, cpu=_FORMS["fourier"], default=_FORMS["patches"])
         else:
             y = _FORMS[form](maps, kernel)
@@ -142,7 +148,7 @@ class WindowDense(nn.Module):
         bias = jnp.zeros((), self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return kernel, bias.astype(self.dtype)
 
 
 def _multiply_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -162,7 +168,7 @@ def _map_by_map(form: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[.
 
 
 _FORMS = {
-    "fourier": lambda maps, kernel: correlate_maps(maps, kernel).astype(kernel.dtype),
+    "fourier": lambda maps, kernel: correlate_maps(maps, kernel_spectrum(kernel)).astype(kernel.dtype),
     "patches": _map_by_map(_multiply_patches),
     "conv": _map_by_map(_convolve),
 }

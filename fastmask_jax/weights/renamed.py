@@ -26,6 +26,7 @@ ADDED = {
         "tile": "off",
         "tile_overlap": 0.25,
         "max_pixels": 64_000_000,
+        "precision": "float32",
     },
     "model": {"mask_conv_width": 0, "objectness_attention_width": 0, "attended_windows": 4096},
     "losses": {"objectness_attention": 0.25},
