@@ -128,13 +128,14 @@ def read(options: argparse.Namespace) -> None:
 def propose(options: argparse.Namespace) -> None:
     generator = fastmask_jax.load(options.weights)
     generator.propose(np.zeros((options.tile, options.tile, 3), np.uint8))  # compiles
-    before, begin = megabytes(), time.perf_counter()
+    before, begin, begin_used = megabytes(), time.perf_counter(), time.process_time()
     found = generator.propose(options.file, tile=options.tile, count=options.count)
-    seconds, (height, width) = time.perf_counter() - begin, found.image_size
+    seconds, used = time.perf_counter() - begin, time.process_time() - begin_used
+    height, width = found.image_size
     tiles = len(tile_grid((height, width), options.tile, options.tile // 4))
     print(
-        f"{options.file}, {width} x {height}, {tiles} tiles: {len(found)} proposals in {seconds:.0f} s; "
-        f"peak memory {megabytes():.0f} MB, before {before:.0f} MB"
+        f"{options.file}, {width} x {height}, {tiles} tiles: {len(found)} proposals in {seconds:.0f} s, "
+        f"{used:.0f} s of processor time; peak memory {megabytes():.0f} MB, before {before:.0f} MB"
     )
 
 

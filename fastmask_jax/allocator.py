@@ -19,3 +19,13 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST))
     return all([mallopt(parameter, value) for parameter, value in settings])
+
+
+def return_freed_memory() -> bool:
+    """Returns freed memory to the system, also after `keep_freed_memory`; returns False without glibc."""
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return False
+    trim(0)
+    return True

@@ -7,7 +7,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.generator import ProposalGenerator
-from fastmask_jax.inference.image_input import read_image
+from fastmask_jax.inference.image_input import ImageRead, read_with_orientation
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.proposals import Proposals
 
@@ -39,13 +39,14 @@ class BrightGenerator(ProposalGenerator):
         for number, image in enumerate(images):
             self._before(number)
             try:
-                yield _bright(read_image(image))
+                yield _bright(read_with_orientation(image))
             except (OSError, ValueError) as error:
                 on_problem(str(error))
                 yield None
 
 
-def _bright(image: np.ndarray) -> Proposals:
+def _bright(read: ImageRead) -> Proposals:
+    image = read.pixels
     distance = [np.abs(image.astype(int) - color).max(-1) for color in COLORS.values()]
     masks = sorted((d < 60 for d in distance if (d < 60).any()), key=np.sum, reverse=True)
     rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
@@ -61,4 +62,5 @@ def _bright(image: np.ndarray) -> Proposals:
         window_boxes=np.concatenate([boxes[:, :2] - 10, boxes[:, :2] + 50], 1).astype(np.int64),
         attention=np.full((n, 10, 10), 0.5, np.float32),
         image=image,
+        orientation=read.orientation,
     )

@@ -119,7 +119,11 @@ def test_any_category_is_taken(folder, category):
 
 
 @pytest.mark.parametrize(
-    "name", ["sub\\c.jpg", "sub/c.JPG", "sub\\c.JPG", "sub/../sub/c.jpg", "ABSOLUTE/sub/c.jpg", "d.jpg"]
+    "name",
+    [
+        *("sub\\c.jpg", "sub/c.JPG", "sub\\c.JPG", "sub/../sub/c.jpg", "ABSOLUTE/sub/c.jpg", "d.jpg"),
+        *("sub/c.jpeg", "sub/c.JFIF", "sub%2Fc.jpg", "sub%5Cc.jpeg"),
+    ],
 )
 def test_names_of_other_programs_find_their_file(folder, name):
     (folder / "sub").mkdir()
@@ -130,6 +134,23 @@ def test_names_of_other_programs_find_their_file(folder, name):
     (image,) = split.images
     assert not split.report and image.path.is_file()
     assert image.file_name == ("d.JPG" if name == "d.jpg" else "sub/c.jpg")
+
+
+@pytest.mark.parametrize("name", ["%2E%2E/out.jpg", "..%5Cout.jpg", "a%00.jpg"])
+def test_no_name_leads_out_of_the_folder(folder, name):
+    (folder.parent / "out.jpg").write_bytes(encoded())
+    split = read_instances(write(folder, {"images": [image_entry(file_name=name)], "annotations": []}), folder)
+    assert not split.images and split.report.counts == {Problem.IMAGE_MISSING: 1}
+
+
+def test_numbers_as_texts():
+    texts = {"segmentation": [[str(v) for v in SQUARE[0]]], "bbox": [str(v) for v in annotation()["bbox"]]}
+    (found,), problems = objects_of([annotation(**texts)], SIZE, "a.jpg")
+    (expected,), _ = objects_of([annotation()], SIZE, "a.jpg")
+    assert not problems and found == expected
+    rle = {"size": [str(side) for side in SIZE], "counts": found.counts.decode()}
+    (again,), problems = objects_of([annotation(segmentation=rle)], SIZE, "a.jpg")
+    assert not problems and again == expected
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

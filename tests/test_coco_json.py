@@ -119,7 +119,7 @@ BROKEN_ANNOTATIONS = [
     (Problem.POLYGON, annotation(id=6, segmentation=[[3, 3, 3, 3, 3, 3]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, float("nan"), 3, 4]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, float("inf"), 3, 4]])),
-    (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, "9", 3, 4]])),
+    (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, "nine", 3, 4]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[[1, 1, 9, 10**400, 3, 4]])),
     (Problem.POLYGON, annotation(id=6, segmentation=[1, 1, 9, 9])),
     (Problem.POLYGON_RELATIVE, annotation(id=6, segmentation=[[0.1, 0.1, 0.9, 0.1, 0.5, 1.0]])),
@@ -214,7 +214,7 @@ def test_unreadable_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such image folder"):
         read_instances(write(tmp_path, {"images": [], "annotations": []}), tmp_path / "none")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not readable"):
+    with pytest.raises(ValueError, match=r"not UTF-8 text .*; save it as UTF-8"):
         read_instances(tmp_path / "binary.json", None)
     with pytest.raises(ValueError, match="not readable"):
         read_instances(tmp_path, None)

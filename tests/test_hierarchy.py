@@ -59,20 +59,42 @@ def test_a_face_in_a_person_in_a_car():
     assert found.children(1).tolist() == [2]
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+def test_a_share_that_is_met_exactly_is_enough():
+    """55 of 100 pixels are a share of .55, although .55 · 100 is above 55 in floating point."""
+    bitmaps = np.zeros((2, 20, 20), bool)
+    bitmaps[0, :10, :10] = True
+    bitmaps[1, :, 10:] = True
+    bitmaps[1, 5:10, :10] = bitmaps[1, 0, :5] = True
+    found = hierarchy(encoded(bitmaps), areas_of(bitmaps), 0.55)
+    assert found.parent.tolist() == [1, -1]
+
+
+def test_an_empty_mask_has_no_parent_and_is_a_group_of_its_own():
+    bitmaps = np.zeros((3, 9, 9), bool)
+    bitmaps[0, 2:6, 2:6] = True
+    assert hierarchy(encoded(bitmaps), areas_of(bitmaps)).parent.tolist() == [-1, -1, -1]
+    assert groups(encoded(bitmaps), np.zeros(3, np.float32), 0.0).tolist() == [0, 1, 2]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 60),  # more than are compared at once
+    st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+)
+@settings(max_examples=40, deadline=None)
 def test_the_best_of_the_groups_are_what_suppression_keeps(seed, count, iou_threshold):
     bitmaps, rng = random_bitmaps(seed, count)
     rles, scores = encoded(bitmaps), rng.integers(0, 4, count).astype(np.float32)
     boxes = np.tile(np.array([0, 0, 12, 12], np.float32), (count, 1))
     kept = suppress(ScoredMasks(scores, boxes, rles, np.arange(count), 0), iou_threshold).tolist()
     found = groups(rles, scores, iou_threshold)
-    assert sorted(set(found.tolist())) == sorted(kept)
-    for k in range(count):
-        if k not in kept:
-            better = [n for n in kept if (-scores[n], n) < (-scores[k], k)]
-            ious = [(bitmaps[k] & bitmaps[n]).sum() / (bitmaps[k] | bitmaps[n]).sum() for n in better]
-            assert max(ious) > iou_threshold and ious[better.index(found[k])] == max(ious)
+    assert sorted(set(found.tolist())) == sorted(kept) and set(found[kept].tolist()) == set(kept)
+    flat = bitmaps.reshape(count, 12 * 12).astype(np.int64)
+    shared = flat @ flat.T
+    for k in set(range(count)) - set(kept):
+        better = [n for n in kept if (-scores[n], n) < (-scores[k], k)]
+        ious = [shared[k, n] / (shared[k, k] + shared[n, n] - shared[k, n]) for n in better]
+        assert max(ious) > iou_threshold and better[int(np.argmax(ious))] == found[k]
 
 
 def test_shares_out_of_range_are_refused():

@@ -1,14 +1,22 @@
 """Pictures and uploads of the page, without a browser; proposals are bright squares on gray."""
 
-from pathlib import Path
+import base64
+import html
+import io
+import json
+import os
+import re
+import tempfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastmask_jax.apps.page import views
+from fastmask_jax.apps.page.downloads import file_of
+from fastmask_jax.apps.page.picture_cache import bound
 from fastmask_jax.apps.page.uploads import read_upload
-from fastmask_jax.apps.page.views import View
+from fastmask_jax.apps.page.views import Sliders, View
 from tests.bright_generator import COLORS, BrightGenerator, picture
 
 H, W = 300, 400
@@ -18,7 +26,7 @@ SQUARES = {"red": (20, 30, 90), "green": (150, 60, 60), "blue": (300, 200, 50)} 
 @pytest.fixture
 def view():
     found = BrightGenerator().propose(picture((H, W), **SQUARES))
-    return View("squares", Path("squares.json"), found, found).with_sliders(0.0, 0.3, 100)
+    return View.of("squares", found, Sliders(0.0, 0.3, 100))
 
 
 def center(name):
@@ -29,14 +37,14 @@ def center(name):
 
 def test_sliders_choose_without_losing(view):
     assert (len(view.shown), view.chosen) == (3, 0)
-    fewer = view.with_sliders(0.6, 0.3, 100)
+    fewer = view.with_sliders(Sliders(0.6, 0.3, 100))
     assert fewer.shown.scores.tolist() == pytest.approx([0.9, 0.7])
-    assert len(fewer.with_sliders(0.0, 0.3, 1).shown) == 1
-    none = fewer.with_sliders(0.95, 0.3, 100)
+    assert len(fewer.with_sliders(Sliders(0.0, 0.3, 1)).shown) == 1
+    none = fewer.with_sliders(Sliders(0.95, 0.3, 100))
     assert (len(none.shown), none.chosen, none.closeup(), none.description()) == (0, None, None, None)
     assert none.picture().shape == (H * views.LONGEST // W, views.LONGEST, 3)
     assert none.summary() == "**0** of 3 proposals · image of 400 × 300 pixels"
-    assert len(none.with_sliders(0.0, 0.3, 100).shown) == 3
+    assert len(none.with_sliders(Sliders(0.0, 0.3, 100)).shown) == 3
 
 
 @pytest.mark.parametrize(("number", "name"), [*enumerate(SQUARES)])
@@ -50,11 +58,48 @@ def test_a_click_finds_the_square_below_it(view, number, name):
     assert (corner.chosen, corner.closeup()) == (None, None)
 
 
-def test_steps_go_through_all_and_around(view):
-    assert [view.stepped(1).chosen, view.stepped(1).stepped(1).stepped(1).chosen, view.stepped(-1).chosen] == [1, 0, 2]
-    nothing = view.clicked(0, 0)
-    assert (nothing.chosen, nothing.stepped(1).chosen, nothing.stepped(-1).chosen) == (None, 0, 2)
-    assert view.with_sliders(0.95, 0.3, 100).stepped(1).chosen is None
+def test_proposals_are_selected_by_their_rank(view):
+    assert view.rows() == ["1 · 0.90 · 90 × 90", "2 · 0.70 · 60 × 60", "3 · 0.50 · 50 × 50"]
+    assert [view.selected(k).chosen for k in (2, 0, 3, -1)] == [2, 0, 0, 0]
+
+
+def test_outlines_are_those_of_the_masks_in_the_picture(view):
+    held = re.fullmatch(r'<div data-proposals="(.*)"></div>', view.outlines())[1]
+    outlines = json.loads(html.unescape(held))
+    assert [says for _, says in outlines] == view.rows()
+    for (path, _), (x, y, side) in zip(outlines, SQUARES.values(), strict=True):
+        corners = np.array([point.split() for point in path.strip("MZ").split("L")], float)
+        low, high = corners.min(0), corners.max(0)
+        scale = views.LONGEST / W
+        np.testing.assert_allclose([low, high], np.array([[x, y], [x + side, y + side]]) * scale, atol=1.5)
+
+
+def test_files_for_download_are_in_memory(view, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for kind, name in (("download", "squares_proposals.json"), ("polygons", "squares_polygons.json")):
+        file = file_of(view, kind)
+        content = json.loads(base64.b64decode(file["base64"]))
+        assert (file["name"], file["type"]) == (name, "application/json")
+        entries = content if kind == "download" else content["annotations"]
+        assert [entry["bbox"] for entry in entries] == [[x, y, side, side] for x, y, side in SQUARES.values()]
+    labels = np.array(Image.open(io.BytesIO(base64.b64decode(file_of(view, "labels")["base64"]))))
+    np.testing.assert_array_equal(labels, view.shown.label_map())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_oldest_pictures_go_when_there_are_too_many(tmp_path):
+    for age, name in enumerate(("new", "middle", "old")):
+        path = tmp_path / name / "image.png"
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    bound(tmp_path, 300)
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+    bound(tmp_path, 250)
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.png")) == ["middle", "new"]
+    bound(tmp_path, 0)
+    bound(tmp_path / "nowhere", 0)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_the_outline_in_the_window_is_seen(view):
@@ -72,12 +117,12 @@ def test_clicks_at_one_place_go_through_all_that_lie_there():
     found = BrightGenerator().propose(image)
     whole = np.zeros((H, W), bool)
     whole[100:180, 100:180] = True
-    found.rles[0] = encoded(whole)  # the red square and all that covers it
-    view, seen = View("squares", Path("squares.json"), found, found), []
+    found.rles[0] = encoded(whole)  # the red one with what covers it
+    view, seen = View.of("squares", found, Sliders(0.0, 1.0, 100)), []
     for _ in range(3):
         view = view.clicked(round(135 * views.LONGEST / W), round(135 * views.LONGEST / W))
         seen.append(view.chosen)
-    assert seen == [0, 1, 0]
+    assert seen == [1, 0, 1]  # the first one is selected before
 
 
 def encoded(mask):
@@ -91,7 +136,7 @@ def encoded(mask):
 def test_pictures_of_images_of_any_size(size):
     side = min(size) // 4
     found = BrightGenerator().propose(picture(size, red=(side, side, side)))
-    shown = View("squares", Path("squares.json"), found, found).with_sliders(0.0, 1.0, 10).picture()
+    shown = View.of("squares", found, Sliders(0.0, 1.0, 10)).picture()
     assert max(shown.shape) == views.LONGEST
     assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / views.LONGEST)
     scale = views.LONGEST / max(size)
@@ -103,7 +148,7 @@ def test_pictures_of_images_of_any_size(size):
 
 def test_the_picture_of_a_thin_image():
     found = BrightGenerator().propose(picture((8, 2000), red=(2, 2, 4)))
-    shown = View("squares", Path("squares.json"), found, found).with_sliders(0.0, 1.0, 10).picture()
+    shown = View.of("squares", found, Sliders(0.0, 1.0, 10)).picture()
     assert shown.shape == (4, views.LONGEST, 3)
 
 
@@ -134,7 +179,7 @@ def test_uploads_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^whole.jpg is too large: 200 x 200 pixels, and 0.03 million are the most"):
         read_upload(tmp_path / "whole.jpg", most_pixels=30_000)
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(ValueError, match=r"^bomb.png is too large: more than 179 million pixels"):
+    with pytest.raises(ValueError, match=r"^bomb.png is too large: 20000 x 20000 pixels, and 32 million are the most"):
         read_upload(tmp_path / "bomb.png")
 
 

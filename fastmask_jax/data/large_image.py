@@ -34,12 +34,11 @@ def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | 
     """
     if importlib.util.find_spec("rasterio") is None or not Path(path).is_file():
         return None
-    if exif == "apply" and orientation_of(Path(path)) != UPRIGHT:
-        return None
     dataset = open_raster(path)
     if dataset is None or dataset.count == 0 or dataset.width * dataset.height <= DECODED_PIXELS:
         return None
-    return LargeImage(path, dataset)
+    orientation = orientation_of(Path(path))
+    return None if exif == "apply" and orientation != UPRIGHT else LargeImage(path, dataset, orientation)
 
 
 def open_raster(path: str | os.PathLike) -> Any | None:
@@ -65,8 +64,14 @@ class LargeImage:
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, path: str | os.PathLike, dataset: Any) -> None:
-        """Wraps the dataset that `open_raster` returned for the file at `path`."""
+    def __init__(self, path: str | os.PathLike, dataset: Any, orientation: int = UPRIGHT) -> None:
+        """
+        Args:
+          path: of the file.
+          dataset: from `open_raster`.
+          orientation: EXIF orientation of the file, by which the pixels are not turned.
+        """
+        self.orientation = orientation
         self._path, self._dataset = Path(path), dataset
         self._lock = threading.Lock()
         self._bands = _bands(dataset)

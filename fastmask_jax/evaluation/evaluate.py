@@ -9,7 +9,7 @@ from fastmask_jax import cluster
 from fastmask_jax.data.coco.file_names import image_path
 from fastmask_jax.data.coco.image_check import different_size
 from fastmask_jax.data.coco.instances import CocoImage, check_sizes, read_instances
-from fastmask_jax.data.exif import UPRIGHT, orientation_of
+from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.errors import InvalidInput, MissingFile
 from fastmask_jax.evaluation.average_recall import average_recall
 from fastmask_jax.inference.generator import ProposalGenerator
@@ -103,15 +103,17 @@ def _propose(
     )
     begin, compiled_before = time.perf_counter(), generator.compile_seconds
     with ResultsWriter(results) as writer:
-        for image, path, proposals in zip(images, paths, watch(found, len(images)), strict=True):
+        for image, proposals in zip(images, watch(found, len(images)), strict=True):
             if stop():
                 found.close()
                 return _Part(problems, turned, 0.0, stopped=True)
-            orientation = orientation_of(path)
-            turned += orientation != UPRIGHT
-            problem = unread[-1] if proposals is None else None
-            if proposals is not None and proposals.image_size != image.size:
-                problem = different_size(image, proposals.image_size, orientation, settings.exif)
+            problem = None
+            if proposals is None:
+                problem = unread[-1]
+            else:
+                turned += proposals.orientation != UPRIGHT
+                if proposals.image_size != image.size:
+                    problem = different_size(image, proposals.image_size, proposals.orientation, settings.exif)
             if problem:
                 problems.append(f"image {image.image_id} skipped: {problem}")
                 report(problems[-1])

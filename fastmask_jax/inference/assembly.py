@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import UInt8
 
+from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.data.large_image import LargeImage
 from fastmask_jax.geometry import original_window_boxes
 from fastmask_jax.inference.options import ProposeOptions
@@ -25,13 +26,15 @@ class ImagePart:
 
     Attributes:
       image: the whole image.
-      grid: the tiles whose proposals are merged with those of the whole image; None: there are no tiles.
-      tile: the tile; None: the whole image.
+      grid: the tiles of the image, of which, and of the whole, the proposals are merged; None: it is taken alone.
+      tile: which tile this is; None: the whole image.
+      orientation: EXIF orientation of the image's file.
     """
 
     image: UInt8[np.ndarray, "H W 3"] | LargeImage
     grid: TileGrid | None = None
     tile: Tile | None = None
+    orientation: int = UPRIGHT
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -117,4 +120,5 @@ class Assembler:
             attention=attention[masks.kept][:, :, :: -1 if view.mirrored else 1],
             image=part.image,
             empty=masks.empty,
+            orientation=part.orientation,
         )

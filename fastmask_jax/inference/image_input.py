@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastmask_jax.data.exif import Exif, check_exif, orientation_of, upright
+from fastmask_jax.data.exif import UPRIGHT, Exif, check_exif, orientation_of, upright
 from fastmask_jax.data.image_file import decode_image, rgb_of_pillow
 from fastmask_jax.data.image_header import MAX_PIXELS, check_pixels
 from fastmask_jax.data.pixel_depth import to_uint8
@@ -23,6 +23,19 @@ class ReadableFile(Protocol):
         """Returns the content; raises OSError or ValueError if it cannot be read."""
 
 
+class ImageRead(NamedTuple):
+    """An image, and how its file asks to be shown.
+
+    Attributes:
+      pixels: RGB, as a new array.
+      orientation: EXIF orientation of the file, 1 to 8, whether the pixels were turned by it or not; 1: upright, or not
+        stated.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    orientation: int
+
+
 AnyImage = str | os.PathLike | ReadableFile | Image.Image | np.ndarray
 
 
@@ -34,7 +47,12 @@ def is_image(thing: Any) -> bool:
 def read_image(
     image: AnyImage, exif: Exif = "ignore", max_pixels: int | None = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the RGB pixels of one image, as a new array.
+    """Returns the RGB pixels of one image, as a new array; see `read_with_orientation` for arguments and errors."""
+    return read_with_orientation(image, exif, max_pixels).pixels
+
+
+def read_with_orientation(image: AnyImage, exif: Exif = "ignore", max_pixels: int | None = MAX_PIXELS) -> ImageRead:
+    """Reads the RGB pixels of one image, and its EXIF orientation, opening a file once.
 
     Args:
       image: path of a file, any other object with `read_bytes`, a PIL image of any mode, or uint8 [H, W], [H, W, 1],
@@ -49,11 +67,11 @@ def read_image(
     """
     check_exif(exif)
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        return ImageRead(_from_array(image), UPRIGHT)
     if isinstance(image, Image.Image):
         check_pixels(image.height, image.width, max_pixels)
-        pixels = _from_pil(image)
-        return upright(pixels, orientation_of(image)) if exif == "apply" else pixels
+        pixels, orientation = _from_pil(image), orientation_of(image)
+        return ImageRead(upright(pixels, orientation) if exif == "apply" else pixels, orientation)
     if not isinstance(image, str | os.PathLike | ReadableFile):
         raise InvalidInput(
             f"{type(image).__name__} is not an image: expected a path, a PIL image or a NumPy array (convert other "
@@ -65,7 +83,8 @@ def read_image(
             f"{path} is a folder: pass the images in it, as in sorted(Path({str(path)!r}).glob('*.jpg'))"
         )
     try:
-        return decode_image(path.read_bytes(), exif, max_pixels)
+        data = path.read_bytes()
+        return ImageRead(decode_image(data, exif, max_pixels), orientation_of(data))
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such image") from None
     except ValueError as error:

@@ -11,7 +11,7 @@ from fastmask_jax.config_schema import OFF
 from fastmask_jax.data.large_image import LargeImage, open_large
 from fastmask_jax.geometry import resized_size
 from fastmask_jax.inference.assembly import ImagePart
-from fastmask_jax.inference.image_input import AnyImage, read_image
+from fastmask_jax.inference.image_input import AnyImage, read_with_orientation
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.tiling import grid_of, strips
 
@@ -37,20 +37,23 @@ def reading_jobs(images: Iterable[AnyImage], options: ProposeOptions) -> Iterato
 
 
 def _read(image: AnyImage, options: ProposeOptions) -> tuple[ImagePart, Pixels]:
-    pixels = read_image(image, options.exif, options.max_pixels)
-    return ImagePart(pixels), pixels
+    pixels, orientation = read_with_orientation(image, options.exif, options.max_pixels)
+    return ImagePart(pixels, orientation=orientation), pixels
 
 
 def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
     try:
         large = open_large(image, options.exif) if isinstance(image, str | os.PathLike) else None
-        source = read_image(image, options.exif, options.max_pixels) if large is None else large
+        if large is None:
+            source, orientation = read_with_orientation(image, options.exif, options.max_pixels)
+        else:
+            source, orientation = large, large.orientation
         grid = grid_of(source.shape[:2], options)
-        yield partial(_given, ImagePart(source, grid), _whole(source, options))
+        yield partial(_given, ImagePart(source, grid, None, orientation), _whole(source, options))
         for row, strip in enumerate(strips(source, grid) if grid else ()):
             for tile in grid.row(row):
-                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, which frees the strip
-                yield partial(_given, ImagePart(source, grid, tile), pixels)
+                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, or the strip would be kept
+                yield partial(_given, ImagePart(source, grid, tile, orientation), pixels)
     except (OSError, ValueError) as error:
         yield partial(_failed, error)
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.data.large_image import LargeImage
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks import drawing, hierarchy, label_map, polygons
@@ -45,6 +46,8 @@ class Proposals:
       attention: attention map of the window, 0 to 1, ten by ten cells over its window box.
       image: the image, RGB; of a file that is too large to be decoded at once, an array that reads what is sliced.
       empty: number of windows dropped because their mask has no pixel.
+      orientation: EXIF orientation of the image's file, 1 to 8; 1: upright, or not stated. With the option
+        `exif="apply"`, `image` is turned by it.
     """
 
     scores: Float32[np.ndarray, "n"]
@@ -57,6 +60,7 @@ class Proposals:
     attention: Float32[np.ndarray, "n 10 10"]
     image: UInt8[np.ndarray, "H W 3"] | LargeImage
     empty: int = 0
+    orientation: int = UPRIGHT
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -1,16 +1,15 @@
 """Finds which masks contain which, and which show the same object."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.masks.rle import decode_counts
-from fastmask_jax.masks.suppression import SHOWN_IOU
+from fastmask_jax.masks.rle import ScoredMasks, decode_counts
+from fastmask_jax.masks.suppression import SHOWN_IOU, areas_of, may_exceed, suppress
 
 INSIDE = 0.9
 SEGMENTS = 1024  # segments of an image, whose pixel counts bound the intersection of two masks
@@ -58,14 +57,13 @@ def hierarchy(
     x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4).T
     filled = _filled(rles)
     largest_first = np.lexsort((np.arange(count), -areas))
-    for place, k in enumerate(largest_first.tolist()):
-        larger, wanted = largest_first[:place], inside * areas[k]
+    for place, k in enumerate(largest_first[: np.count_nonzero(areas)].tolist()):  # an empty mask lies in none
+        larger = largest_first[:place]
         across = np.minimum(x[larger] + width[larger], x[k] + width[k]) - np.maximum(x[larger], x[k])
         down = np.minimum(y[larger] + height[larger], y[k] + height[k]) - np.maximum(y[larger], y[k])
-        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) >= wanted]  # the others cannot contain it
-        some = np.flatnonzero(filled[k])
-        larger = larger[np.minimum(filled[np.ix_(larger, some)], filled[k, some]).sum(1) >= wanted]
-        for n in _by_blocks(larger[::-1], rles, k, inside):  # smallest first, because most parents are found early
+        larger = larger[np.maximum(across, 0) * np.maximum(down, 0) / areas[k] >= inside]  # the others cannot hold it
+        larger = larger[_most_shared(filled, k, larger) / areas[k] >= inside]
+        for n in _by_blocks(larger[::-1], rles, k, inside):  # the smallest first: most have found theirs soon
             parent[k] = n
             root[k], depth[k] = root[n], depth[n] + 1
     return Hierarchy(parent, root, depth)
@@ -85,22 +83,27 @@ def _by_blocks(
 
 
 def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segments"]:
-    """Counts the pixels of each mask in equal segments of the image's pixels, in column order.
-
-    The intersection of two masks has at most the smaller count in each segment.
-    """
-    filled = np.zeros((len(rles), SEGMENTS), np.float32)
+    """Counts the pixels of each mask in equal segments of the image, which is cut along its columns."""
+    filled = np.zeros((len(rles), SEGMENTS), np.float32)  # exact: a segment of the largest image has 2²² pixels
     if not len(rles):
         return filled
-    cuts = np.linspace(0, np.prod(rles[0]["size"], dtype=np.int64), SEGMENTS + 1)
-    decoded = decode_counts([rle["counts"].encode() for rle in rles])
-    splits = np.searchsorted(decoded.owner, np.arange(len(rles) + 1))
-    for k, (begin, end) in enumerate(itertools.pairwise(splits)):
-        runs = decoded.counts[begin:end].astype(np.float64)
-        pixels = np.where(np.arange(len(runs)) % 2, runs, 0.0)
-        before = np.interp(cuts, np.cumsum([0.0, *runs]), np.cumsum([0.0, *pixels]))  # pixels before each cut
-        filled[k] = np.diff(before)
+    pixels = np.prod(rles[0]["size"], dtype=np.int64)
+    cuts = np.arange(len(rles))[:, None] * pixels + np.linspace(0, pixels, SEGMENTS + 1).round()
+    counts, owner, _ = decode_counts([rle["counts"].encode() for rle in rles])
+    place = np.arange(len(counts)) - np.searchsorted(owner, np.arange(len(rles)))[owner]
+    ends = np.cumsum(counts)  # through all masks, each of which has as many pixels as the image
+    covered = np.cumsum(np.where(place % 2, counts, 0))
+    before = np.interp(cuts, np.append(0.0, ends), np.append(0.0, covered))  # pixels of masks before each cut
+    filled[:] = np.diff(before, axis=1)
     return filled
+
+
+def _most_shared(
+    filled: Float32[np.ndarray, "n segments"], k: int, others: Int64[np.ndarray, "m"]
+) -> Float64[np.ndarray, "m"]:
+    """Returns how many pixels mask k shares with others at most: in each segment, the smaller count of both."""
+    some = np.flatnonzero(filled[k])
+    return np.minimum(filled[np.ix_(others, some)], filled[k, some]).sum(1, dtype=np.float64)
 
 
 def groups(
@@ -108,8 +111,8 @@ def groups(
 ) -> Int32[np.ndarray, "n"]:
     """Groups masks that show the same object; returns for each mask the index of the best mask of its group.
 
-    The best masks are those that `suppression.suppress` keeps. Every other mask joins the best mask with which it has
-    the greatest IoU.
+    The best masks are those that `suppression.suppress` keeps; every other mask joins the one of them with which it has
+    the greatest IoU, of those that rank before it.
 
     Args:
       rles: masks of one image.
@@ -119,14 +122,36 @@ def groups(
     Raises:
       ValueError: `iou_threshold` is out of range.
     """
-    if not 0 <= iou_threshold <= 1:
-        raise InvalidInput(f"iou_threshold={iou_threshold!r}: expected an IoU between 0 and 1, such as {SHOWN_IOU}")
-    best: list[int] = []
-    group = np.arange(len(rles), dtype=np.int32)
-    for k in np.argsort(-scores, kind="stable").tolist():
-        ious = coco_mask.iou([rles[k]], [rles[n] for n in best], [0] * len(best))[0] if best else np.zeros(0)
-        if len(ious) and ious.max() > iou_threshold:
-            group[k] = best[int(ious.argmax())]
-        else:
-            best.append(k)
+    count = len(rles)
+    group = np.arange(count, dtype=np.int32)
+    boxes = np.array([coco_mask.toBbox(rle) for rle in rles], np.float32).reshape(-1, 4)
+    best = suppress(ScoredMasks(scores.astype(np.float32), boxes, list(rles), np.arange(count), 0), iou_threshold)
+    rank = np.empty(count, np.int64)
+    rank[np.argsort(-scores, kind="stable")] = np.arange(count)
+    areas, filled = areas_of(rles), _filled(rles)
+    edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).T.astype(np.float64)
+    for k in np.setdiff1d(np.arange(count), best).tolist():
+        before = best[rank[best] < rank[k]]
+        near = may_exceed(edges[:, [k]], areas[[k]], edges[:, before], areas[before], iou_threshold)[0]
+        group[k] = _most_similar(before[near], rles, k, areas, filled)
     return group
+
+
+def _most_similar(
+    others: Int64[np.ndarray, "m"],
+    rles: Sequence[Mapping[str, Any]],
+    k: int,
+    areas: Float64[np.ndarray, "n"],
+    filled: Float32[np.ndarray, "n segments"],
+) -> int:
+    """Returns the first of some masks that has the greatest IoU with mask k; each is compared only if it may."""
+    shared = _most_shared(filled, k, others)
+    bounds = shared / (areas[k] + areas[others] - shared)
+    ious = np.full(len(others), -1.0)
+    order = np.argsort(-bounds, kind="stable")
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        if bounds[block[0]] < ious.max():
+            break
+        ious[block] = coco_mask.iou([rles[k]], [rles[n] for n in others[block]], [0] * len(block))[0]
+    return int(others[ious.argmax()])

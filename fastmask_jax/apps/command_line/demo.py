@@ -3,11 +3,11 @@
 import argparse
 import importlib.util
 import ipaddress
+import os
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from fastmask_jax.apps.command_line.number_flags import integer
 from fastmask_jax.configuration import parse_command_line
@@ -51,12 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
     _say("\n".join(generator.loaded.lines()))
-    from fastmask_jax.apps.page.blocks import build_page, serve
 
     note = _NOTES.get(words.weights, "")
     with tempfile.TemporaryDirectory(prefix="fastmask_page_") as folder:
-        page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.", Path(folder))
-        print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C stops it", flush=True)
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)  # read when gradio's components are made
+        from fastmask_jax.apps.page.blocks import build_page
+        from fastmask_jax.apps.page.serving import serve
+
+        page = build_page(generator, f"Network: `{words.weights}`{note and f', {note}'}.")
+        print(f"{serve(page, words.host, words.port)} shows the page; Ctrl-C ends it", flush=True)
         if not _is_loopback(words.host):
             _say(f"--host {words.host}: everyone who can reach this machine can use the page")
         try:

@@ -1,1 +1,5 @@
-"""The demo page: upload images in a browser and inspect their proposals. Needs requirements-demo.txt."""
+"""The page of demo.py: images into a browser, proposals out of it. Needs requirements-demo.txt."""
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported, and later

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
+from fastmask_jax.data.image_file import decode_image
+from fastmask_jax.data.image_header import read_header
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.inference.image_input import read_image
 
-# Pillow's other readers start programs (PostScript), decode when opening a file, or read nested containers.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 32_000_000  # limits memory: there are many masks, each as large as its image
 
@@ -25,23 +24,19 @@ def read_upload(path: str | os.PathLike, most_pixels: int = MOST_PIXELS) -> UInt
     Raises:
       ValueError: not an image, damaged, or of more than `most_pixels`; one line with the file name only.
     """
-    name = Path(path).name
-    too_large = f"{name} is too large: {{}} pixels, and {most_pixels / 1e6:g} million are the most; shrink it first"
+    path = Path(path)
+    data = path.read_bytes()
+    header = read_header(data)
+    if header is None or header.format not in FORMATS:
+        raise InvalidInput(f"{path.name} is not an image, or its format is not supported; use JPEG, PNG or WebP")
+    if header.width * header.height > most_pixels:
+        raise InvalidInput(
+            f"{path.name} is too large: {header.width} x {header.height} pixels, and {most_pixels / 1e6:g} million are "
+            "the most; shrink it first"
+        )
     try:
-        with Image.open(path, formats=_available()) as image:
-            if image.width * image.height > most_pixels:
-                raise InvalidInput(too_large.format(f"{image.width} x {image.height}"))
-            image.load()
-            return read_image(image, "apply")
-    except Image.DecompressionBombError:
-        raise InvalidInput(too_large.format(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million")) from None
-    except UnidentifiedImageError:
-        raise InvalidInput(f"{name} is not an image, or its format is not supported; use JPEG, PNG or WebP") from None
-    except (OSError, SyntaxError):
-        raise InvalidInput(f"{name} is damaged: its header is an image's, but its pixels cannot be decoded") from None
-
-
-def _available() -> list[str]:
-    """Returns the listed formats that this build of Pillow supports; for others, Pillow raises KeyError."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+        return decode_image(data, "apply", most_pixels)
+    except ValueError:
+        raise InvalidInput(
+            f"{path.name} is damaged: its header is an image's, but its pixels cannot be decoded"
+        ) from None

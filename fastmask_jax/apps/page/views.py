@@ -1,17 +1,31 @@
 """Draws the pictures of the demo page: all proposals on the image, and one with its attention. Does not use gradio."""
 
+import html
+import json
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco_mask
 
 from fastmask_jax.inference.proposals import LABELED, Proposals
 from fastmask_jax.masks.drawing import contour, crop, crop_mask, distinct_colors, frame, heat, overlay
+from fastmask_jax.masks.polygons import polygons
+from fastmask_jax.masks.rle_regions import bitmap
 
-LONGEST = 1120  # long edge of the picture on the page in pixels, for images of any size
-CLOSEUP = 640  # side of the picture of a single window, in pixels
+LONGEST = 1120  # pixels of the longer side of the picture on the page, whatever the image has
+CLOSEUP = 640  # pixels on a side of a window that is shown alone
+_OUTLINE = 1.0  # pixels of the picture that an outline under the pointer may lie beside its mask
+
+
+class Sliders(NamedTuple):
+    """Values of the sliders: filters of `Proposals.filtered`."""
+
+    score_threshold: float
+    nms_iou: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -20,52 +34,51 @@ class View:
 
     Attributes:
       name: file name without suffix.
-      results: file of the shown proposals, for download.
       found: all proposals, which the sliders filter without the network.
+      sliders: values that `shown` is filtered by.
       shown: the filtered proposals, highest score first.
+      small: their masks as RLE of the size of `picture()`.
       chosen: index in `shown` of the selected proposal; None if there is none, or a click hit none.
     """
 
     name: str
-    results: Path
     found: Proposals
+    sliders: Sliders
     shown: Proposals
-    chosen: int | None = None
+    small: list[dict[str, Any]]
+    chosen: int | None
 
-    def with_sliders(self, score_threshold: float, nms_iou: float, count: int) -> "View":
+    @classmethod
+    def of(cls, name: str, found: Proposals, sliders: Sliders) -> "View":
+        """Returns the view of an image's proposals; the best one is selected."""
+        shown = found.filtered(**sliders._asdict())
+        return cls(name, found, sliders, shown, _small(shown), 0 if len(shown) else None)
+
+    def with_sliders(self, sliders: Sliders) -> "View":
         """Returns the view with other slider values; selects the best proposal."""
-        shown = self.found.filtered(count=count, score_threshold=score_threshold, nms_iou=nms_iou)
-        return replace(self, shown=shown, chosen=0 if len(shown) else None)
+        return View.of(self.name, self.found, sliders)
 
     def clicked(self, x: int, y: int) -> "View":
         """Returns the view after a click at a pixel of `picture()`: selects the best proposal there, then the next."""
         width, height = _shown_size(self.shown.image_size)
-        row = y * self.shown.image_size[0] // height
-        column = x * self.shown.image_size[1] // width
-        there = [k for k in range(len(self.shown)) if _covers(self.shown, k, row, column)]
+        x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+        there = [k for k, rle in enumerate(self.small) if bitmap(rle, (x, y, x + 1, y + 1))[0, 0]]
         if not there:
             return replace(self, chosen=None)
         place = there.index(self.chosen) + 1 if self.chosen in there else 0
         return replace(self, chosen=there[place % len(there)])
 
-    def stepped(self, by: int) -> "View":
-        """Returns the view with the selection moved by `by` proposals; wraps around at the ends."""
-        if not len(self.shown):
-            return self
-        place = (0 if by > 0 else -1) if self.chosen is None else self.chosen + by
-        return replace(self, chosen=place % len(self.shown))
+    def selected(self, k: int) -> "View":
+        """Returns the view with proposal k of `shown` selected, if there is such a one."""
+        return replace(self, chosen=k) if 0 <= k < len(self.shown) else self
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Draws the shown masks on the image, best on top, and a dashed frame around the selected window."""
         size = _shown_size(self.shown.image_size)
         scale = size[0] / self.shown.image_size[1]
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(self.shown.image, size, interpolation=how)
-        masks = np.empty((len(self.shown), *image.shape[:2]), bool)
-        for k, place in enumerate(masks):
-            place[:] = cv2.resize(self.shown.mask(k).astype(np.uint8) * 255, size, interpolation=how) > 127
-        labels = [f"{score:.2f}" for score in self.shown.scores] if len(masks) <= LABELED else []
-        drawn = overlay(image, masks, labels)
+        image = cv2.resize(self.shown.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        labels = [f"{score:.2f}" for score in self.shown.scores] if len(self.shown) <= LABELED else []
+        drawn = overlay(image, self.small, labels)
         if self.chosen is None:
             return drawn
         box = np.rint(self.shown.window_boxes[self.chosen] * scale).astype(np.int64)
@@ -98,8 +111,42 @@ class View:
             f"seen in the dashed window of {x2 - x1} pixels"
         )
 
+    def rows(self) -> list[str]:
+        """Returns a short text for each shown proposal, each different."""
+        boxes = self.shown.boxes.astype(int).tolist()
+        return [
+            f"{k} · {score:.2f} · {width} × {height}"
+            for k, (score, (_, _, width, height)) in enumerate(zip(self.shown.scores, boxes, strict=True), 1)
+        ]
+
+    def outlines(self) -> str:
+        """Returns HTML that holds, for each shown proposal, its outline in `picture()` as an SVG path and its row."""
+        paths = [
+            "".join(
+                "M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in ring) + "Z"
+                for part in polygons(rle, _OUTLINE)
+                for ring in (part.outer, *part.holes)
+            )
+            for rle in self.small
+        ]
+        content = json.dumps(list(zip(paths, self.rows(), strict=True)), separators=(",", ":"))
+        return f'<div data-proposals="{html.escape(content)}"></div>'
+
     def _color(self) -> UInt8[np.ndarray, "3"]:
         return distinct_colors(self.chosen + 1)[-1]
+
+
+def _small(proposals: Proposals) -> list[dict[str, Any]]:
+    """Returns the masks at the size of the page's picture, as RLE."""
+    size = _shown_size(proposals.image_size)
+    how = cv2.INTER_AREA if size[0] < proposals.image_size[1] else cv2.INTER_LINEAR
+
+    def small(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+        resized = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=how) > 127
+        rle = coco_mask.encode(np.asfortranarray(resized, np.uint8))
+        return {"size": list(resized.shape), "counts": rle["counts"].decode()}
+
+    return [small(proposals.mask(k)) for k in range(len(proposals))]
 
 
 def _shown_size(image_size: tuple[int, int]) -> tuple[int, int]:
@@ -107,9 +154,3 @@ def _shown_size(image_size: tuple[int, int]) -> tuple[int, int]:
     height, width = image_size
     longest = max(height, width)
     return max(width * LONGEST // longest, 1), max(height * LONGEST // longest, 1)
-
-
-def _covers(proposals: Proposals, k: int, row: int, column: int) -> bool:
-    x, y, width, height = proposals.boxes[k]
-    inside = x <= column < x + width and y <= row < y + height
-    return bool(inside and proposals.mask(k)[row, column])  # decodes a mask only if its box contains the pixel

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage, Write
 from fastmask_jax.apps.predict.input_files import FoundFile, image_ids
 from fastmask_jax.apps.predict.uninterrupted import uninterrupted
-from fastmask_jax.data.exif import UPRIGHT, orientation_of
+from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
@@ -83,7 +83,7 @@ def predict_images(
                             results.append(entry)
                         write_formats(AnnotatedImage(image_id, file.path, file.name, proposals))
                     images += 1
-                    turned += orientation_of(file.path) != UPRIGHT
+                    turned += proposals.orientation != UPRIGHT
                 progress()
         except KeyboardInterrupt:
             interrupted = True

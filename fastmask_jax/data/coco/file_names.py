@@ -1,21 +1,26 @@
 """Resolves the file names of annotation files in an image folder."""
 
 import os
+import urllib.parse
 from pathlib import Path, PurePosixPath
+
+_SAME = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")  # suffixes of one format
 
 
 def image_path(folder: Path, name: str) -> Path:
     """Returns the file that a name in an annotation file refers to.
 
-    This is `folder`/`name`, or else the name with slashes for backslashes, or with its suffix in the other letter case,
-    if one of these exists; otherwise `folder`/`name`. An absolute name is used as it is.
+    That is `folder`/`name`, or if there is no such file: the name with slashes for backslashes, with the characters
+    that %20 and the like stand for, or with another suffix of the same format, in lower or upper case. An absolute name
+    stands for itself. If none of these is a file, `folder`/`name`.
     """
     given = folder / name
-    tries = [given]
-    if "\\" in name:
-        tries.append(folder / name.replace("\\", "/"))
+    plain = name.replace("\\", "/")
+    names = dict.fromkeys([name, plain, urllib.parse.unquote(plain).replace("\\", "/")])
+    tries = [folder / one for one in names if one == name or not (leads_out(folder, one) or "\0" in one)]
     for path in list(tries):
-        tries += [path.with_suffix(change(path.suffix)) for change in (str.lower, str.upper) if path.suffix]
+        same = next((suffixes for suffixes in _SAME if path.suffix.lower() in suffixes), (path.suffix.lower(),))
+        tries += [path.with_suffix(change(suffix)) for suffix in same if suffix for change in (str.lower, str.upper)]
     return next((path for path in tries if _is_file(path)), given)
 
 

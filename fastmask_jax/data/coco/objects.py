@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.coco.json_values import flag, number_of
+from fastmask_jax.data.coco.json_values import flag, number_of, whole_number
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.masks.rle import MOST_PIXELS, run_lengths
 
@@ -90,9 +90,16 @@ def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem
 
 
 def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
-    """Returns a flat JSON list of numbers as float64; None for anything else. NaN and infinities are allowed."""
-    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+    """Returns a flat JSON list of numbers as float64; None for anything else. NaN and infinities are allowed.
+
+    Numbers may stand as texts.
+    """
+    if not isinstance(values, list):
         return None
+    if not all(isinstance(v, int | float) for v in values):
+        values = [number_of(v) for v in values]
+        if None in values:
+            return None
     try:
         return np.array(values, np.float64)
     except OverflowError:  # a whole number beyond float64
@@ -185,7 +192,8 @@ def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
 
 def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Returns compressed RLE of the image's size; validates run lengths, because pycocotools does not."""
-    if segmentation.get("size") != list(size):
+    sides = segmentation.get("size")
+    if not isinstance(sides, list) or [whole_number(side) for side in sides] != list(size):
         raise Rejected(Problem.RLE_SIZE)
     counts = segmentation.get("counts")
     if isinstance(counts, str):
