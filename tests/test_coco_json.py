@@ -214,7 +214,7 @@ def test_unreadable_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such image folder"):
         read_instances(write(tmp_path, {"images": [], "annotations": []}), tmp_path / "none")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"not UTF-8 text .*; save it as UTF-8"):
+    with pytest.raises(ValueError, match="not readable"):
         read_instances(tmp_path / "binary.json", None)
     with pytest.raises(ValueError, match="not readable"):
         read_instances(tmp_path, None)

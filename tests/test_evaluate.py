@@ -113,19 +113,39 @@ def test_files_and_devices(data, workdir, tmp_path_factory, monkeypatch, capsys)
     assert (workdir / "metrics.json").read_text() == before
 
 
+def predicted(data, workdir, folder, monkeypatch, *words):
+    """The entries that predict.py writes for the images of the split."""
+    (folder / "images").mkdir()
+    for image in json.loads((data / "annotations" / "instances_val.json").read_text())["images"]:
+        named = folder / "images" / f"{image['id']:06}.jpg"
+        named.write_bytes((data / "images" / image["file_name"]).read_bytes())
+    save_config(workdir, tiny.config(data))
+    paths = [str(folder / "images"), "--weights", str(workdir), "--out", str(folder / "out")]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *paths, "--count", "20", *words])
+    assert run_command(predict.main) == 0
+    return json.loads((folder / "out" / "results.json").read_text())
+
+
 def test_predict_writes_what_evaluate_does(data, workdir, tmp_path, monkeypatch):
     """Both write the same entries, with several scales and re-ranking, so `--results` gives the same table."""
     changed = ["--config.evaluation.long_edges=72,96", "--config.evaluation.rerank_iou=0.5"]
     assert command(monkeypatch, *arguments(data, workdir, *changed)) == 0
-    (tmp_path / "images").mkdir()
-    for image in json.loads((data / "annotations" / "instances_val.json").read_text())["images"]:
-        named = tmp_path / "images" / f"{image['id']:06}.jpg"
-        named.write_bytes((data / "images" / image["file_name"]).read_bytes())
-    save_config(workdir, tiny.config(data))
-    words = ["predict.py", str(tmp_path / "images"), "--weights", str(workdir), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [*words, "--count", "20", *changed])
-    assert run_command(predict.main) == 0
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == proposals(workdir)
+    assert predicted(data, workdir, tmp_path, monkeypatch, *changed) == proposals(workdir)
+
+
+def test_both_commands_take_tiles(data, workdir, tmp_path, monkeypatch):
+    """The setting of evaluate.py and the option of predict.py give the same entries, which differ from those without."""
+    assert command(monkeypatch, *arguments(data, workdir)) == 0
+    plain, whole = proposals(workdir), without_time(workdir)
+    assert command(monkeypatch, *arguments(data, workdir, "--config.evaluation.tile=96")) == 0
+    assert proposals(workdir) == plain, "an image that fits into a tile"
+    tiles = ["--config.evaluation.tile=64", "--config.evaluation.tile_overlap=24"]
+    assert command(monkeypatch, *arguments(data, workdir, *tiles)) == 0
+    tiled = proposals(workdir)
+    assert without_time(workdir).keys() == whole.keys() and tiled != plain
+    counts = np.bincount([entry["image_id"] for entry in tiled])
+    assert counts.max() <= 20
+    assert tiled == predicted(data, workdir, tmp_path, monkeypatch, "--tile", "64", "--tile_overlap", "24")
 
 
 def test_limit_takes_the_first_ids(data, workdir, monkeypatch, tmp_path):

@@ -76,9 +76,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = decoded(path.read_bytes(), path)
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such annotation file") from None
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    except (OSError, RecursionError) as error:
+    except OSError as error:
         raise InvalidInput(f"{path}: not readable: {error}") from None
     if not isinstance(content, dict):
         raise InvalidInput(f"{path}: expected a JSON object, as in COCO files, not a {type(content).__name__}")
