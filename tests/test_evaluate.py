@@ -134,7 +134,7 @@ def test_predict_writes_what_evaluate_does(data, workdir, tmp_path, monkeypatch)
 
 
 def test_both_commands_take_tiles(data, workdir, tmp_path, monkeypatch):
-    """The setting of evaluate.py and the option of predict.py give the same entries, which differ from those without."""
+    """The setting of evaluate.py and the option of predict.py give the same entries; those without tiles differ."""
     assert command(monkeypatch, *arguments(data, workdir)) == 0
     plain, whole = proposals(workdir), without_time(workdir)
     assert command(monkeypatch, *arguments(data, workdir, "--config.evaluation.tile=96")) == 0

@@ -26,8 +26,8 @@ class ImagePart:
 
     Attributes:
       image: the whole image.
-      grid: the tiles of the image, of which, and of the whole, the proposals are merged; None: it is taken alone.
-      tile: which tile this is; None: the whole image.
+      grid: the tiles whose proposals are merged with those of the whole image; None: there are no tiles.
+      tile: the tile; None: the whole image.
       orientation: EXIF orientation of the image's file.
     """
 

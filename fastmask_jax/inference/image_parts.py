@@ -52,7 +52,7 @@ def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
         yield partial(_given, ImagePart(source, grid, None, orientation), _whole(source, options))
         for row, strip in enumerate(strips(source, grid) if grid else ()):
             for tile in grid.row(row):
-                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, or the strip would be kept
+                pixels = np.ascontiguousarray(strip[:, tile.x1 : tile.x2])  # a copy, which frees the strip
                 yield partial(_given, ImagePart(source, grid, tile, orientation), pixels)
     except (OSError, ValueError) as error:
         yield partial(_failed, error)
