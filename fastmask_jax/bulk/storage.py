@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.full_disk import naming_full_disk
 
 _UNFINISHED = "unfinished"
 
@@ -82,7 +83,11 @@ class OutputFolder:
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Yields a local path to write to; the file becomes `name` if the block ends without an error."""
-        with tempfile.TemporaryDirectory(prefix="fastmask_jax-") as folder:
+        again = "all finished shards are safe: free some space; the same command goes on"
+        with (
+            naming_full_disk(self.path(name), again),
+            tempfile.TemporaryDirectory(prefix="fastmask_jax-") as folder,
+        ):
             local = Path(folder) / "file"
             yield local
             unfinished = f"{self._path}/{_UNFINISHED}/{uuid.uuid4().hex}"

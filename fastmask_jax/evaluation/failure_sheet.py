@@ -28,7 +28,19 @@ from fastmask_jax.evaluation.average_recall import (
     over_groups,
 )
 from fastmask_jax.evaluation.match_pictures import SEARCHED
-from fastmask_jax.masks.drawing import BEYOND, DARK, FONT, LIGHT, captioned, contour, crop, crop_mask, grid, overlay
+from fastmask_jax.masks.drawing import (
+    BEYOND,
+    DARK,
+    FONT,
+    LIGHT,
+    captioned,
+    contour,
+    crop,
+    crop_mask,
+    grid,
+    overlay,
+    write_png,
+)
 
 FOUND_IOU = float(IOU_THRESHOLDS[0])  # minimum IoU at which a proposal finds an object
 SIZES = tuple(area for area in AREAS if area != "all")
@@ -135,7 +147,7 @@ def write_sheet(
     ]
     sheet = contact_sheet([(title, row.matches()) for title, row in zip(titles, rows, strict=True)], images, exif)
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), sheet[..., ::-1])
+    write_png(path, sheet)
 
 
 def contact_sheet(

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as coco_mask
@@ -17,7 +16,7 @@ from fastmask_jax.data.exif import Exif
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.masks.coco_results import read_results
-from fastmask_jax.masks.drawing import distinct_colors, grid, overlay
+from fastmask_jax.masks.drawing import distinct_colors, grid, overlay, write_png
 from fastmask_jax.masks.rle import ScoredMasks
 from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
@@ -47,7 +46,7 @@ def write_pictures(
         masks = [{"size": size, "counts": one.counts.decode()} for one in objects if not one.crowd]
         path = folder / f"{image_id}.png"
         picture = three_panels(pixels, masks, proposals)
-        cv2.imwrite(str(path), picture[..., ::-1])
+        write_png(path, picture)
         written.append(path)
     return written
 

@@ -20,6 +20,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.export.spec import ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.weights.mapping import names_of
+from fastmask_jax.whole_file import whole_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FUNCTION, DESCRIPTION = "function", "description"  # arrays of the file that are not weights
@@ -55,8 +56,5 @@ def write_jax(path: Path, model: FastMask, variables: Mapping[str, Any], spec: E
         FUNCTION: np.frombuffer(exported.serialize(), np.uint8),
         DESCRIPTION: np.array(json.dumps(spec.description(model.strides))),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:  # given a path, NumPy would add a suffix
         np.savez(file, **about, **weights)
-    part.replace(path)

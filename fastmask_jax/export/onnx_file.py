@@ -16,6 +16,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.export.simplify import simplify
 from fastmask_jax.export.spec import INPUTS, OUTPUTS, ExportSpec, Proposed, propose
 from fastmask_jax.models.fastmask import FastMask
+from fastmask_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -57,10 +58,8 @@ def write_onnx(path: Path, model: FastMask, variables: Mapping[str, Any], spec: 
     graph = (_one_image if spec.batch is None else _batch)(model, variables, spec, opset)
     description = {DESCRIPTION: json.dumps(spec.description(model.strides))}
     onnx.helper.set_model_props(graph, description)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(graph.SerializeToString())
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(graph.SerializeToString())
 
 
 def _batch(model: FastMask, variables: Mapping[str, Any], spec: ExportSpec, opset: int) -> "onnx.ModelProto":

@@ -6,6 +6,7 @@ Coordinates are pixels of the picture; boxes are edges (x1, y1, x2, y2) as in `g
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -47,6 +48,17 @@ def _palette() -> Colors:
         distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
         chosen.append(int(np.argmax(distance)))
     return rgb[chosen]
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "_H _W 3"]) -> bytes:
+    """Writes an RGB picture as PNG and returns the file's bytes.
+
+    Raises:
+      OSError: it cannot be written, which `cv2.imwrite` would not say.
+    """
+    png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+    path.write_bytes(png)
+    return png
 
 
 def distinct_colors(count: int) -> UInt8[np.ndarray, "count 3"]:

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from fastmask_jax.errors import InvalidInput, MissingFile, printable
 from fastmask_jax.weights.mapping import names_of
 from fastmask_jax.weights.native import parse_config
+from fastmask_jax.whole_file import whole_file
 
 CONFIG = "fastmask_jax_config"  # the only metadata key, because safetensors does not preserve the order of several
 _DTYPES = {
@@ -85,10 +86,8 @@ def write_safetensors(path: Path, variables: Mapping[str, Any], config: Mapping[
     arrays = {name: np.array(leaf, order="C") for name, leaf in names_of(variables).items()}
     if half:
         arrays = {name: _halved(name, array) if array.ndim > 1 else array for name, array in arrays.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save(arrays, {CONFIG: json.dumps(config)}))  # save_file would make it readable only by its owner
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(save(arrays, {CONFIG: json.dumps(config)}))  # save_file makes it readable by its owner alone
     return len(arrays)
 
 

@@ -20,6 +20,8 @@ from fastmask_jax.data.exif import Exif
 from fastmask_jax.evaluation.average_recall import Results, average_recall
 from fastmask_jax.evaluation.failure_sheet import write_sheet
 from fastmask_jax.evaluation.recall_table import PUBLISHED_FASTMASK, Row, text_table
+from fastmask_jax.full_disk import AGAIN, naming_full_disk
+from fastmask_jax.whole_file import whole_file
 
 SHEET = Path("pictures/sheet.png")
 
@@ -81,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text_table([Row(options.results.name, metrics), PUBLISHED_FASTMASK]))
         if options.sheet is not None:
             path = Path(options.sheet or (options.workdir or options.results.parent) / SHEET)
-            _draw_sheet(options.annotations, options.images, results, path, options.limit, options.exif or "ignore")
+            with naming_full_disk(path, AGAIN):
+                _draw_sheet(options.annotations, options.images, results, path, options.limit, options.exif or "ignore")
         return 0
     if not options.config or not options.workdir:
         parser.error("give --config and --workdir, or --results and --annotations")
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ending_at_once():  # JAX is imported here, after the fast checks
         from fastmask_jax import cluster
 
-    with cluster.joined(options):
+    with cluster.joined(options), naming_full_disk(options.workdir, AGAIN):
         cluster.check_shared(options.workdir)
         metrics = _evaluate(config, options.workdir, options.step, options.weights)
         if cluster.process() == 0:
@@ -106,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(metrics: dict[str, float], config: Any, options: argparse.Namespace) -> None:
     """Prints the table; writes metrics.json and the requested pictures."""
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}  # JSON knows no NaN
-    (options.workdir / "metrics.json").write_text(json.dumps(finite, indent=2) + "\n")
+    with whole_file(options.workdir / "metrics.json") as part:
+        part.write_text(json.dumps(finite, indent=2) + "\n")
     ours = Row(str(options.workdir), metrics, metrics["seconds_per_image"])
     print(text_table([ours, PUBLISHED_FASTMASK]))
     where = f"{options.workdir}/metrics.json and proposals.json"

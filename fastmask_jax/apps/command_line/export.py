@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from fastmask_jax.apps.command_line.number_flags import integer
 from fastmask_jax.config_schema import MOST_IMAGES, MOST_PROPOSALS
 from fastmask_jax.configuration import load_config, parse_command_line
+from fastmask_jax.full_disk import AGAIN, naming_full_disk
 
 _SUFFIXES = {"safetensors": ".safetensors", "jax": ".npz", "onnx": ".onnx"}
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--config is needed: {options.weights} does not contain the config of its network")
     trained = load_trained(options.weights, config.model.to_dict())
     print("\n".join(trained.report.lines()), file=sys.stderr)
-    print(_write_weights(options, config, trained) if weights_alone else _write_function(options, config, trained))
+    with naming_full_disk(options.out, AGAIN):
+        print(_write_weights(options, config, trained) if weights_alone else _write_function(options, config, trained))
     return 0
 
 

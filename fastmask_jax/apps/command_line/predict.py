@@ -23,6 +23,7 @@ from fastmask_jax.apps.predict.input_files import FoundFile, find_files
 from fastmask_jax.config_schema import MOST_PROPOSALS
 from fastmask_jax.configuration import parse_command_line
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.full_disk import AGAIN, naming_full_disk
 from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.masks.polygons import TOLERANCE
 
@@ -52,10 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     generator = fastmask_jax.load(words.weights, config=words.config, overrides=overrides, report=_say)
     _say("\n".join(generator.loaded.lines()))
     options = options.changed(batch_size=words.batch_size or generator.config.evaluation.batch_size)
-    code = _predict_images(generator, found.images, options, words) if found.images else 0
-    for video in found.videos:
-        if code != INTERRUPTED:
-            code = max(code, _predict_video(generator, video, options, words))
+    with naming_full_disk(words.out, AGAIN):
+        code = _predict_images(generator, found.images, options, words) if found.images else 0
+        for video in found.videos:
+            if code != INTERRUPTED:
+                code = max(code, _predict_video(generator, video, options, words))
     return code
 
 

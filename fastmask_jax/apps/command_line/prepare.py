@@ -10,6 +10,7 @@ from fastmask_jax.apps.command_line.number_flags import integer, number
 from fastmask_jax.config_schema import MOST_WORKERS
 from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.prepare import IDS_OF_A_SPLIT, prepare_coco, prepare_coco_year, prepare_shapes
+from fastmask_jax.full_disk import AGAIN, naming_full_disk
 from fastmask_jax.masks.rle import MOST_PIXELS
 
 MOST_SEED = 2**63 - 1
@@ -18,16 +19,20 @@ MOST_SEED = 2**63 - 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
+    with naming_full_disk(args.out, AGAIN):
+        done = _prepare(args)
+    print(f"{args.out}:\n{done}")
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> str:
     common = {"workers": args.workers, "overwrite": args.overwrite}
     if args.command == "coco":
         chosen = {"exif": args.exif, "val": args.val, "seed": args.seed, "max_pixels": args.max_pixels}
-        done = prepare_coco(args.annotations, args.images, args.out, args.split, **chosen, **common)
-    elif args.command == "shapes":
-        done = prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
-    else:
-        done = prepare_coco_year(args.year, args.root, args.out, **common)
-    print(f"{args.out}:\n{done}")
-    return 0
+        return prepare_coco(args.annotations, args.images, args.out, args.split, **chosen, **common)
+    if args.command == "shapes":
+        return prepare_shapes(args.out, train=args.train, val=args.val, seed=args.seed, **common)
+    return prepare_coco_year(args.year, args.root, args.out, **common)
 
 
 def _split_name(text: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 from fastmask_jax.masks.coco_results import CATEGORY
 from fastmask_jax.masks.polygons import keyholed
 
@@ -20,7 +20,7 @@ def coco(folder: Path, tolerance: float) -> Iterator[Write]:
     images: list[dict] = []
     written = 0
 
-    with whole_file(folder / "annotations.json") as file:
+    with whole_text_file(folder / "annotations.json") as file:
         categories = [{"id": CATEGORY, "name": LABEL, "supercategory": ""}]
         file.write(f'{{"info": {{}}, "licenses": [], "categories": {json.dumps(categories)},\n"annotations": [')
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 from fastmask_jax.masks.polygons import keyholed
 
 _HEAD = f"""<?xml version="1.0" encoding="utf-8"?>
@@ -37,7 +37,7 @@ _HEAD = f"""<?xml version="1.0" encoding="utf-8"?>
 def cvat(folder: Path, tolerance: float) -> Iterator[Write]:
     """Writes polygons with their score as an attribute, the best on top; the parts of a proposal share a group."""
     images = 0
-    with whole_file(folder / "annotations.xml") as file:
+    with whole_text_file(folder / "annotations.xml") as file:
         file.write(_HEAD)
 
         def write(image: AnnotatedImage) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage, Write
 from fastmask_jax.apps.predict.formats.georeference import WGS84, geometries, georeference_of
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 
 _DEGREES, _OTHERS = 8, 3  # decimals: about a millimeter
 
@@ -24,7 +24,7 @@ def geojson(folder: Path, tolerance: float) -> Iterator[Write]:
         found = image.proposals
         place = georeference_of(image.path, found.image_size)
         decimals = _DEGREES if place.crs else _OTHERS
-        with whole_file(folder / f"{image.name}.geojson") as file:
+        with whole_text_file(folder / f"{image.name}.geojson") as file:
             file.write('{"type": "FeatureCollection", "features": [')
             for k, geometry in enumerate(geometries(found.polygons(tolerance), place, WGS84)):
                 rounded = shapely.transform(geometry, lambda points: np.round(points, decimals))

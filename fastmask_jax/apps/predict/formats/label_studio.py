@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 from fastmask_jax.masks.coco_results import JsonListWriter
 from fastmask_jax.masks.polygons import one_ring
 
@@ -29,7 +29,7 @@ _INTERFACE = f"""<View>
 @contextmanager
 def label_studio(folder: Path, tolerance: float) -> Iterator[Write]:
     """Writes one polygon per proposal, in percent of the image's sides; cuts join its parts."""
-    with whole_file(folder / "labels.xml") as file:
+    with whole_text_file(folder / "labels.xml") as file:
         file.write(_INTERFACE)
     with JsonListWriter(folder / "tasks.json") as tasks:
 

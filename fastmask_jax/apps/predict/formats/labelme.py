@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 from fastmask_jax.masks.polygons import Polygon, keyholed
 
 _VERSION = "5.5.0"  # version of the file format; unchanged in later releases of labelme
@@ -30,7 +30,7 @@ def labelme(folder: Path, tolerance: float) -> Iterator[Write]:
             "imageHeight": height,
             "imageWidth": width,
         }
-        with whole_file(path) as file:
+        with whole_text_file(path) as file:
             json.dump(content, file)
 
     yield write

@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from fastmask_jax.apps.predict.formats.annotated_image import LABEL, AnnotatedImage, Write
-from fastmask_jax.apps.predict.formats.whole_file import whole_file
+from fastmask_jax.apps.predict.formats.whole_text_file import whole_text_file
 
 _log = logging.getLogger(__name__)
 OBJECTS = 254  # 255 marks pixels without a known object
@@ -29,10 +29,10 @@ def voc(folder: Path, tolerance: float) -> Iterator[Write]:
     """
     palette = voc_colors()
     images = left_out = 0
-    with whole_file(folder / "labelmap.txt") as file:
+    with whole_text_file(folder / "labelmap.txt") as file:
         color = ",".join(str(value) for value in palette[1])
         file.write(f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:{color}::\n")
-    with whole_file(folder / "ImageSets" / "Segmentation" / "default.txt") as names:
+    with whole_text_file(folder / "ImageSets" / "Segmentation" / "default.txt") as names:
 
         def write(image: AnnotatedImage) -> None:
             nonlocal images, left_out
