@@ -6,6 +6,7 @@ import os
 _EXPECTED = (
     "Requested `tracked_metric`; did not provide",  # orbax: a checkpoint saved without an evaluation
     "Given directory is read only",  # orbax: a run opened for reading
+    "Metadata file does not exist",  # orbax: a folder that is not a checkpoint, which our own line names
     "Attempted to create temporary directory",  # orbax: replaces the remains of an interrupted save
     "Grain multiprocess worker profiling requires jaxlib",  # grain with jaxlib < 0.11: workers are not profiled here
 )
@@ -14,6 +15,7 @@ _RAISED_LATER = (  # orbax: errors of saving threads, which the next call raises
     "_SignalingThread.run() raised an exception",
     "Handler Commit operations or the Commit callback in background save thread",
     "Save Finalize thread",
+    "was found in the checkpoint, but could not be restored",  # of a damaged one
 )
 
 

@@ -90,9 +90,28 @@ def test_changed_values_are_found(tmp_path):
         Checkpoints(tmp_path).restore(state, 1)
 
 
+def test_a_changed_config_is_found(run):
+    """Another digit of a setting is JSON as good as the right one."""
+    path = run / "checkpoints/3/config/metadata"
+    path.write_text(path.read_text().replace("12", "13"))
+    reading = Checkpoints(run)
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/3: not a whole checkpoint \(its config has changed"):
+        reading.config(3)
+    assert reading.best_whole(lambda step: reading.restore(TEMPLATE, step))[0] == 2
+    assert reading.latest_config() == reading.config(2)
+    assert Checkpoints(run, CONFIG).resume(TEMPLATE).step == 2
+
+
+def test_a_changed_metric_makes_no_checkpoint_the_best(run, caplog):
+    path = run / "checkpoints/1/metrics/metrics"
+    path.write_text(path.read_text().replace("0.1", "0.9"))
+    assert Checkpoints(run).best == 3 and "step 1 counts as not evaluated" in caplog.text
+
+
 def test_an_empty_folder_is_passed_over(run):
     (run / "checkpoints/999").mkdir()
     assert Checkpoints(run).best_whole(lambda step: step) == (3, 3)
+    assert Checkpoints(run).latest_config() == Checkpoints(run).config(3)
     resumed = Checkpoints(run, CONFIG).resume(TEMPLATE)
     assert resumed.step == 3 and (run / "damaged/999").is_dir()
     assert resumed.passed_over == [
@@ -125,6 +144,8 @@ def test_where_none_is_whole_nothing_is_moved_or_begun(run):
 def test_a_checkpoint_of_before_without_checksums_is_read(run):
     for step in (1, 2, 3):
         shutil.rmtree(run / f"checkpoints/{step}/written")
+        (run / f"checkpoints/{step}/metrics/metrics").write_text(json.dumps({"segm/AR@100": step / 10}))
+    assert Checkpoints(run).best == 3
     assert_same(Checkpoints(run, CONFIG).resume(TEMPLATE).state, state_at(3))
 
 

@@ -2,15 +2,18 @@
 
 import errno
 import os
+from functools import partial
 
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
 from fastmask_jax.errors import UserError
+from fastmask_jax.full_disk import DiskFull, naming_full_disk
 from fastmask_jax.training import tensorboard_file
-from fastmask_jax.training.interruptions import DiskFull, naming_full_disk
+from fastmask_jax.training.interruptions import what_is_safe
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.weights.checkpoints import Checkpoints
+from fastmask_jax.whole_file import whole_file
 from tests.test_checkpoints import CONFIG, saved, state_at
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
@@ -52,13 +55,43 @@ def test_checkpoints_on_a_full_disk(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_one_line_says_which_step_is_safe(tmp_path, number):
     saved(tmp_path, 1, 2).close()
-    with pytest.raises(DiskFull) as caught, naming_full_disk(tmp_path):
+    with pytest.raises(DiskFull) as caught, naming_full_disk(tmp_path, partial(what_is_safe, tmp_path)):
         raise OSError(number, os.strerror(number), "runs/x/metrics.jsonl")
     line = str(caught.value)
     assert line.startswith("runs/x/metrics.jsonl: the disk is full") and "the checkpoint of step 2 is safe" in line
     assert "\n" not in line and isinstance(caught.value, UserError)
-    with pytest.raises(DiskFull, match="nothing is saved yet"), naming_full_disk(tmp_path / "empty"):
-        (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    empty = tmp_path / "empty"
+    with pytest.raises(DiskFull, match="nothing is saved yet"), naming_full_disk(empty, partial(what_is_safe, empty)):
+        (empty / "checkpoints").mkdir(parents=True)
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), naming_full_disk(tmp_path):
+    with pytest.raises(PermissionError), naming_full_disk(tmp_path, ""):
         raise PermissionError(errno.EACCES, "denied")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EFBIG, os.strerror(errno.EFBIG)),  # of ulimit -f
+        RuntimeError("INTERNAL: write() failed: No space left on device"),  # as C++ libraries say it
+        ValueError("RESOURCE_EXHAUSTED: Disk quota exceeded"),
+    ],
+)
+def test_other_words_for_it_are_understood(error):
+    line = r"^out.npz: the disk is full \(.*\); try again$"
+    with pytest.raises(DiskFull, match=line), naming_full_disk("out.npz", "try again"):
+        raise error
+    with pytest.raises(DiskFull, match=line), naming_full_disk("out.npz", "try again"):
+        try:
+            raise error
+        except Exception as cause:
+            raise KeyError("what a library makes of it") from cause
+
+
+def test_a_file_is_whole_or_unchanged(tmp_path):
+    path = tmp_path / "new/file"
+    with whole_file(path) as part:
+        part.write_text("first")
+    with pytest.raises(OSError, match="No space"), whole_file(path) as part:
+        part.write_text("sec")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]

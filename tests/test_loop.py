@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -80,7 +84,7 @@ def test_stopped_and_gone_on_is_bit_equal(data, straight, tmp_path, monkeypatch,
         outcome = loop.run(settings(data), tmp_path)
     assert outcome.stopped_by == signal.SIGTERM and int(outcome.state.step) == 2
     assert "stopped by SIGTERM after step 2, which is saved" in capsys.readouterr().out
-    assert [line["step"] for line in history(tmp_path)] == [2]
+    assert not history(tmp_path)  # the log after step 3 holds the means of all three
     outcome = loop.run(settings(data, data__workers=1), tmp_path)
     assert "resuming from step 2 of 4" in capsys.readouterr().out
     want, _ = straight
@@ -245,13 +249,54 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(data, tmp_path,
     assert Checkpoints(tmp_path).steps == [3] and not history(tmp_path, "evaluation")
 
 
-def start(data, workdir, folder, **changed):
+def reported(workdir):
+    """What metrics.jsonl says of a run, without times and memory."""
+    measured = {"time", "images_per_second", "seconds_left", "process_memory_bytes", "process_memory_peak_bytes"}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line.keys() - measured} for line in lines]
+
+
+def test_a_resumed_run_reports_what_one_without_a_stop_does(data, straight, tmp_path, monkeypatch):
+    """Stopped between two logs, stopped in evaluations, also in the last, and killed after the second step."""
+    figures, calls = {}, iter(range(100))
+
+    def evaluated(generator, results, report, stop):
+        if patient or next(calls) % 2:
+            bias = np.asarray(generator._model.variables["params"]["lateral"]["bias"])
+            return {BEST: figures.setdefault(bias.tobytes(), float(len(figures)))}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluated)
+    every = {"train__evaluate_every": 2, "train__checkpoint_every": 1, "train__log_every": 3}
+    patient = True
+    loop.run(settings(data, **every), tmp_path / "straight")
+    patient = False
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        assert loop.run(settings(data, **every), tmp_path / "run").stopped_by == signal.SIGTERM
+    stops = 1
+    while (outcome := loop.run(settings(data, **every), tmp_path / "run")).stopped_by:
+        stops += 1
+        assert stops < 9
+    assert stops == 3 and int(outcome.state.step) == STEPS
+    assert reported(tmp_path / "run") == reported(tmp_path / "straight")
+    assert [line["step"] for line in history(tmp_path / "run")] == [3, 4]
+    assert Checkpoints(tmp_path / "run").best == Checkpoints(tmp_path / "straight").best
+    for step in (3, 4):  # as after a crash that cost them
+        shutil.rmtree(tmp_path / f"run/checkpoints/{step}")
+    patient = True
+    loop.run(settings(data, **every), tmp_path / "run")
+    assert reported(tmp_path / "run") == reported(tmp_path / "straight")
+
+
+def start(data, workdir, folder, start_new_session=False, **changed):
     """Starts train.py for a thousand steps in a process of its own."""
     arguments = tiny.overrides(data, train__images=4000, train__batch_size=4, data__workers=1, **changed)
     return subprocess.Popen(
         [sys.executable, "train.py", "--config", tiny.CONFIG, "--workdir", str(workdir), *arguments],
         cwd=tiny.ROOT,
         env=tiny.environment(folder),
+        start_new_session=start_new_session,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -293,3 +338,53 @@ def test_the_command_stops_at_a_signal_and_goes_on(data, tmp_path, compiled_once
     later = Checkpoints(tmp_path).latest
     assert later > saved and f"stopped by SIGINT after step {later}, which is saved" in out
     assert [line["step"] for line in history(tmp_path)] == sorted({line["step"] for line in history(tmp_path)})
+
+
+def shared_memory():
+    return {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "sem.mp-"))}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lists /dev/shm")
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_killed_processes_leave_no_shared_memory(data, tmp_path, compiled_once, whole_group):
+    """Not even if workers and all that shares their process group die at once."""
+    before = shared_memory()
+    process = start(data, tmp_path, compiled_once, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    assert shared_memory() - before
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    last = time.monotonic() + 30
+    while (left := shared_memory() - before) and time.monotonic() < last:
+        time.sleep(0.1)
+    assert not left
+
+
+def test_a_dead_data_worker_is_a_line(data, tmp_path, compiled_once):
+    process = start(data, tmp_path, compiled_once)
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    (worker,) = [
+        child for child in psutil.Process(process.pid).children() if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+    worker.kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, out + err
+    assert err.startswith("error: a data worker process died") and err.count("\n") == 1
+
+
+def test_signals_in_quick_succession_print_no_traceback(data, tmp_path, compiled_once):
+    """To the whole group, as a terminal sends them when it is closed."""
+    process = start(data, tmp_path, compiled_once, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=120)
+    saved = Checkpoints(tmp_path).latest
+    assert (process.returncode, err) == (128 + signal.SIGHUP, "")
+    assert f"stopped by SIGHUP after step {saved}, which is saved" in out

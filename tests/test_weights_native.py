@@ -147,7 +147,7 @@ def _cut(path):
     [
         (lambda run: max((run / "checkpoints/5/state").rglob("*"), key=lambda p: p.is_file() * p.stat().st_size), None),
         (lambda run: run / "checkpoints/5/state/_METADATA", r"checkpoints/5: not a whole checkpoint \("),
-        (lambda run: run / "config.json", r"config.json: the config is not JSON"),
+        (lambda run: run / "checkpoints/5/config/metadata", r"checkpoints/5: not a whole checkpoint \("),
     ],
     ids=["arrays", "metadata", "config"],
 )

@@ -1,6 +1,5 @@
 """Handles what ends a run early: a signal, or a full disk."""
 
-import errno
 import os
 import signal
 import time
@@ -14,7 +13,6 @@ import jax
 import numpy as np
 
 from fastmask_jax import cluster
-from fastmask_jax.errors import UserError
 from fastmask_jax.training.devices import AXIS
 from fastmask_jax.training.step import Step
 from fastmask_jax.weights.checkpoints import saved_steps
@@ -23,24 +21,11 @@ SIGNAL = "signal"  # metric of a step: the highest signal number that any proces
 SAME_KEYPRESS = 1.0  # seconds within which two SIGINTs count as one
 
 
-class DiskFull(UserError, OSError):
-    """No space is left for the outputs of the run."""
-
-
-@contextmanager
-def naming_full_disk(workdir: Path) -> Iterator[None]:
-    """Raises DiskFull if the disk is full: one line that names the last safe checkpoint and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        latest = max(saved_steps(workdir), default=None)
-        safe = "nothing is saved yet" if latest is None else f"the checkpoint of step {latest} is safe"
-        raise DiskFull(
-            f"{error.filename or workdir}: the disk is full ({error.strerror}); {safe}: free some space; the same "
-            "command resumes from there"
-        ) from error
+def what_is_safe(workdir: Path) -> str:
+    """Says which checkpoint of a run is safe on a full disk, and how to go on."""
+    latest = max(saved_steps(workdir), default=None)
+    safe = "nothing is saved yet" if latest is None else f"the checkpoint of step {latest} is safe"
+    return f"{safe}: free some space; the same command resumes from there"
 
 
 class Stop:

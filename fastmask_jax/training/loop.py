@@ -24,6 +24,7 @@ from fastmask_jax.data.labels import LabelSpec
 from fastmask_jax.data.pipeline import TrainSpec, train_batches
 from fastmask_jax.data.records import MixedRecords, RecordSet, RecordSource
 from fastmask_jax.errors import UserError
+from fastmask_jax.full_disk import naming_full_disk
 from fastmask_jax.models.build import build_model
 from fastmask_jax.models.fastmask import FastMask
 from fastmask_jax.training.devices import (
@@ -36,9 +37,10 @@ from fastmask_jax.training.devices import (
     split,
 )
 from fastmask_jax.training.evaluation import Evaluation, check_evaluation
-from fastmask_jax.training.interruptions import SIGNAL, Stop, naming_full_disk, signals
+from fastmask_jax.training.interruptions import SIGNAL, Stop, signals, what_is_safe
 from fastmask_jax.training.losses import LossSpec
 from fastmask_jax.training.optimizer import build_optimizer, peak_learning_rate
+from fastmask_jax.training.progress import Progress
 from fastmask_jax.training.progress_pictures import TrainingPictures
 from fastmask_jax.training.reporting import Reporter
 from fastmask_jax.training.run_lock import locked
@@ -123,7 +125,7 @@ def run(config: ConfigDict, workdir: Path, weights: str | None = None) -> Outcom
     asked, config = config, with_batch_of_run(config, workdir)
     data = training_data(config, config.train.batch_size)
     fit = check_objects_fit(*data[:2])
-    with locked(workdir):
+    with naming_full_disk(workdir, partial(what_is_safe, workdir)), locked(workdir):
         return _run_alone(asked, config, workdir, weights, data, fit)
 
 
@@ -139,11 +141,11 @@ def _run_alone(
     checkpoints = Checkpoints(workdir, config.to_dict(), config.train.keep_checkpoints)
     resumed = checkpoints.resume(template)
     start = resumed.step if resumed else 0
+    progress = Progress(**resumed.progress if resumed else {})
     cluster.check_same("the latest checkpoint", start)
     if jax.process_index() == 0:
         save_config(workdir, config)
     with (
-        naming_full_disk(workdir),
         signals() as stop,
         closing(checkpoints),
         Reporter(
@@ -151,6 +153,7 @@ def _run_alone(
             total_steps=total_steps,
             batch_size=config.train.batch_size,
             start_step=start,
+            evaluation_due=progress.evaluation_due,
             quiet=jax.process_index() > 0,
         ) as reporter,
     ):
@@ -160,16 +163,16 @@ def _run_alone(
             _say_what_goes_on(reporter, resumed, total_steps, workdir, weights)
         state = resumed.state if resumed else _fresh(config, model, begin(), weights, reporter)
         del resumed  # frees its copy of the state on the device
-        if start >= total_steps:
+        if start >= total_steps and not progress.evaluation_due:
             reporter.say("this run is finished; raise train.images to continue it")
             return Outcome(state, None)
         spec = LossSpec(**config.losses)
         step = make_step(model, optimizer, spec, config.seed, config.optimizer.average_decay)
         step = map_over_devices(stop.spread(step) if cluster.processes() > 1 else step)
         state = replicate(state)
-        training = _Training(config, workdir, model, schedule, checkpoints, reporter, stop, start, state)
+        training = _Training(config, workdir, model, schedule, checkpoints, reporter, stop, start, state, progress)
         training.go_on(step, data, total_steps)
-    return Outcome(training.state, stop.agreed if training.step < total_steps else None)
+    return Outcome(training.state, None if training.finished(total_steps) else stop.agreed)
 
 
 def with_batch_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -232,6 +235,7 @@ class _Training:
       stop: the signals that ask the run to stop.
       step: number of steps done.
       state: the state after these steps, on every device.
+      progress: what is not reported yet after these steps.
     """
 
     config: ConfigDict
@@ -243,12 +247,12 @@ class _Training:
     stop: Stop
     step: int
     state: TrainState
+    progress: Progress
 
     def __post_init__(self) -> None:
         self._start = self.step
         self._evaluate = Evaluation(self.model, self.config, self.workdir, self.reporter.say)
         self._pending: deque[_Pending] = deque()
-        self._seen: list[dict[str, float]] = []  # metrics since the last log
 
     def go_on(self, step_function: Callable, data: TrainingData, total_steps: int) -> None:
         """Takes steps until all are done or a signal arrives; saves the last state."""
@@ -264,9 +268,13 @@ class _Training:
         finally:
             batches.close()
         self.checkpoints.wait()
-        if self.stop.agreed and self.step < total_steps:
+        if self.stop.agreed and not self.finished(total_steps):
             saved = f"after step {self.step}, which is saved" if self.step else "before the first step"
             self.reporter.say(f"stopped by {self.stop.agreed.name} {saved}; the same command resumes from there")
+
+    def finished(self, total_steps: int) -> bool:
+        """Returns whether all is done."""
+        return self.step >= total_steps and not self.progress.evaluation_due
 
     def _take_steps(
         self,
@@ -275,13 +283,16 @@ class _Training:
         total_steps: int,
         pictures: TrainingPictures | None,
     ) -> None:
+        if self.progress.evaluation_due and (metrics := self._evaluated()):
+            self.checkpoints.add_metrics(self.step, metrics)
         while self.step < total_steps and not self.stop.agreed:
             self._take(step_function, next(batches))
             self._do_what_is_due(pictures)
         self._read()
-        self._log()
+        if self.finished(total_steps):  # else the next run logs these steps with those up to the next log
+            self._log()
         if self.step > self._start:
-            self.checkpoints.save(self.state)
+            self.checkpoints.save(self.state, progress=self.progress.to_json())
 
     def _take(self, step_function: Callable, batch: TrainBatch) -> None:
         on_devices = split(on_device(batch))
@@ -302,24 +313,28 @@ class _Training:
             if due["picture_every"]:
                 self.reporter.pictures(self.step, pictures(one_copy(self.state.averaged_variables)))
             if due["evaluate_every"]:
-                evaluated = self._evaluate(one_copy(self.state.averaged_variables), self.stop.while_evaluating())
-                self.stop.agree_now()
-            if evaluated:
-                self.reporter.evaluation(self.step, evaluated)
+                evaluated = self._evaluated()
             if due["checkpoint_every"] or evaluated:
-                self.checkpoints.save(self.state, evaluated)
+                self.checkpoints.save(self.state, evaluated, self.progress.to_json())
+
+    def _evaluated(self) -> dict[str, float] | None:
+        """Evaluates and reports; None if a signal arrives."""
+        metrics = self._evaluate(one_copy(self.state.averaged_variables), self.stop.while_evaluating())
+        self.stop.agree_now()
+        self.progress.evaluation_due = metrics is None
+        if metrics:
+            self.reporter.evaluation(self.step, metrics)
+        return metrics
 
     def _read(self, but: int = 0) -> None:
         while len(self._pending) > but:
             values = _checked(self._pending.popleft(), self.checkpoints)
             self.stop.agree(int(values.pop(SIGNAL, 0)))
-            self._seen.append(values)
+            self.progress.add(values)
 
     def _log(self) -> None:
-        if self._seen:
-            means = {key: float(np.mean([one[key] for one in self._seen])) for key in self._seen[0]}
+        if means := self.progress.take_means():
             self.reporter.log(self.step, {**means, "learning_rate": float(self.schedule(self.step - 1))})
-            self._seen.clear()
 
 
 _PERIODS = ("log_every", "checkpoint_every", "picture_every", "evaluate_every")

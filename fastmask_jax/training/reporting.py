@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -15,14 +14,15 @@ from statistics import median_low
 from types import TracebackType
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 import psutil
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from fastmask_jax.masks.drawing import write_png
 from fastmask_jax.training.tensorboard_file import TensorBoardFile
+from fastmask_jax.whole_file import whole_file
 
 METRICS = "metrics.jsonl"
 LOSS_PARTS = ("objectness", "mask", "attention", "objectness_attention")
@@ -105,6 +105,7 @@ class Reporter:
         total_steps: int,
         batch_size: int,
         start_step: int,
+        evaluation_due: bool = False,
         quiet: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -113,6 +114,7 @@ class Reporter:
           workdir: receives metrics.jsonl, tensorboard/ and pictures/; created if missing.
           batch_size: images per step, over all processes.
           start_step: steps done before.
+          evaluation_due: the evaluation after these steps is still to come.
           quiet: write and print nothing, because only one of several processes reports.
           clock: returns seconds since any fixed time.
         """
@@ -132,7 +134,7 @@ class Reporter:
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps{postfix}",
         )
-        dropped = cut_history(self._workdir / METRICS, start_step)
+        dropped = cut_history(self._workdir / METRICS, start_step, evaluation_due)
         if dropped:
             self.say(f"{self._workdir / METRICS}: {dropped} line(s) of an earlier run beyond step {start_step} dropped")
         self._lines = (self._workdir / METRICS).open("a", encoding="utf-8", buffering=1)
@@ -198,8 +200,7 @@ class Reporter:
         for tag, picture in pictures.items():
             path = self._workdir / "pictures" / tag / f"{step}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-            path.write_bytes(png)  # cv2.imwrite ignores errors
+            png = write_png(path, picture)
             self._tensorboard.picture(tag, png, picture.shape[:2], step)
         self._tensorboard.flush()
 
@@ -242,10 +243,10 @@ class Reporter:
         self._tensorboard.flush()
 
 
-def cut_history(path: Path, step: int) -> int:
+def cut_history(path: Path, step: int, evaluation_due: bool = False) -> int:
     """Removes lines of a metrics.jsonl for steps beyond `step`, and lines that a crash left incomplete.
 
-    The file is replaced atomically.
+    The file is replaced atomically. With `evaluation_due`, evaluations after `step` are removed, too.
 
     Returns:
       The number of removed lines.
@@ -253,19 +254,21 @@ def cut_history(path: Path, step: int) -> int:
     if not path.exists():
         return 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
+    kept = [line for line in lines if _belongs(line, step, evaluation_due)]
     if len(kept) < len(lines):
-        new = path.with_name(path.name + ".part")
-        new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(new, path)
+        with whole_file(path) as part:
+            part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return len(lines) - len(kept)
 
 
-def _step_of(line: str) -> float:
+def _belongs(line: str, step: int, evaluation_due: bool) -> bool:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        entry = json.loads(line)
+        return entry["step"] < step or (
+            entry["step"] == step and not (evaluation_due and entry.get("kind") == "evaluation")
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def memory() -> tuple[str, int, int]:

@@ -1,12 +1,10 @@
 """Saves and restores checkpoints with orbax: saves in the background, keeps the latest and the best, skips damage."""
 
-import errno
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,20 +12,32 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.local_files import correct_local_files
-from fastmask_jax.weights.damage import DamagedCheckpoint, check_values, checksums, damaged, naming_damage
+from fastmask_jax.weights.damage import (
+    DamagedCheckpoint,
+    check_values,
+    checksums,
+    damaged,
+    json_checksum,
+    naming_damage,
+)
+from fastmask_jax.weights.orbax_manager import (
+    BEST,
+    CRC,
+    JSON_ITEMS,
+    full_disk_as_oserror,
+    open_manager,
+    with_checksum,
+    write_metrics,
+)
 from fastmask_jax.weights.renamed import current_config, current_name
+from fastmask_jax.whole_file import whole_file
 
-BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 _FOLDER = "checkpoints"
 _ASIDE = "damaged"  # folder of a working directory for skipped checkpoints
 _AVERAGE = "average"  # field of the state
 _log = logging.getLogger(__name__)
-
-correct_local_files()
 
 T = TypeVar("T")
 
@@ -37,20 +47,9 @@ class Resumed(NamedTuple):
 
     step: int
     state: Any
+    progress: dict[str, Any]  # as given to `save`; empty in checkpoints of earlier versions
     changes: list[str]  # settings that differ from those it was saved with: "section.key: old → new"
     passed_over: list[str]  # a line for each later checkpoint that was skipped as damaged
-
-
-class _Manager(ocp.CheckpointManager):
-    """A manager that also opens folders with unreadable metrics."""
-
-    def metrics(self, step: int) -> dict[str, float] | None:
-        try:
-            metrics = super().metrics(step)
-            return None if metrics is None else {BEST: float(metrics[BEST])}
-        except (KeyError, TypeError, ValueError, FileNotFoundError):
-            _log.warning("step %s counts as not evaluated: its metrics in %s are broken", step, self.directory)
-            return None
 
 
 class Checkpoints:
@@ -66,28 +65,9 @@ class Checkpoints:
         Raises:
           InvalidInput: orbax cannot use this directory.
         """
-        if "**" in str(workdir.absolute()):
-            raise InvalidInput(
-                f"--workdir {workdir}: orbax cannot save below a folder with ** in its name; choose another"
-            )
         self.workdir = workdir
         self._config = config
-        options = ocp.CheckpointManagerOptions(create=False, read_only=True, save_interval_steps=0)
-        if config is not None:
-            best = checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False
-            )
-            options = ocp.CheckpointManagerOptions(
-                save_interval_steps=1,
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [checkpoint_managers.LatestN(keep), best]
-                ),
-                best_fn=lambda metrics: metrics[BEST],
-                keep_checkpoints_without_metrics=True,
-            )
-        handlers = {"state": ocp.PyTreeCheckpointHandler()}
-        handlers |= {item: ocp.JsonCheckpointHandler() for item in ("config", "written")}
-        self._manager = _Manager((workdir / _FOLDER).absolute(), options=options, item_handlers=handlers)
+        self._manager = open_manager(workdir / _FOLDER, keep if config is not None else None)
 
     @property
     def latest(self) -> int | None:
@@ -112,29 +92,40 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         return self.workdir / _FOLDER / str(step)
 
-    def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self, state: Any, metrics: Mapping[str, float] | None = None, progress: Mapping[str, Any] | None = None
+    ) -> None:
         """Starts saving in the background; does nothing for a step that is saved already.
 
         Args:
           state: a pytree with the attribute `step`, such as training.step.TrainState.
           metrics: metrics of its evaluation; None: not evaluated.
+          progress: what else a run needs to resume as if it had not stopped; anything that JSON holds.
         """
         step = int(state.step)
         if step == self.latest:
             return
         local = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, state)
-        written = {"orbax": ocp.__version__, "crc32": checksums(_leaves(local))}
+        values = {"config": dict(self._config), "progress": dict(progress or {})}
+        written = {"orbax": ocp.__version__, CRC: checksums(_leaves(local))}
+        written |= {f"{item}_{CRC}": json_checksum(value) for item, value in values.items()}
         if jax.process_count() > 1:  # orbax needs arrays that span all processes
             local = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
         # Otherwise, one of the equal copies: before jax 0.8, pmap returns a sharding that orbax does not support.
-        items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(local),
-            config=ocp.args.JsonSave(dict(self._config)),
-            written=ocp.args.JsonSave(written),
-        )
-        metrics = None if metrics is None or math.isnan(metrics[BEST]) else {BEST: float(metrics[BEST])}
-        with _full_disk_as_oserror():
-            self._manager.save(step, args=items, metrics=metrics)
+        json_items = {item: ocp.args.JsonSave(value) for item, value in {**values, "written": written}.items()}
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(local), **json_items)
+        with full_disk_as_oserror():
+            self._manager.save(step, args=items, metrics=with_checksum(metrics))
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a later evaluation to the checkpoint of `step`."""
+        self.wait()
+        checked = with_checksum(metrics)
+        if checked and jax.process_index() == 0:
+            write_metrics(self._folder(step), checked)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("metrics are added")
+        self._manager.reload()
 
     def resume(self, template: Any) -> Resumed | None:
         """Restores the latest undamaged checkpoint; None if there is no checkpoint.
@@ -152,7 +143,8 @@ class Checkpoints:
         lines: list[str] = []
         for step in steps:
             try:
-                found = Resumed(step, self.restore(template, step), self.changes(step), lines)
+                state, progress = self.restore(template, step), self._json(step, "progress")
+                found = Resumed(step, state, progress, self.changes(step), lines)
                 break
             except DamagedCheckpoint as error:
                 lines.append(f"{error}; moved to {self.workdir / _ASIDE}")
@@ -183,7 +175,7 @@ class Checkpoints:
 
     def changes(self, step: int) -> list[str]:
         """Returns the settings that differ from those of the checkpoint: "section.key: old → new"."""
-        saved = _flat(self._saved_config(step))
+        saved = _flat(self.config(step))
         now = _flat(current_config(json.loads(json.dumps(self._config))))
         return [
             f"{key}: {saved.get(key, 'absent')} → {now.get(key, 'absent')}"
@@ -195,15 +187,31 @@ class Checkpoints:
         """Returns the config of the latest checkpoint with an undamaged config."""
         for step in reversed(self.steps):
             try:
-                return self._saved_config(step)
+                return self.config(step)
             except DamagedCheckpoint:
                 continue
         return None
 
-    def _saved_config(self, step: int) -> dict[str, Any]:
-        with self._naming_damage(step):
-            restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        return current_config(restored["config"])
+    def config(self, step: int) -> dict[str, Any]:
+        """Returns the config of a checkpoint, with current keys.
+
+        Raises:
+          DamagedCheckpoint and others: as of `damage.naming_damage`.
+        """
+        self._check_item(step, "config")
+        return current_config(self._json(step, "config"))
+
+    def _json(self, step: int, item: str) -> dict[str, Any]:
+        """Returns a checked item of JSON_ITEMS; empty if the checkpoint, of an earlier version, lacks it."""
+        written = {} if item == "written" else self._written(step)
+        if not (self._folder(step) / item).is_dir() and f"{item}_{CRC}" not in written:
+            return {}
+        self._check_item(step, item)
+        with naming_damage(self._folder(step), written.get("orbax")):
+            value = self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+        if not isinstance(value, dict) or json_checksum(value) != written.get(f"{item}_{CRC}", json_checksum(value)):
+            raise damaged(self._folder(step), f"its {item} has changed since it was saved")
+        return value
 
     def best_whole(self, read: Callable[[int], T]) -> tuple[int, T] | None:
         """Returns (step, result of `read`) of the best undamaged checkpoint; None if there is no checkpoint.
@@ -258,15 +266,18 @@ class Checkpoints:
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         with self._naming_damage(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-        check_values(self._folder(step), _leaves(restored), self._written(step).get("crc32", {}))
+        written = self._written(step)
+        if CRC in written:
+            check_values(self._folder(step), _leaves(restored), written[CRC])
+        for item in JSON_ITEMS:  # a checkpoint of which any part is damaged is not used
+            self._json(step, item)
         if averaged:
             restored["params"] = restored.pop(_AVERAGE)
         return {current_name(name, "/"): array for name, array in _leaves(restored).items()}
 
     def _saved(self, step: int) -> dict[str, Any]:
         """Returns shapes and dtypes of the state saved at `step`."""
-        if not (self._folder(step) / "state").is_dir():
-            raise damaged(self._folder(step), "it holds no state")
+        self._check_item(step, "state")
         with self._naming_damage(step):
             found = self._manager.item_metadata(step)["state"]
             saved = getattr(found, "tree", found)
@@ -274,12 +285,14 @@ class Checkpoints:
                 raise ValueError("it does not say what it holds")
         return saved
 
+    def _check_item(self, step: int, item: str) -> None:
+        folder = self._folder(step) / item
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise damaged(self._folder(step), f"it holds no {item}")
+
     def _written(self, step: int) -> dict[str, Any]:
-        """Returns the orbax version that wrote a checkpoint, and the checksums of its arrays; empty in old ones."""
-        if not (self._folder(step) / "written").is_dir():
-            return {}
-        with naming_damage(self._folder(step), None):
-            return self._manager.restore(step, args=ocp.args.Composite(written=ocp.args.JsonRestore()))["written"]
+        """Returns the orbax version that wrote a checkpoint, and the checksums of its contents; empty in old ones."""
+        return self._json(step, "written")
 
     def _naming_damage(self, step: int) -> AbstractContextManager[None]:
         return naming_damage(self._folder(step), self._written(step).get("orbax"))
@@ -300,7 +313,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until pending checkpoints are on disk."""
-        with _full_disk_as_oserror():
+        with full_disk_as_oserror():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -309,21 +322,13 @@ class Checkpoints:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a working directory from their folder names, without synchronization."""
+    """Returns the steps of the checkpoints in a working directory, by the names of their folders.
+
+    Unlike `Checkpoints` it opens none, and can be called in one process of several.
+    """
     folder = workdir / _FOLDER
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
-
-
-@contextmanager
-def _full_disk_as_oserror() -> Iterator[None]:
-    """Converts tensorstore's ValueError for a full disk to the usual OSError."""
-    try:
-        yield
-    except ValueError as error:
-        for number in (errno.ENOSPC, errno.EDQUOT):
-            if str(error).startswith("RESOURCE_EXHAUSTED") and os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number)) from error
-        raise
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdecimal() and (path / "state").is_dir())
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -345,6 +350,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes the config to `<workdir>/config.json`; weights.native.read_workdir_config reads it."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    """Writes the config to `<workdir>/config.json`, for people: what is used is the copy in each checkpoint."""
+    with whole_file(workdir / "config.json") as part:
+        part.write_text(config.to_json_best_effort(indent=2) + "\n")

@@ -78,10 +78,15 @@ def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_values(folder: Path, arrays: Mapping[str, Any], saved: Mapping[str, int]) -> None:
-    """Raises DamagedCheckpoint if an array differs from the saved one; `saved` are the known checksums."""
-    for name, found in checksums({name: array for name, array in arrays.items() if name in saved}).items():
-        if found != saved[name]:
+    """Raises DamagedCheckpoint if an array differs from the saved one; `saved` are the checksums of all arrays."""
+    for name, found in checksums(arrays).items():
+        if found != saved.get(name):
             raise damaged(folder, f"the values of {name} have changed since it was saved")
+
+
+def json_checksum(value: Any) -> int:
+    """Returns the CRC-32 of a value that JSON holds; the order of keys does not matter."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Loads networks of this project, from a run or an exported file, into networks that may differ in some layers."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ def read_workdir(workdir: Path, model: Mapping[str, Any], shapes: Mapping[str, S
     Raises:
       FileNotFoundError, ValueError: no checkpoint, no undamaged one, or another body; one line.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
-    checkpoints = Checkpoints(workdir)
-    found = checkpoints.best_whole(lambda step: checkpoints.arrays(step, COLLECTIONS, averaged=True))
-    checkpoints.close()
+    with closing(_opened(workdir)) as checkpoints:
+
+        def read(step: int) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+            return checkpoints.arrays(step, COLLECTIONS, averaged=True), checkpoints.config(step)
+
+        found = checkpoints.best_whole(read)
     if found is None:
         raise MissingFile(f"{workdir}: there is no checkpoint in it yet")
-    saved_model = read_workdir_config(workdir)["model"]
-    step, restored = found
+    step, (restored, config) = found
+    saved_model = check_saved_config(config)["model"]
     arrays = {name.replace("/", "."): np.asarray(array) for name, array in restored.items()}
     return fit_native(f"{workdir} (step {step})", arrays, saved_model, model, shapes)
 
@@ -71,18 +73,27 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
 
 
 def read_workdir_config(workdir: Path) -> dict[str, Any]:
-    """Reads the config of a working directory of `train.py`.
+    """Reads the config of the latest checkpoint with an undamaged one from a working directory of `train.py`.
 
     Raises:
-      FileNotFoundError, ValueError: as for `parse_config`, or no config; one line that names folder or file.
+      FileNotFoundError, ValueError: no checkpoint, no undamaged one, or no config of a network; one line.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise MissingFile(f"{workdir}: no config.json in it: not a working directory of train.py")
+    with closing(_opened(workdir)) as checkpoints:
+        config, latest = checkpoints.latest_config(), checkpoints.latest
+        if config is None and latest is not None:
+            config = checkpoints.config(latest)  # which says what is wrong
+    if config is None:
+        raise MissingFile(f"{workdir}: there is no checkpoint in it yet")
     try:
-        return parse_config(path.read_text())
+        return check_saved_config(config)
     except ValueError as error:
-        raise InvalidInput(f"{path}: {error}") from None
+        raise InvalidInput(f"{workdir}: {error}") from None
+
+
+def _opened(workdir: Path) -> Checkpoints:
+    if not (workdir / "checkpoints").is_dir():
+        raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
+    return Checkpoints(workdir)
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -95,6 +106,15 @@ def parse_config(text: str) -> dict[str, Any]:
         config = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the config is not JSON: {error}") from None
+    return check_saved_config(config)
+
+
+def check_saved_config(config: Any) -> dict[str, Any]:
+    """Returns a network's config with current keys.
+
+    Raises:
+      ValueError: it has no model section; one line.
+    """
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("body"), dict):
         raise InvalidInput("the config has no section model, or none model.body")
