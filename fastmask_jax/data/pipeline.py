@@ -35,6 +35,7 @@ from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.labels import LabelSpec, WindowLabels, WindowSample, label_windows, sample, whole_boxes
 from fastmask_jax.data.objectness_targets import attended_windows, draw_objectness_targets, place_in_bucket
 from fastmask_jax.data.records import Record
+from fastmask_jax.data.resource_tracker import start_in_own_session
 from fastmask_jax.data.targets import InstanceMask, draw_attention, draw_masks
 from fastmask_jax.errors import InvalidInput, WorkerDied
 from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size
@@ -262,6 +263,7 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
         flags.FLAGS.mark_as_parsed()
     ahead = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else 2))
     if workers:
+        start_in_own_session()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
     elements = iter(ahead)
@@ -283,8 +285,9 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
 
 def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)  # the processes already use all cores
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but handled by the parent
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole process group, but handled by the parent
+        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

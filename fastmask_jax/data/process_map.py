@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastmask_jax.data.resource_tracker import start_in_own_session
 from fastmask_jax.errors import WorkerDied
 
 _CHUNK = 16  # items a worker takes at a time
@@ -41,7 +42,8 @@ def _call(function: Callable[[Any], Any], chunk: Sequence[Any]) -> list[Any]:
 
 
 def _in_workers(call: Callable[[Any], Any], chunks: Iterator[Any], workers: int) -> Iterator[list[Any]]:
-    # Not forked: array_record and OpenCV have threads, whose locks a fork may leave locked.
+    # Not forked: array_record and OpenCV keep threads, whose locks a fork may leave locked.
+    start_in_own_session()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_parent)
     try:
         waiting = deque()
