@@ -4,10 +4,12 @@ PYTHONPATH=. python benchmarks/hosts.py --out runs/hosts
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastmask_jax.weights.checkpoints import saved_steps
@@ -85,26 +87,66 @@ def shapes(data: Path, out: Path) -> None:
 
 
 def unshared(data: Path, out: Path) -> None:
-    """Gives each process a workdir of its own."""
+    """Each process has a workdir of its own."""
     own = [["--workdir", str(out / f"own_{number}")] for number in range(2)]
     with Hosts(2, 2, train(data, out / "none"), out / "compiled", own) as hosts:
         codes = hosts.codes()
         scenario("a workdir that is not shared", f"exit codes {codes}: {hosts.said('^error: ')}")
 
 
+def same_number(data: Path, out: Path, number: int) -> None:
+    """Two processes have the same number."""
+    own = [["--process", f"{number}", "--join_seconds", "20"]] * 2
+    with Hosts(2, 2, train(data, out / "same"), out / "compiled", own) as hosts:
+        begin = time.monotonic()
+        codes = hosts.codes()
+        said = " / ".join(f"{hosts.said('^error: ', process)}" for process in range(2))
+        scenario(f"two processes {number}", f"exit codes {codes} after {time.monotonic() - begin:.1f} s: {said}")
+
+
+def paused(data: Path, out: Path, seconds: float) -> None:
+    """All processes stand still for a while, as when a virtual machine is moved, first while they compile."""
+    workdir = out / "paused"
+    shutil.rmtree(workdir, ignore_errors=True)
+    with Hosts(2, 2, train(data, workdir, train__images=LONG), out / "compiled") as hosts:
+        for line in ("^compiling the step", "^step +3/"):
+            hosts.wait_for(line)
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                for process in hosts.processes:
+                    process.send_signal(number)
+                if number == signal.SIGSTOP:
+                    time.sleep(seconds)
+        with contextlib.suppress(AssertionError):
+            hosts.wait_for("^step +9/")
+        alive = [process.poll() is None for process in hosts.processes]
+        end = hosts.said("^step +9/") or hosts.text()
+        scenario(f"all stand still for {seconds:g} s, twice", f"alive: {alive}; {end}")
+
+
+SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
+    "sigterm": lambda data, out: stopped(data, out, {1: 0.0}, signal.SIGTERM),
+    "sigterms": lambda data, out: stopped(data, out, {0: 0.0, 1: 3.0}, signal.SIGTERM),
+    "kill1": lambda data, out: killed(data, out, 1),
+    "kill0": lambda data, out: killed(data, out, 0),
+    "shapes": shapes,
+    "unshared": unshared,
+    "same0": lambda data, out: same_number(data, out, 0),
+    "same1": lambda data, out: same_number(data, out, 1),
+    "paused": lambda data, out: paused(data, out, 30.0),
+}
+
+
 def main() -> None:
-    """Runs all scenarios and prints a table."""
+    """Runs scenarios and prints a row of a table for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for data and runs")
-    out = parser.parse_args().out
+    parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
+    parser.add_argument("--only", choices=SCENARIOS, nargs="+", default=list(SCENARIOS), help="default: all")
+    options = parser.parse_args()
+    out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     data = tiny.dataset(out) if not (out / "shapes").exists() else out / "shapes"
-    stopped(data, out, {1: 0.0}, signal.SIGTERM)
-    stopped(data, out, {0: 0.0, 1: 3.0}, signal.SIGTERM)
-    killed(data, out, 1)
-    killed(data, out, 0)
-    shapes(data, out)
-    unshared(data, out)
+    for name in options.only:
+        SCENARIOS[name](data, out)
 
 
 if __name__ == "__main__":

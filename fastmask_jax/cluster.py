@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
-from jax._src.clusters import ClusterEnv  # the only way to detect a cluster in the environment
 from orbax.checkpoint import multihost
 
 from fastmask_jax.errors import InvalidInput
 
 BROKEN = 75  # exit status if another process is lost: EX_TEMPFAIL, because the same command resumes
-HEARTBEAT_SECONDS = 20  # a process that is silent for longer is lost
+HEARTBEAT_SECONDS = 40  # a process that is silent for longer is lost; a paused virtual machine may be silent for 30
 SEEN_SECONDS = 15  # time until a file written by one host must be visible on all
 _CONNECTION = ("Gloo", "Connection", "Socket closed", "UNAVAILABLE", "coordination service", "heartbeat")
+
+_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # environment variables: processes of a job
 
 T = TypeVar("T")
 
@@ -82,10 +83,19 @@ def _surrounding_processes() -> int:
     """Returns the number of processes of the SLURM step, MPI job, TPU slice or Kubernetes job around this process."""
     if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" not in os.environ:
         return 1  # a pod without a job
-    with warnings.catch_warnings(action="ignore"):  # raised in a Kubernetes pod without the package kubernetes
-        for environment in ClusterEnv._cluster_types:
-            if not environment.opt_in_only_method and environment.is_env_present():
-                return environment.get_process_count()
+    try:
+        from jax._src.clusters import ClusterEnv  # private, but JAX has no public way to ask without joining
+
+        with warnings.catch_warnings(action="ignore"):  # raised in a Kubernetes pod without the package kubernetes
+            for environment in ClusterEnv._cluster_types:
+                if not environment.opt_in_only_method and environment.is_env_present():
+                    return environment.get_process_count()
+    except (ImportError, AttributeError):  # another version of JAX
+        if any(os.environ.get(name, "1") != "1" for name in _SIZES):
+            raise InvalidInput(
+                f"JAX {jax.__version__} does not tell how many processes this job has: pass --coordinator, "
+                "--processes and --process"
+            ) from None
     return 1
 
 
@@ -100,7 +110,7 @@ def _join(options: argparse.Namespace, count: int) -> None:
     timer = threading.Timer(seconds, _end, [missed, 2])
     timer.daemon = True
     timer.start()
-    _end_at_abort()
+    _end_at_abort(missed)
     jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     try:
         jax.distributed.initialize(
@@ -115,13 +125,14 @@ def _join(options: argparse.Namespace, count: int) -> None:
         raise InvalidInput(f"cannot join the cluster at {where}: {str(error).splitlines()[0][:200]}") from error
     finally:
         timer.cancel()
+    _end_at_abort(_lost("the cluster service has ended this one; details are above"), BROKEN)
 
 
-def _end_at_abort() -> None:
-    """Makes `abort`, which the coordination service calls, end this process with one line and `BROKEN`."""
+def _end_at_abort(line: str, status: int = 2) -> None:
+    """Makes `abort`, which the coordination service calls, end this process with one line."""
 
     def aborted(_: int) -> None:
-        _end(_lost("the cluster service has ended this one"))
+        _end(line, status)
 
     _end_at_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # keeps a reference: the C library has none
     ctypes.CDLL(None).signal(signal.SIGABRT, _end_at_abort.handler)
@@ -157,8 +168,12 @@ def gather(value: T) -> list[T]:
     client, number = multihost.get_jax_distributed_client(), next(_rounds)
     client.key_value_set(f"fastmask/{number}/{process()}", json.dumps(value))
     values = [json.loads(_wait_for(client, f"fastmask/{number}/{other}")) for other in range(processes())]
-    if number:  # all processes have read the previous values
-        client.key_value_delete(f"fastmask/{number - 1}/{process()}")
+    client.key_value_set(f"fastmask/{number}/read/{process()}", "")
+    if process() == 0:  # it holds the values, and may end after this call
+        for other in range(processes()):
+            _wait_for(client, f"fastmask/{number}/read/{other}")
+        if number:
+            client.key_value_delete(f"fastmask/{number - 1}/")
     return values
 
 

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fastmask_jax import cluster
 from fastmask_jax.apps.command_line import main
 from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.masks.coco_results import JsonListWriter
 from fastmask_jax.training.interruptions import Stop
 from fastmask_jax.weights.checkpoints import saved_steps
@@ -154,3 +156,14 @@ def test_a_step_of_one_task_is_no_cluster(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     assert cluster._surrounding_processes() == 2
     assert not main._in_cluster()
+
+
+def test_a_jax_that_does_not_tell_of_clusters(monkeypatch):
+    """A job of several processes must not become as many runs of one process."""
+    monkeypatch.setitem(sys.modules, "jax._src.clusters", None)
+    for name in cluster._SIZES:
+        monkeypatch.delenv(name, raising=False)
+    assert cluster._surrounding_processes() == 1
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(InvalidInput, match="pass --coordinator"):
+        cluster._surrounding_processes()
