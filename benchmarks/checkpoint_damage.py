@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
     parser.add_argument("--only", default="", help="try only damages whose name has this in it")
+    parser.add_argument("--count", type=int, help="try so many of them, drawn at random (default: all)")
     options = parser.parse_args()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -241,6 +243,8 @@ def main() -> None:
 
     counts: dict[str, Counter[str]] = {reader: Counter() for reader in READERS}
     tried = [(name, damage) for name, damage in damages(whole) if options.only in name]
+    if options.count is not None:
+        tried = random.Random(0).sample(tried, min(options.count, len(tried)))
     for number, (name, damage) in enumerate(tried):
         found = {}
         for reader in READERS:

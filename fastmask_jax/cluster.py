@@ -25,7 +25,7 @@ from orbax.checkpoint import multihost
 from fastmask_jax.errors import InvalidInput
 
 BROKEN = 75  # exit status if another process is lost: EX_TEMPFAIL, because the same command resumes
-HEARTBEAT_SECONDS = 40  # a process that is silent for longer is lost; a paused virtual machine may be silent for 30
+HEARTBEAT_SECONDS = 30  # a process that is silent for longer is lost; a virtual machine that is moved may be for 25
 SEEN_SECONDS = 15  # time until a file written by one host must be visible on all
 _CONNECTION = ("Gloo", "Connection", "Socket closed", "UNAVAILABLE", "coordination service", "heartbeat")
 
