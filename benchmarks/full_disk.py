@@ -56,7 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of data and runs, with enough space")
     parser.add_argument("--disk", type=Path, required=True, help="folder of a disk of 2 MB, which will be emptied")
-    parser.add_argument("--only", nargs="+", help="names of commands")
+    parser.add_argument("--only", nargs="+", help="names of commands (default: all)")
+    parser.add_argument(
+        "--free", type=int, nargs="+", default=FREE, metavar="KIB", help=f"space left (default: {FREE})"
+    )
     options = parser.parse_args()
     out, disk = options.out.absolute(), options.disk.absolute()
     if not os.path.ismount(disk):
@@ -108,7 +111,7 @@ def main() -> None:
     }
     right = []
     for name in options.only or commands:
-        for kib in FREE:
+        for kib in options.free:
             leave(disk, kib)
             right.append(judged(name, kib, commands[name], environment))
     print(f"{sum(right)} of {len(right)} as they should")
