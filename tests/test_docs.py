@@ -37,7 +37,7 @@ RUN_IN_ORDER = (
     "extending.md",
     "README.md",
 )  # each needs the previous ones
-OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "ray", "tensorboard"}
+OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "mount", "ray", "tensorboard"}
 
 
 def blocks(language: str) -> list[Block]:
@@ -162,6 +162,7 @@ def _check_python(words, monkeypatch):
     if "argparse" not in path.read_text() and path.stem not in COMMANDS:
         return
     monkeypatch.setattr(sys, "argv", [words[1], *arguments])
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     with pytest.raises(_Parsed) as caught:
         runpy.run_module(module, run_name="__main__") if module else runpy.run_path(str(path), run_name="__main__")
     options, left = caught.value.args
