@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.config_schema import check_config
-from fastmask_jax.errors import InvalidInput, MissingFile, UserError, shown
+from fastmask_jax.errors import InvalidInput, MissingFile, UserError, printable, shown
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -39,7 +39,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = importlib.import_module(f"fastmask_jax.configs.{name}").get_config(variant)
     else:
         bundled = ", ".join(bundled_configs())
-        raise MissingFile(f"config {name}: no such file, and none of the bundled configs {bundled}")
+        raise MissingFile(f"config {printable(name)}: no such file, and none of the bundled configs {bundled}")
     check_config_of(f"--config {name}", config, training=True)
     return override(config, overrides, training=True)
 
@@ -61,7 +61,7 @@ def override(config: ConfigDict, overrides: Sequence[str], training: bool = Fals
     for text in overrides:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
-            raise InvalidInput(f"{text}: give a value, as in --config.{key}=VALUE")
+            raise InvalidInput(f"{printable(text)}: give a value, as in --config.KEY=VALUE")
         _set(config, key, value)
     check_config(config.to_dict(), training)
     return config.lock()
@@ -109,7 +109,9 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     section = config
     for depth, part in enumerate([*sections, name]):
         if not isinstance(section, ConfigDict) or part not in section:
-            raise InvalidInput(f"--config.{key}: no such key; did you mean --config.{_nearest(config, key)}?")
+            raise InvalidInput(
+                f"--config.{printable(key)}: no such key; did you mean --config.{_nearest(config, key)}?"
+            )
         if depth < len(sections):
             section = section[part]
     old = section[name]
@@ -117,8 +119,8 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
         raise InvalidInput(f"--config.{key} is a section: set one of its keys {sorted(old)}")
     try:
         section[name] = text if isinstance(old, str) else _like(ast.literal_eval(text), old)
-    except (TypeError, ValueError, SyntaxError):
-        raise InvalidInput(f"--config.{key}={text}: expected the type of {old!r}") from None
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested without end
+        raise InvalidInput(f"--config.{key}={printable(text)}: expected the type of {old!r}") from None
 
 
 def _like(value: object, old: object) -> object:
@@ -155,9 +157,9 @@ def parse_command_line(
     options, rest = parser.parse_known_args(arguments)
     for text in rest:
         if text.startswith("--config.") and "=" not in text:
-            parser.error(f"{text}: give a value, as in {text}=VALUE")
+            parser.error(f"{printable(text)}: give a value, as in {printable(text)}=VALUE")
         if not text.startswith("--config."):
-            parser.error(f"unrecognized argument: {text}")
+            parser.error(f"unrecognized argument: {printable(text)}")
     return options, rest
 
 

@@ -155,3 +155,44 @@ def test_a_file_read_in_windows_proposes_what_its_pixels_do(tmp_path, tiny_netwo
     broken = written(tmp_path / "below.tif", -bands(1, np.int16))
     first, none = generator.propose_iter([path, broken], on_problem=lines.append, **options)
     assert len(first) == len(in_windows) and none is None and "below.tif: pixels are int16" in lines[0]
+
+
+def claimed(path, height, width, **profile):
+    """Writes a TIFF of a few hundred bytes that has no data for the pixels that it claims."""
+    options = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": height, "width": width, "SPARSE_OK": True}
+    options["transform"] = rasterio.Affine(2, 0, 0, 0, -2, 0)
+    with rasterio.open(path, "w", **options | profile):
+        pass
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "padding", "says"),
+    [
+        ((60_000, 60_000), {"tiled": True, "BIGTIFF": "YES"}, 0, "more than 10000 for each byte"),
+        ((2**20, 2**13), {"blockysize": 4}, 10**6, r"at most 4294967295 pixels, and 1000000 a side"),
+        ((50_000, 80_000), {"blockysize": 50_000}, 10**6, "stored in blocks of 50000 rows, which take 11 GiB"),
+    ],
+)
+def test_a_size_that_a_file_cannot_have_is_refused_unread(tmp_path, size, profile, padding, says):
+    path = claimed(tmp_path / "claim.tif", *size, **profile)
+    with path.open("ab") as file:
+        file.write(bytes(padding))
+    with pytest.raises(ValueError, match=rf"claim.tif: .*{says}") as caught:
+        open_large(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_tiles_that_take_too_much_memory_are_refused(tmp_path, monkeypatch):
+    image = open_large(written(tmp_path / "a.tif", bands()))
+    image.check_rows(HEIGHT)
+    monkeypatch.setattr(large_image, "_MOST_ROW_BYTES", 3 * HEIGHT * WIDTH - 1)
+    with pytest.raises(ValueError, match=r"a.tif: a row of tiles of 61x83 pixels takes 0 GiB: choose a smaller tile"):
+        image.check_rows(HEIGHT)
+
+
+def test_a_file_that_names_others_is_no_image(tmp_path):
+    inner = written(tmp_path / "a.tif", bands())
+    outer = tmp_path / "photo.jpg"
+    pytest.importorskip("rasterio.shutil").copy(inner, outer, driver="VRT")
+    assert open_raster(inner) is not None and open_raster(outer) is None

@@ -129,7 +129,9 @@ def _by_pillow(data: bytes, any_mode: bool = False) -> Shaped[np.ndarray, "H W 3
             return None
         with image, without_lines(_PRINTED) if data.startswith(TIFF) else nullcontext():
             return rgb_of_pillow(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's plugins raise errors of many kinds for damaged data
         return None
 
 

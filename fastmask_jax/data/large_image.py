@@ -1,6 +1,7 @@
 """Reads large image files in windows, because decoding them at once would take too much memory. Needs rasterio."""
 
 import importlib.util
+import logging
 import os
 import threading
 import warnings
@@ -16,10 +17,17 @@ from fastmask_jax.data.exif import UPRIGHT, Exif, orientation_of
 from fastmask_jax.data.image_header import MAX_PIXELS
 from fastmask_jax.data.pixel_depth import to_uint8
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.rle import MOST_PIXELS, MOST_SIDE
 
 DECODED_PIXELS = MAX_PIXELS  # smaller images are decoded at once
 _CHUNK_BYTES = 32 << 20  # size of the chunks in which a whole image is read
 _CACHE_MEGABYTES = 64  # GDAL's
+_DRIVERS = ["GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "GIF", "BIGGIF", "WEBP", "PNM", "HFA", "NITF"]
+_MOST_PIXELS_PER_BYTE = 10_000  # of a file; an empty 1-bit PNG, which compresses best, has 8,300
+_MOST_ROW_BYTES = 8 << 30  # of what must be in memory at once: a row of blocks, or of tiles
+
+if (_log := logging.getLogger("rasterio")).level == logging.NOTSET:  # damaged images raise errors, and print no lines
+    _log.setLevel(logging.CRITICAL)
 
 
 def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | None":
@@ -31,6 +39,9 @@ def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | 
 
     Returns:
       None for images of up to `DECODED_PIXELS`, for files that GDAL cannot read, and without rasterio.
+
+    Raises:
+      ValueError: the image cannot be as large as the file says, or not be read in rows; one line.
     """
     if importlib.util.find_spec("rasterio") is None or not Path(path).is_file():
         return None
@@ -38,18 +49,42 @@ def open_large(path: str | os.PathLike, exif: Exif = "ignore") -> "LargeImage | 
     if dataset is None or dataset.count == 0 or dataset.width * dataset.height <= DECODED_PIXELS:
         return None
     orientation = orientation_of(Path(path))
-    return None if exif == "apply" and orientation != UPRIGHT else LargeImage(path, dataset, orientation)
+    if exif == "apply" and orientation != UPRIGHT:
+        return None
+    _check_claim(Path(path), dataset)
+    return LargeImage(path, dataset, orientation)
+
+
+def _check_claim(path: Path, dataset: Any) -> None:
+    """Raises InvalidInput for a size that the file cannot have: a few bytes can claim any."""
+    height, width, size = dataset.height, dataset.width, path.stat().st_size
+    what = f"{path}: {size} bytes that claim an image of {height}x{width} pixels"
+    if height * width > _MOST_PIXELS_PER_BYTE * size:
+        raise InvalidInput(f"{what}, more than {_MOST_PIXELS_PER_BYTE} for each byte: not a sound image file")
+    if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
+        raise InvalidInput(f"{what}: at most {MOST_PIXELS} pixels, and {MOST_SIDE} a side; cut it into parts")
+    rows = dataset.block_shapes[0][0]
+    row_bytes = rows * width * min(dataset.count, 3) * np.dtype(dataset.dtypes[0]).itemsize
+    if row_bytes > _MOST_ROW_BYTES:
+        raise InvalidInput(
+            f"{what}, stored in blocks of {rows} rows, which take {row_bytes >> 30} GiB: convert it to a tiled TIFF"
+        )
 
 
 def open_raster(path: str | os.PathLike) -> Any | None:
-    """Opens a file with rasterio; None if GDAL cannot read it."""
+    """Opens a file with rasterio; None if GDAL cannot read it.
+
+    Only formats that hold the pixels themselves: others name further files, or addresses in the network.
+    """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    from rasterio.io import DatasetReader
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            return rasterio.open(path)
+            with rasterio.Env():
+                return DatasetReader(os.fspath(path), driver=_DRIVERS)  # which `rasterio.open` takes one of
         except RasterioIOError:
             return None
 
@@ -93,6 +128,15 @@ class LargeImage:
             part.indices(side) for part, side in zip(where, self.shape[:2], strict=True)
         )
         return self._rgb(self._read(top, bottom, left, right))
+
+    def check_rows(self, rows: int) -> None:
+        """Raises a ValueError if so many rows take too much memory."""
+        row_bytes = rows * self.shape[1] * 3
+        if row_bytes > _MOST_ROW_BYTES:
+            raise InvalidInput(
+                f"{self._path}: a row of tiles of {rows}x{self.shape[1]} pixels takes {row_bytes >> 30} GiB: "
+                "choose a smaller tile"
+            )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:, :].astype(dtype or np.uint8, copy=False)

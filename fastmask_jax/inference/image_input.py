@@ -110,5 +110,7 @@ def _from_array(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
 def _from_pil(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     try:
         return to_uint8(rgb_of_pillow(image))
-    except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file's pixels only now
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL reads a file's pixels only now
         raise InvalidInput(f"{getattr(image, 'filename', '') or 'a PIL image'}: {error}") from None

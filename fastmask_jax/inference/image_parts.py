@@ -49,6 +49,8 @@ def _jobs(image: AnyImage, options: ProposeOptions) -> Iterator[Job]:
         else:
             source, orientation = large, large.orientation
         grid = grid_of(source.shape[:2], options)
+        if large is not None and grid is not None:
+            large.check_rows(grid.height)
         yield partial(_given, ImagePart(source, grid, None, orientation), _whole(source, options))
         for row, strip in enumerate(strips(source, grid) if grid else ()):
             for tile in grid.row(row):

@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> Contents:
     try:
         entries = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .safetensors file: {printable(str(error))}") from None
     return Contents({printable(name): _array(f"{path}: {printable(name)}", entry) for name, entry in entries}, config)
 
 
@@ -59,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidInput(f"{path}: not a complete .safetensors file: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .safetensors file: {printable(str(error))}") from None
 
 
 def _array(where: str, entry: Mapping[str, Any]) -> np.ndarray:

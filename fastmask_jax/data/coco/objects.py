@@ -187,7 +187,8 @@ def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
         return False
     offsets = numbers.reshape(-1, 2) - numbers[:2]
     far = offsets[np.abs(offsets).sum(1).argmax()]
-    return bool((np.abs(offsets[:, 0] * far[1] - offsets[:, 1] * far[0]) > 1e-9 * (far @ far)).any())
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers beyond 1e154, which are no coordinates
+        return bool((np.abs(offsets[:, 0] * far[1] - offsets[:, 1] * far[0]) > 1e-9 * (far @ far)).any())
 
 
 def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Cases of benchmarks/fuzz.py: an input made of a random generator, and what the package does with it."""
