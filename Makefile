@@ -10,7 +10,7 @@ RUN := .venv/bin/python
 SHAPES := datasets/shapes
 WORKDIR := runs/shapes
 
-.PHONY: quickstart test test-onnx lint docs clean
+.PHONY: quickstart test test-onnx lint lock docs clean
 
 quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
@@ -24,8 +24,13 @@ test-onnx: .venv-export/installed
 	.venv-export/bin/python -m pytest -n auto -q tests/test_export.py tests/test_export_onnx.py
 
 lint: .venv/installed-test
-	.venv/bin/pip install -q ruff
-	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/pip install -q ruff mypy
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+lock: .venv/bin/python  # exact versions with hashes, for Python 3.13 on Linux
+	.venv/bin/pip install -q uv
+	.venv/bin/uv pip compile -q requirements.txt -c constraints.txt --generate-hashes --no-annotate --python-version 3.13 \
+		--python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock" -o requirements.lock
 
 docs: .venv/bin/python
 	.venv/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt -c constraints.txt

@@ -119,7 +119,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
         raise InvalidInput(f"--config.{key} is a section: set one of its keys {sorted(old)}")
     try:
         section[name] = text if isinstance(old, str) else _like(ast.literal_eval(text), old)
-    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested without end
+    except (TypeError, ValueError, SyntaxError, OverflowError, RecursionError, MemoryError):  # or nested too deeply
         raise InvalidInput(f"--config.{key}={printable(text)}: expected the type of {old!r}") from None
 
 

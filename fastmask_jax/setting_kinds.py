@@ -42,9 +42,10 @@ class Number:
         wanted = f"{key}={shown(value)}: expected a number {low} {high}"
         if not isinstance(value, Real) or isinstance(value, bool) or value != value:
             raise InvalidInput(wanted)
-        if value < self.least or (value == self.least and "(" in self.open):
+        number: Any = value  # Real's type has no comparison with floats
+        if number < self.least or (number == self.least and "(" in self.open):
             raise InvalidInput(wanted if "(" in self.open else f"{wanted}; the nearest is {self.least:g}")
-        if value > self.most or (value == self.most and ")" in self.open):
+        if number > self.most or (number == self.most and ")" in self.open):
             raise InvalidInput(wanted if ")" in self.open else f"{wanted}; the nearest is {self.most:g}")
 
 

@@ -136,7 +136,7 @@ class ProposeOptions:
             several = np.ndim(self.long_edges) == 1 and not isinstance(self.long_edges, str)
             object.__setattr__(self, "long_edges", tuple(self.long_edges) if several else (self.long_edges,))
         if isinstance(self.tile, str) and self.tile.isdecimal():  # as given in configs and commands
-            object.__setattr__(self, "tile", int(self.tile))
+            object.__setattr__(self, "tile", int(self.tile[:20]))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])
         for name, kind in _RANGES.items():
