@@ -20,7 +20,7 @@ def test_damaged_input_of_every_kind_ends_well(kind, tmp_path, monkeypatch):
         logging.disable(logging.NOTSET)
     bad = {number: ending for number, ending in endings.items() if ending.how not in ("fine", "one line")}
     assert not bad
-    assert {ending.how for ending in endings.values()} == {"fine", "one line"}  # else the cases miss their aim
+    assert any(ending.how == "one line" for ending in endings.values())  # else the cases miss their aim
 
 
 def test_endings_are_told_apart():

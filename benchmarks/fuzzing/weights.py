@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks.fuzzing.mutation import changed, damaged, pick
@@ -45,15 +46,21 @@ def _archive(path: Path, tree: bytes) -> bytes:
     return path.read_bytes()
 
 
+def _shapes(model: dict[str, Any]) -> Any:
+    network = build_model(model)
+    return jax.eval_shape(lambda: initial_variables(network, 0))
+
+
 def weight_case(folder: Path):
     overrides = [f"--config.{key}={value}" for key, value in _NETWORK.items()]
     config = load_config("shapes", overrides)
     model = config.model.to_dict()
-    variables = initial_variables(build_model(model), 0)
-    write_safetensors(folder / "sound.safetensors", variables, config.to_dict())
+    variables = _shapes(model)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    write_safetensors(folder / "sound.safetensors", zeros, config.to_dict())
     sound = (folder / "sound.safetensors").read_bytes()
     theirs = load_config(str(ROOT / "configs/coco.py"), caffe_network.command_line()).model.to_dict()
-    their_variables = initial_variables(build_model(theirs), 0)
+    their_variables = _shapes(theirs)
     caffe = caffe_network.net(caffe_network.random_network(np.random.default_rng(0)))
     numbers = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x40tQ"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + numbers + b"K\x00K\x04K\x10\x86K\x10K\x01\x86\x89NtR"
