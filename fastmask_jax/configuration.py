@@ -80,6 +80,7 @@ def _read(path: Path, variant: str) -> ConfigDict:
     if path.suffix != ".py":
         raise InvalidInput(f"--config {path}: expected a Python file (.py) with a function get_config")
     module_spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None  # every .py file has a loader
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

@@ -4,9 +4,9 @@ import copy
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Unpack
+from typing import Any, Unpack, cast, overload
 
 from ml_collections import ConfigDict
 
@@ -82,6 +82,16 @@ class ProposalGenerator:
         """Returns a SHA-256 digest of the weights, which is the same on every machine."""
         return sha256_of(self._model.variables)
 
+    @overload
+    def propose(  # type: ignore[overload-overlap]  # a path or an array is one image, although it can be iterated
+        self, images: AnyImage, options: ProposeOptions | None = None, **changes: Unpack[OptionsByName]
+    ) -> Proposals: ...
+
+    @overload
+    def propose(
+        self, images: Iterable[AnyImage], options: ProposeOptions | None = None, **changes: Unpack[OptionsByName]
+    ) -> list[Proposals]: ...
+
     def propose(
         self,
         images: AnyImage | Iterable[AnyImage],
@@ -98,9 +108,9 @@ class ProposalGenerator:
         Raises:
           FileNotFoundError, ValueError: an image cannot be read, or an option is out of range; one line.
         """
-        if is_image(images):
-            return next(self.propose_iter([images], options, **changes))
-        return list(self.propose_iter(images, options, **changes))
+        several = [images] if is_image(images) else cast(Iterable[AnyImage], images)
+        found = cast(list[Proposals], list(self.propose_iter(several, options, **changes)))
+        return found[0] if is_image(images) else found
 
     def propose_iter(
         self,
@@ -138,7 +148,8 @@ class ProposalGenerator:
         self, images: Iterable[AnyImage], options: ProposeOptions, on_problem: Callable[[str], None] | None
     ) -> Iterator[Proposals | None]:
         assembler = Assembler(options, self.strides)
-        parts: deque[ImagePart | None] = deque()  # in flight; None: could not be read
+        parts: deque[ImagePart] = deque()  # in flight
+        long_edges = cast(Sequence[int], options.long_edges)  # options have their defaults
 
         def read(job: Job) -> tuple[ImagePart, list[View]] | Exception:
             try:
@@ -146,7 +157,7 @@ class ProposalGenerator:
             except (OSError, ValueError) as error:
                 return error
             original = part.box[3] - part.box[1], part.box[2] - part.box[0]
-            return part, views_of(pixels, self._buckets, options.long_edges, options.flip, original)
+            return part, views_of(pixels, self._buckets, long_edges, options.flip, original)
 
         with ThreadPoolExecutor(THREADS) as threads:
             batcher = Batcher(self._model, assembler, threads)
@@ -154,7 +165,6 @@ class ProposalGenerator:
             def in_order() -> Iterator[Proposals | Exception]:
                 for was_read in ordered_map(read, reading_jobs(images, options), THREADS):
                     if isinstance(was_read, Exception):
-                        parts.append(None)
                         batcher.add_problem(was_read)
                     else:
                         parts.append(was_read[0])
@@ -164,17 +174,19 @@ class ProposalGenerator:
 
             tiles: TileMerger | None = None
             for found in in_order():
-                part = parts.popleft()
                 if isinstance(found, Exception):
                     if on_problem is None:
                         raise found
                     on_problem(str(found))
                     yield None
-                elif part.grid is None:
+                    continue
+                part = parts.popleft()
+                if part.grid is None:
                     yield found
                 elif part.tile is None:
                     tiles = TileMerger(part.grid, options, found)
                 else:
+                    assert tiles is not None  # the whole image comes before its tiles
                     tiles.add(part.tile, found)
                     if part.grid.is_last(part.tile):
                         yield assembler.finished(tiles.merged())

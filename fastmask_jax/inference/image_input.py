@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -39,7 +39,7 @@ class ImageRead(NamedTuple):
 AnyImage = str | os.PathLike | ReadableFile | Image.Image | np.ndarray
 
 
-def is_image(thing: Any) -> bool:
+def is_image(thing: Any) -> TypeGuard[AnyImage]:
     """Returns whether `thing` is a single image."""
     return isinstance(thing, AnyImage)
 

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -134,7 +134,9 @@ class ProposeOptions:
     def __post_init__(self) -> None:
         if self.long_edges is not None:
             several = np.ndim(self.long_edges) == 1 and not isinstance(self.long_edges, str)
-            object.__setattr__(self, "long_edges", tuple(self.long_edges) if several else (self.long_edges,))
+            object.__setattr__(
+                self, "long_edges", tuple(cast(Sequence[int], self.long_edges)) if several else (self.long_edges,)
+            )
         if isinstance(self.tile, str) and self.tile.isdecimal():  # as given in configs and commands
             object.__setattr__(self, "tile", int(self.tile[:20]))
         for field in dataclasses.fields(self):
@@ -182,7 +184,7 @@ class ProposeOptions:
         options = dataclasses.replace(self, **taken)
         if options.candidates is None:
             filtered = options.nms_iou < 1 or options.min_area > 0
-            ranked = options.rerank_iou < 1 or options.stability_weight > 0
+            ranked = cast(float, options.rerank_iou) < 1 or cast(float, options.stability_weight) > 0
             wanted = max(options.count, evaluation["proposals"]) if filtered or ranked else options.count
             options = dataclasses.replace(options, candidates=wanted)
         return options

@@ -216,7 +216,8 @@ class Proposals:
         written = len(self) <= LABELED if scores is None else scores
         labels = [f"{score:.2f}" for score in self.scores] if written else []
         inks = None if colors is None else np.asarray(colors, np.uint8).reshape(-1, 3)
-        image, masks = self.image, self.rles
+        image = self.image
+        masks: list[dict[str, Any]] | np.ndarray = self.rles
         if isinstance(image, LargeImage):
             height, width = (max(side * DRAWN // max(self.image_size), 1) for side in self.image_size)
             rows, columns = (
@@ -277,7 +278,7 @@ _ARRAYS = ("scores", "boxes", "windows", "long_edges", "mirrored", "window_boxes
 
 def concatenated(parts: Sequence[Proposals]) -> Proposals:
     """Concatenates proposals of one image from several runs, without sorting them by score."""
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     rles = [rle for part in parts for rle in part.rles]
     return replace(parts[0], rles=rles, empty=sum(part.empty for part in parts), **arrays)
 
