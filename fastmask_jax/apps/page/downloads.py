@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmask_jax.apps.page.views import View
+from fastmask_jax.apps.page.visitor_view import View
 from fastmask_jax.apps.predict.formats.annotated_image import AnnotatedImage
 from fastmask_jax.apps.predict.formats.table import open_formats
 from fastmask_jax.apps.predict.input_files import image_ids

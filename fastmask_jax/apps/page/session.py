@@ -15,7 +15,7 @@ from fastmask_jax.allocator import return_freed_memory
 from fastmask_jax.apps.page.downloads import DOWNLOADS, file_of
 from fastmask_jax.apps.page.picture_cache import bound
 from fastmask_jax.apps.page.uploads import read_upload
-from fastmask_jax.apps.page.views import Sliders, View
+from fastmask_jax.apps.page.visitor_view import Sliders, View
 from fastmask_jax.data.shapes.dataset import ShapesSpec, draw
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.generator import ProposalGenerator

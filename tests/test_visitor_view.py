@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmask_jax.apps.page import views
+from fastmask_jax.apps.page import visitor_view
 from fastmask_jax.apps.page.downloads import file_of
 from fastmask_jax.apps.page.picture_cache import bound
 from fastmask_jax.apps.page.uploads import read_upload
-from fastmask_jax.apps.page.views import Sliders, View
+from fastmask_jax.apps.page.visitor_view import Sliders, View
 from tests.bright_generator import COLORS, BrightGenerator, picture
 
 H, W = 300, 400
@@ -32,7 +32,7 @@ def view():
 def center(name):
     """Returns (x, y) of a square's center in the page's picture."""
     x, y, side = SQUARES[name]
-    return round((x + side / 2) * views.LONGEST / W), round((y + side / 2) * views.LONGEST / W)
+    return round((x + side / 2) * visitor_view.LONGEST / W), round((y + side / 2) * visitor_view.LONGEST / W)
 
 
 def test_sliders_choose_without_losing(view):
@@ -42,7 +42,7 @@ def test_sliders_choose_without_losing(view):
     assert len(fewer.with_sliders(Sliders(0.0, 0.3, 1)).shown) == 1
     none = fewer.with_sliders(Sliders(0.95, 0.3, 100))
     assert (len(none.shown), none.chosen, none.closeup(), none.description()) == (0, None, None, None)
-    assert none.picture().shape == (H * views.LONGEST // W, views.LONGEST, 3)
+    assert none.picture().shape == (H * visitor_view.LONGEST // W, visitor_view.LONGEST, 3)
     assert none.summary() == "**0** of 3 proposals · image of 400 × 300 pixels"
     assert len(none.with_sliders(Sliders(0.0, 0.3, 100)).shown) == 3
 
@@ -70,7 +70,7 @@ def test_outlines_are_those_of_the_masks_in_the_picture(view):
     for (path, _), (x, y, side) in zip(outlines, SQUARES.values(), strict=True):
         corners = np.array([point.split() for point in path.strip("MZ").split("L")], float)
         low, high = corners.min(0), corners.max(0)
-        scale = views.LONGEST / W
+        scale = visitor_view.LONGEST / W
         np.testing.assert_allclose([low, high], np.array([[x, y], [x + side, y + side]]) * scale, atol=1.5)
 
 
@@ -106,7 +106,7 @@ def test_the_outline_in_the_window_is_seen(view):
     """The page shows a window at half the size of its picture, so lines need two pixels to be visible."""
     window, _ = view.closeup()
     row = window[len(window) // 2]  # it begins 10 of 60 pixels left of the square
-    line = np.flatnonzero((row == views.distinct_colors(1)[0]).all(-1))
+    line = np.flatnonzero((row == visitor_view.distinct_colors(1)[0]).all(-1))
     assert len(line) == 2
     assert line.mean() == pytest.approx(len(row) / 6, abs=2)
 
@@ -120,7 +120,7 @@ def test_clicks_at_one_place_go_through_all_that_lie_there():
     found.rles[0] = encoded(whole)  # the red one with what covers it
     view, seen = View.of("squares", found, Sliders(0.0, 1.0, 100)), []
     for _ in range(3):
-        view = view.clicked(round(135 * views.LONGEST / W), round(135 * views.LONGEST / W))
+        view = view.clicked(round(135 * visitor_view.LONGEST / W), round(135 * visitor_view.LONGEST / W))
         seen.append(view.chosen)
     assert seen == [1, 0, 1]  # the first one is selected before
 
@@ -137,11 +137,11 @@ def test_pictures_of_images_of_any_size(size):
     side = min(size) // 4
     found = BrightGenerator().propose(picture(size, red=(side, side, side)))
     shown = View.of("squares", found, Sliders(0.0, 1.0, 10)).picture()
-    assert max(shown.shape) == views.LONGEST
-    assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / views.LONGEST)
-    scale = views.LONGEST / max(size)
+    assert max(shown.shape) == visitor_view.LONGEST
+    assert shown.shape[0] / shown.shape[1] == pytest.approx(size[0] / size[1], abs=1 / visitor_view.LONGEST)
+    scale = visitor_view.LONGEST / max(size)
     middle = shown[int(1.35 * side * scale), int(1.35 * side * scale)]  # off the center, where the score is drawn
-    mixed = 0.55 * np.array(COLORS["red"]) + 0.45 * views.distinct_colors(1)[0]
+    mixed = 0.55 * np.array(COLORS["red"]) + 0.45 * visitor_view.distinct_colors(1)[0]
     np.testing.assert_allclose(middle, mixed, atol=2)
     np.testing.assert_allclose(shown[-2, -2], 90, atol=1)
 
@@ -149,7 +149,7 @@ def test_pictures_of_images_of_any_size(size):
 def test_the_picture_of_a_thin_image():
     found = BrightGenerator().propose(picture((8, 2000), red=(2, 2, 4)))
     shown = View.of("squares", found, Sliders(0.0, 1.0, 10)).picture()
-    assert shown.shape == (4, views.LONGEST, 3)
+    assert shown.shape == (4, visitor_view.LONGEST, 3)
 
 
 def test_uploads_are_read_upright(tmp_path):
