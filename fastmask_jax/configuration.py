@@ -61,7 +61,8 @@ def override(config: ConfigDict, overrides: Sequence[str], training: bool = Fals
     for text in overrides:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
-            raise InvalidInput(f"{printable(text)}: give a value, as in --config.KEY=VALUE")
+            given = printable(text.removeprefix("--config."))
+            raise InvalidInput(f"--config.{given}: give a value, as in --config.{given}=VALUE")
         _set(config, key, value)
     check_config(config.to_dict(), training)
     return config.lock()

@@ -37,7 +37,7 @@ RUN_IN_ORDER = (
     "extending.md",
     "README.md",
 )  # each needs the previous ones
-OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "mount", "ray", "tensorboard"}
+OTHER_PROGRAMS = {"cd", "curl", "export", "for", "grep", "mkdir", "mount", "python3.13", "ray", "tensorboard"}
 
 
 def blocks(language: str) -> list[Block]:
@@ -49,7 +49,7 @@ def place(tmp_path_factory):
     """A folder like a clone, with data at the paths of the documentation: drawn shapes, under COCO's names."""
     folder = tmp_path_factory.mktemp("clone")
     for path in tiny.ROOT.iterdir():
-        if path.suffix in (".py", ".txt") or path.name in (
+        if path.suffix in (".py", ".txt", ".lock") or path.name in (
             "fastmask_jax",
             "benchmarks",
             "docs",

@@ -124,7 +124,7 @@ def test_a_port_in_use_is_one_line(served):
 def test_mistakes_on_the_command_line(capsys):
     with pytest.raises(SystemExit) as exit_:
         demo.main(["--port", "70000"])
-    assert exit_.value.code == 2 and "--port 70000: 1 to 65535" in capsys.readouterr().err
+    assert exit_.value.code == 2 and "--port: 70000: expected an integer from 1 to 65535" in capsys.readouterr().err
     assert run_command(lambda: demo.main(["--weights", "nowhere"])) == 2
     assert "--weights nowhere: no file or folder nowhere" in capsys.readouterr().err
 

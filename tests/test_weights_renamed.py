@@ -32,7 +32,7 @@ OLD_CONFIG = {  # config of a tiny network in version 0.1.0, without the keys th
     "train": {"measure_norms": 2},
     "evaluation": {"demote_iou": 0.7, "long_edge": 96},
 }
-NO_TILES = {"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000}
+AS_BEFORE = {"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000, "precision": "float32"}
 NEW_CONFIG = {
     "model": {
         "mask_conv_width": 0,
@@ -44,7 +44,7 @@ NEW_CONFIG = {
     "labels": {"center": 0.2},
     "optimizer": {"name": "adam", "momentum": 0.8, "b1": 0.8, "bias_factor": 1.0},
     "train": {"norm_calibration_images": 2},
-    "evaluation": {"rerank_iou": 0.7, "long_edges": [96], "stability_weight": 0.0, "exif": "ignore"} | NO_TILES,
+    "evaluation": {"rerank_iou": 0.7, "long_edges": [96], "stability_weight": 0.0, "exif": "ignore"} | AS_BEFORE,
 }
 
 
@@ -86,7 +86,7 @@ def test_keys_by_hand():
     assert current_config(NEW_CONFIG) == NEW_CONFIG
     assert "workers" not in current_config({"evaluation": {"workers": 2}})["evaluation"]
     assert current_config({"evaluation": {}, "mine": {"rule": 3}}) == {
-        "evaluation": {"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"} | NO_TILES,
+        "evaluation": {"stability_weight": 0.0, "rerank_iou": 1.0, "exif": "ignore"} | AS_BEFORE,
         "mine": {"rule": 3},
     }
 
