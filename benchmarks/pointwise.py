@@ -1,7 +1,7 @@
 """Times 1x1 convolutions as nn.Conv and as a matrix product: python benchmarks/pointwise.py [--rounds 5]
 
 Prints a Markdown table of medians over alternating rounds in one process, forward and with the gradient, at the shapes
-of ResNet-50 on a 656x872 image. The results are the reason for models/pointwise.py.
+of ResNet-50 on a 656x872 image. The results are the reason for models/products.py.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from timing import device_name, medians, table
 
-from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Dense
 
 # (h, w, channels in, channels out, stride)
 SHAPES = [
@@ -37,9 +37,9 @@ def main() -> None:
         x = jnp.asarray(rng.normal(size=(1, h, w, inside)), jnp.float32)
         kernel = jnp.asarray(rng.normal(size=(inside, outside)), jnp.float32)
         conv = nn.Conv(outside, (1, 1), (step, step), use_bias=False)
-        product = Pointwise(outside, step, use_bias=False)
+        product = Dense(outside, step, use_bias=False)
         calls = {}
-        for name, layer, k in [("nn.Conv", conv, kernel[None, None]), ("Pointwise", product, kernel)]:
+        for name, layer, k in [("nn.Conv", conv, kernel[None, None]), ("product", product, kernel)]:
 
             def forward(k, x, layer=layer):
                 return layer.apply({"params": {"kernel": k}}, x)

@@ -17,7 +17,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.models.depthwise import Depthwise
 from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.padding import Size, mask_padding
-from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Dense
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)  # depthwise kernel size of each stage
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # strides within each stage
@@ -66,8 +66,8 @@ class MBConv(nn.Module):
         y = self._norm("project_norm")(self._pointwise(self.features, "project")(y), size, input_stride * stride)
         return x + y if stride == 1 and x.shape[-1] == self.features else y
 
-    def _pointwise(self, features: int, name: str) -> Pointwise:
-        return Pointwise(features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
+    def _pointwise(self, features: int, name: str) -> Dense:
+        return Dense(features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> FrozenNorm:
         return FrozenNorm(self.train_norms, self.dtype, _EPSILON, name=name)
@@ -154,7 +154,7 @@ class EfficientNetLite(nn.Module):
         blocks = [self._stage(stage) for stage in range(1, stages + 1)]
         for stage in range(1, STREAM_STAGE):
             x, input_stride = _run(blocks[stage - 1], x, size, input_stride, STRIDES[stage - 1])
-        last = Pointwise(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
+        last = Dense(self.features, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name="last")
         last_norm = self._norm("last_norm")
         streams = [mask_padding(x, size, input_stride)] if fine else []
         for stride in self.stream_strides:

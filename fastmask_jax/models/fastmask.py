@@ -20,7 +20,7 @@ from fastmask_jax.models.neck import Neck
 from fastmask_jax.models.norms import WindowNorm
 from fastmask_jax.models.objectness_attention import ObjectnessAttention, attended
 from fastmask_jax.models.padding import Size, mask_padding, valid_cells
-from fastmask_jax.models.pointwise import Pointwise
+from fastmask_jax.models.products import Dense
 from fastmask_jax.models.windows import (
     extract_patches,
     flatten_levels,
@@ -91,8 +91,8 @@ class FastMask(nn.Module):
 
     def setup(self) -> None:
         self._neck = Neck(self.neck, self.neck_hidden, self.dtype, name="neck")  # the field `neck` has that name
-        self.lateral = Pointwise(self.channels, dtype=self.dtype)
-        self.lateral_fine = Pointwise(self.channels, dtype=self.dtype)
+        self.lateral = Dense(self.channels, dtype=self.dtype)
+        self.lateral_fine = Dense(self.channels, dtype=self.dtype)
         self.objectness_attention = ObjectnessAttention(self.objectness_attention_width, self.dtype)
         self.window_norm = WindowNorm(self.norm_decay, self.axis_name)
         self.objectness = ObjectnessHead(self.objectness_widths, self.dropout, self.dtype)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from fastmask_jax.geometry import MASK, WINDOW, upscale_matrix
 from fastmask_jax.models.norms import FrozenNorm
-from fastmask_jax.models.pointwise import Pointwise
 from fastmask_jax.models.products import Conv3x3, Dense
 from fastmask_jax.models.windows import WindowDense
 
@@ -54,8 +53,8 @@ class ObjectnessHead(nn.Module):
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
             x = jnp.where(keep, x / (1 - self.dropout), 0).astype(self.dtype)
-        x = nn.relu(Dense(self.widths[1], _fc_init, self.dtype, name="fc2")(x))
-        logit = Dense(1, nn.initializers.normal(0.01), self.dtype, name="score")(x)
+        x = nn.relu(Dense(self.widths[1], kernel_init=_fc_init, dtype=self.dtype, name="fc2")(x))
+        logit = Dense(1, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="score")(x)
         return logit[..., 0].astype(jnp.float32)
 
 
@@ -90,7 +89,7 @@ class MaskHead(nn.Module):
             windows = windows * nn.sigmoid(attention)[..., None].astype(self.dtype)
         x = WindowDense(self.width, use_bias=False, dtype=self.dtype, name="fc1")(windows)
         x = FrozenNorm(trained=True, dtype=self.dtype, name="norm")(x)
-        x = Dense(MASK**2, nn.initializers.lecun_normal(), self.dtype, name="fc2")(x)
+        x = Dense(MASK**2, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name="fc2")(x)
         x = x.reshape(*x.shape[:-1], MASK, MASK)
         if self.conv_width:
             x += self._detail(windows)
@@ -98,12 +97,12 @@ class MaskHead(nn.Module):
 
     def _detail(self, windows: Float[Array, "B K 10 10 C"]) -> Float[Array, "B K 40 40"]:
         cells = windows.reshape(-1, WINDOW, WINDOW, windows.shape[-1])
-        y = nn.relu(Pointwise(self.conv_width, dtype=self.dtype, name="detail_reduce")(cells))
+        y = nn.relu(Dense(self.conv_width, dtype=self.dtype, name="detail_reduce")(cells))
         for n in (1, 2):
             conv = Conv3x3(self.conv_width, kernel_init=_fc_init, dtype=self.dtype, name=f"detail_conv{n}")
             y = nn.relu(conv(y))
         zeros = nn.initializers.zeros
-        y = Pointwise(_CELL**2, kernel_init=zeros, dtype=self.dtype, name="detail_logits")(y)
+        y = Dense(_CELL**2, kernel_init=zeros, dtype=self.dtype, name="detail_logits")(y)
         y = y.reshape(-1, WINDOW, WINDOW, _CELL, _CELL).swapaxes(2, 3)  # [B * K, row, row in the cell, column, ...]
         return y.reshape(*windows.shape[:2], MASK, MASK)
 

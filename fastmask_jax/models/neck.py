@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from fastmask_jax.config_schema import NECKS, implementation
 from fastmask_jax.models.padding import Size, average_pool2, mask_padding, max_pool2
-from fastmask_jax.models.pointwise import Pointwise
-from fastmask_jax.models.products import Conv3x3
+from fastmask_jax.models.products import Conv3x3, Dense
 
 
 def average(x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike) -> jax.Array:
@@ -61,5 +60,5 @@ def _convolved(
     x: jax.Array, size: Size, stride: int, hidden: int, dtype: DTypeLike, init: nn.initializers.Initializer
 ) -> jax.Array:
     y = Conv3x3(hidden, kernel_init=init, dtype=dtype, name="conv1")(x)
-    y = Pointwise(x.shape[-1], kernel_init=init, dtype=dtype, name="conv2")(nn.relu(y))
+    y = Dense(x.shape[-1], kernel_init=init, dtype=dtype, name="conv2")(nn.relu(y))
     return mask_padding(y, size, stride)

@@ -1,4 +1,4 @@
-"""Matrix products and 3x3 convolutions, in the precision in which their kernels are stored.
+"""Matrix products, and 1x1 and 3x3 convolutions, in the precision in which their kernels are stored.
 
 Letters: B images, h, w cells of a map, C input channels, F output channels.
 """
@@ -27,38 +27,14 @@ def product(x: Float[Array, "... C"], kernel: Float[Array, "C F"], dtype: DTypeL
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-class Dense(nn.Module):
-    """A fully connected layer; like nn.Dense, but for the precision (see `product_dtype`).
+class _Layer(nn.Module):
+    """What layers of products share.
 
     Attributes:
       features: F.
-      kernel_init: of the kernel, [C, F].
-      dtype: dtype of the result.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... F"]:
-        """Maps [..., C] to [..., F]."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return product(x, kernel, self.dtype) + bias.astype(self.dtype)
-
-
-class Conv3x3(nn.Module):
-    """A 3x3 convolution with one cell of zeros around the map; like nn.Conv, but for the precision.
-
-    On the CPU a convolution in bfloat16 is computed as one matrix product for each row of the kernel: XLA has fast
-    products in bfloat16, but no fast convolutions (benchmarks/convolutions.py).
-
-    Attributes:
-      features: F.
-      stride: of the convolution.
-      use_bias, kernel_init: as in nn.Conv; the kernel is [3, 3, C, F].
-      dtype: dtype of the result.
+      stride: cells 0, stride, 2 stride ... are kept.
+      use_bias, kernel_init: as in nn.Conv.
+      dtype: dtype of the result; `product_dtype` has the precision.
     """
 
     features: int
@@ -67,14 +43,43 @@ class Conv3x3(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     dtype: DTypeLike = jnp.float32
 
+    def _kernel(self, *shape: int) -> jax.Array:
+        return self.param("kernel", self.kernel_init, (*shape, self.features), jnp.float32)
+
+    def _with_bias(self, y: jax.Array) -> jax.Array:
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+
+
+class Dense(_Layer):
+    """A fully connected layer, or a strided 1x1 convolution, as one matrix product over the cells it keeps.
+
+    Equal to nn.Dense and to `nn.Conv(features, (1, 1), (stride, stride))` but for the precision; the kernel is [C, F].
+    On the CPU, the gradient of the product is several times as fast as that of XLA's convolution
+    (benchmarks/pointwise.py).
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... F"]:
+        """Maps [..., C] to [..., F]; with a stride, [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), F]."""
+        if self.stride > 1:
+            x = x[:, :: self.stride, :: self.stride]
+        return self._with_bias(product(x, self._kernel(x.shape[-1]), self.dtype))
+
+
+class Conv3x3(_Layer):
+    """A 3x3 convolution with one cell of zeros around the map; like nn.Conv, but for the precision.
+
+    On the CPU a convolution in bfloat16 is computed as one matrix product over runs of three cells: XLA has fast
+    products in bfloat16, but no fast convolutions (benchmarks/convolutions.py). The kernel is [3, 3, C, F].
+    """
+
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 F"]:
         """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), F]."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
-        y = conv3x3(x, kernel, self.stride, self.dtype)
-        if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
-        return y
+        kernel = self._kernel(3, 3, x.shape[-1])
+        return self._with_bias(conv3x3(x, kernel, self.stride, self.dtype))
 
 
 def conv3x3(

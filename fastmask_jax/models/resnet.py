@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, Real
 
 from fastmask_jax.models.norms import FrozenNorm
 from fastmask_jax.models.padding import Size, mask_padding, max_pool3
-from fastmask_jax.models.pointwise import Pointwise
-from fastmask_jax.models.products import Conv3x3
+from fastmask_jax.models.products import Conv3x3, Dense
 
 Flavor = Literal["caffe", "torchvision"]
 _RGB_MEAN = (123.68, 116.779, 103.939)
@@ -53,8 +52,8 @@ class Bottleneck(nn.Module):
             x = self._norm("project_norm")(x, size, input_stride * stride)
         return nn.relu(x + y)
 
-    def _pointwise(self, features: int, stride: int, name: str) -> Pointwise:
-        return Pointwise(features, stride, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
+    def _pointwise(self, features: int, stride: int, name: str) -> Dense:
+        return Dense(features, stride, use_bias=False, kernel_init=_conv_init, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> FrozenNorm:
         return FrozenNorm(trained=self.train_norms, dtype=self.dtype, name=name)
