@@ -27,8 +27,9 @@ class Evaluation:
         """
         if self._generator is None:
             self._generator = ProposalGenerator(self._model, variables, self._config, report=self._report)
-        generator = self._generator.with_variables(variables)
-        return evaluate(generator, self._results, self._report, stop=stop)
+        else:
+            self._generator = self._generator.with_variables(variables)
+        return evaluate(self._generator, self._results, self._report, stop=stop)
 
 
 def check_evaluation(config: ConfigDict) -> None:
