@@ -228,7 +228,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    data = out / "shapes" if (out / "shapes").exists() else tiny.dataset(out)
+    data = tiny.dataset(out)
     every = {"train__images": 12, "train__evaluate_every": 2}
     whole, earlier, copy = out / "whole", out / "earlier", out / "copy"
     shutil.rmtree(earlier, ignore_errors=True)

@@ -65,7 +65,7 @@ def main() -> None:
     if not os.path.ismount(disk):
         parser.error(f"--disk {disk}: not the root of a mounted disk")
     out.mkdir(parents=True, exist_ok=True)
-    data = out / "shapes" if (out / "shapes").exists() else tiny.dataset(out)
+    data = tiny.dataset(out)
     environment = tiny.environment(out / "compiled")
     run = ["--config", tiny.CONFIG, "--workdir"]
     few = tiny.overrides(data, train__images=12, train__evaluate_every=2, train__picture_every=2, train__log_every=1)

@@ -143,7 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    data = tiny.dataset(out) if not (out / "shapes").exists() else out / "shapes"
+    data = tiny.dataset(out)
     for name in options.only:
         SCENARIOS[name](data, out)
 

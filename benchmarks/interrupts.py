@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     out, rng = options.out.absolute(), random.Random(options.seed)
     out.mkdir(parents=True, exist_ok=True)
-    data = out / "shapes" if (out / "shapes").exists() else tiny.dataset(out)
+    data = tiny.dataset(out)
     words = [sys.executable, "train.py", "--config", tiny.CONFIG, "--workdir", str(out / "run")]
     words += tiny.overrides(data, train__images=24, train__checkpoint_every=3, train__evaluate_every=6, data__workers=1)
 

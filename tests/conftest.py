@@ -51,3 +51,25 @@ def tiny_network():
     variables |= measure(variables)
     variables["batch_stats"]["window_norm"]["weight"] = jnp.zeros(())  # as before training
     return network, variables
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page of demo.py, with bright squares for a network (see browser_page.serving)."""
+    from tests.browser_page import serving
+
+    with serving(tmp_path_factory.mktemp("gradio")) as page:
+        yield page
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Path of a picture of three bright squares, for the page."""
+    from PIL import Image
+
+    from tests.bright_generator import picture
+    from tests.browser_page import SQUARES, H, W
+
+    path = tmp_path / "squares_42.png"
+    Image.fromarray(picture((H, W), **SQUARES)).save(path)
+    return path

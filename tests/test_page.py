@@ -9,24 +9,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.bright_generator import COLORS, picture
-from tests.browser_page import SQUARES, H, W, at, needs_chromium, opened, says, serving, shown, upload
+from tests.browser_page import SQUARES, H, W, at, needs_chromium, opened, says, shown, upload
 
 pytestmark = needs_chromium
 
 INFERNO_HALF = np.array([0.735683, 0.215906, 0.330245]) * 255  # matplotlib's inferno at 0.5, the attention everywhere
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("gradio")) as page:
-        yield page
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "squares_42.png"
-    Image.fromarray(picture((H, W), **SQUARES)).save(path)
-    return path
 
 
 def test_upload_sliders_click_and_download(served, photo):

@@ -13,26 +13,11 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-from PIL import Image
 
 from fastmask_jax.apps.command_line import demo
 from fastmask_jax.configuration import run_command
 from tests import tiny
-from tests.bright_generator import picture
-from tests.browser_page import SQUARES, H, HeldGenerator, W, free_port, needs_chromium, opened, says, serving, shown
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("gradio")) as page:
-        yield page
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "squares_42.png"
-    Image.fromarray(picture((H, W), **SQUARES)).save(path)
-    return path
+from tests.browser_page import HeldGenerator, free_port, needs_chromium, opened, says, shown
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "as gradio writes it"])

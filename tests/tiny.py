@@ -50,7 +50,9 @@ _NETWORK = {
 
 @cache
 def dataset(base: Path) -> Path:
-    """Draws shapes of 96x96 and 72x96 pixels, with their records; once per process."""
+    """Draws shapes of 96x96 and 72x96 pixels, with their records, if they are not there yet."""
+    if (base / "shapes").exists():
+        return base / "shapes"
     spec = ShapesSpec(image_sizes=((96, 96), (72, 96)), objects=(2, 4), side=(30.0, 80.0), small_share=0.0)
     prepare_shapes(base / "shapes", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=0, workers=0, spec=spec)
     return base / "shapes"
