@@ -11,15 +11,13 @@ the rate of a large matrix product, measured in the same run.
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from timing import device_name
+from timing import device_name, medians
 
 from fastmask_jax.allocator import keep_freed_memory
 
@@ -45,23 +43,11 @@ def calibrated(model: Any, variables: Any, image: np.ndarray) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from fastmask_jax.models.norms import window_moments
-
-    @jax.jit
-    def calibrate(variables: Any, batch: jax.Array, size: jax.Array) -> Any:
-        levels, measured = model.apply(variables, batch, size, method="levels", mutable=["frozen_stats"])
-        body = measured["frozen_stats"]["body"]
-        mean, var = window_moments(levels, size, model.strides)
-        window_norm = {"mean": mean, "var": var, "weight": jnp.ones(())}
-        return {
-            **variables,
-            "frozen_stats": {**variables["frozen_stats"], "body": body},
-            "batch_stats": {**variables["batch_stats"], "window_norm": window_norm},
-        }
-
     height, width = (side - side % 4 for side in image.shape[:2])
-    batch, size = jnp.asarray(image[None, :height, :width]), jnp.array([[height, width]], jnp.int32)
-    return jax.device_get(calibrate(variables, batch, size))
+    windows = jnp.zeros((1, 1, 3), jnp.int32)
+    arguments = jnp.asarray(image[None, :height, :width]), jnp.array([[height, width]], jnp.int32), windows, windows
+    measure = jax.jit(lambda v: model.apply(v, *arguments, train=True, mutable=["frozen_stats", "batch_stats"])[1])
+    return jax.device_get({**variables, **measure(variables)})
 
 
 def proposer(name: str) -> Callable[[], Proposed]:
@@ -120,19 +106,14 @@ def gemm_rate(dtype: str) -> float:
 
     side = 2048
     x = jnp.ones((side, side), dtype)
-    multiply = jax.jit(jnp.matmul).lower(x, x).compile()
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        multiply(x, x).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(seconds)
+    return 2 * side**3 / (medians({dtype: (jax.jit(jnp.matmul), (x, x))}, rounds=7)[dtype] / 1e3)
 
 
 def network_operations() -> float:
-    """FLOP of the network by the direct form of every layer, one image: XLA's count of the form with patches."""
+    """FLOP of the network for one image, with every layer in its direct form."""
     import jax
     import jax.numpy as jnp
+    from operations import gigaflops
 
     from fastmask_jax.configuration import load_config
     from fastmask_jax.models.build import build_model, initial_variables
@@ -140,8 +121,7 @@ def network_operations() -> float:
     model = build_model(load_config(CONFIG).model.to_dict() | {"score_form": "conv"})
     variables = jax.eval_shape(lambda: initial_variables(model, 0))
     image, size = jax.ShapeDtypeStruct((1, 656, 872, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    traced = jax.jit(lambda v, x, s: model.apply(v, x, s, COUNT, method="propose"))
-    return traced.lower(variables, image, size).cost_analysis()["flops"]
+    return 1e9 * gigaflops(lambda v, x, s: model.apply(v, x, s, COUNT, method="propose"), variables, image, size)
 
 
 def peak_mebibytes(name: str) -> float:
@@ -164,22 +144,19 @@ def main() -> None:
     peaks = {name: peak_mebibytes(name) for name in NAMES}
     proposers = {name: proposer(name) for name in NAMES}
     found = {name: propose() for name, propose in proposers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-    for _ in range(options.rounds):
-        for name, propose in proposers.items():
-            start = time.perf_counter()
-            propose()
-            seconds[name].append(time.perf_counter() - start)
     import jax
     import torch
 
-    port = statistics.median(seconds["PyTorch port"])
+    seconds = {
+        name: ms / 1e3 for name, ms in medians({n: (p, ()) for n, p in proposers.items()}, options.rounds).items()
+    }
     print(f"{device_name()}; jax {jax.__version__}, torch {torch.__version__}; {options.rounds} rounds\n")
     print("| | seconds | faster | peak memory, MiB | against the port |\n|---|---:|---:|---:|---|")
     for name in NAMES:
-        median = statistics.median(seconds[name])
         same = "" if name == "PyTorch port" else agreement(found[name], found["PyTorch port"])
-        print(f"| {name} | {median:.2f} | {port / median:.1f} | {peaks[name]:.0f} | {same} |")
+        print(
+            f"| {name} | {seconds[name]:.2f} | {seconds[NAMES[0]] / seconds[name]:.1f} | {peaks[name]:.0f} | {same} |"
+        )
     flops = network_operations()
     rates = {dtype: gemm_rate(dtype) for dtype in ("float32", "bfloat16")}
     print(f"\nFloor of the network, {flops / 1e9:.0f} GFLOP with every layer in its direct form:")
