@@ -67,6 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.long_edges = (1184,)
     config.evaluation.buckets = ((792, 1184), (888, 1184), (1184, 792), (1184, 888), (1184, 1184))
     config.evaluation.mask_threshold = 0.5
+    config.evaluation.extra_thresholds = (0.2, 0.8)
     config.evaluation.stability_weight = 2.0
     config.evaluation.rerank_iou = 0.8
     for name in names:

@@ -176,6 +176,7 @@ SECTIONS: dict[str, dict[str, Kind]] = {
         "batch_size": Integer(1, MOST_IMAGES),
         "proposals": Integer(1, MOST_PROPOSALS),
         "mask_threshold": Number(0, 1, open="()"),
+        "extra_thresholds": Several(Number(0, 1, open="()"), least=0),
         "stability_weight": Number(0, 100),
         "rerank_iou": Number(0, 1),
         "limit": Integer(0, _FOREVER),

@@ -108,6 +108,7 @@ def test_options_from_text_and_config():
     section = {
         "mask_threshold": 0.5,
         "stability_weight": 0.0,
+        "extra_thresholds": (),
         "rerank_iou": 1.0,
         "exif": "ignore",
         "long_edges": (96,),

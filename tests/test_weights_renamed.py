@@ -32,7 +32,13 @@ OLD_CONFIG = {  # config of a tiny network in version 0.1.0, without the keys th
     "train": {"measure_norms": 2},
     "evaluation": {"demote_iou": 0.7, "long_edge": 96},
 }
-AS_BEFORE = {"tile": "off", "tile_overlap": 0.25, "max_pixels": 64_000_000, "precision": "float32"}
+AS_BEFORE = {
+    "extra_thresholds": [],
+    "tile": "off",
+    "tile_overlap": 0.25,
+    "max_pixels": 64_000_000,
+    "precision": "float32",
+}
 NEW_CONFIG = {
     "model": {
         "mask_conv_width": 0,

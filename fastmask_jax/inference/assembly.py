@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.data.large_image import LargeImage
@@ -13,6 +14,7 @@ from fastmask_jax.inference.options import ProposeOptions
 from fastmask_jax.inference.proposals import Proposals, merged, mirrored_boxes
 from fastmask_jax.inference.tiling import Tile, TileGrid
 from fastmask_jax.inference.views import View
+from fastmask_jax.masks.odds import DUPLICATE, EXTRA, scaled_odds
 from fastmask_jax.masks.rle import masks_to_results
 from fastmask_jax.masks.rle_regions import place
 from fastmask_jax.masks.stability import stable_scores
@@ -42,6 +44,19 @@ class ImagePart:
         return self.tile.box if self.tile else (0, 0, self.image.shape[1], self.image.shape[0])
 
 
+class _Candidates(NamedTuple):
+    """Decoded windows of a view that may become proposals."""
+
+    view: View
+    scores: Float32[np.ndarray, "K"]
+    windows: Int32[np.ndarray, "K 3"]
+    logits: Float32[np.ndarray, "K 40 40"]
+    attention: Float32[np.ndarray, "K 10 10"]
+
+    def chosen(self, which: Bool[np.ndarray, "K"]) -> "_Candidates":
+        return _Candidates(self.view, *(each[which] for each in self[1:]))
+
+
 @dataclass(frozen=True)
 class Assembler:
     """Turns decoded windows into proposals. Thread-safe.
@@ -62,15 +77,58 @@ class Assembler:
           views: its views.
           decoded: the windows of each view, best first.
         """
-        found = merged([self._pasted(part, *each) for each in zip(views, decoded, strict=True)])
-        return self.finished(found) if part.grid is None else found
+        found = [self._candidates(*each) for each in zip(views, decoded, strict=True)]
+        if part.grid is not None:
+            return merged([self._pasted(part, each) for each in found])
+        return self.finished(self._best(part, found))
+
+    def _candidates(self, view: View, decoded: Decoded) -> _Candidates:
+        options = self.options
+        good = decoded.scores[: options.candidates] >= options.score_threshold
+        scores, windows, logits, attention = (each[: len(good)][good] for each in decoded)
+        if options.stability_weight > 0:
+            scores = stable_scores(scores, logits, options.stability_weight)
+        return _Candidates(view, scores, windows, logits, attention)
+
+    def _best(self, part: ImagePart, found: Sequence[_Candidates]) -> Proposals:
+        """Pastes the masks of the views, except those that cannot be among the best `count` proposals."""
+        options = self.options
+        all_scores = np.concatenate([each.scores for each in found])
+        filtered = options.nms_iou < 1 or options.min_area > 0
+        pasted: list[Proposals] = []
+        least, above = 0.0, np.inf
+        while True:
+            # At most `empty` of the best windows turned out to have no pixel, so as many others are needed.
+            empty = sum(each.empty for each in pasted)
+            least = 0.0 if filtered else self._least_score(all_scores, options.count + empty)
+            if least >= above:
+                break
+            pasted += [
+                self._pasted(part, each.chosen((least <= each.scores) & (each.scores < above))) for each in found
+            ]
+            above = least
+        if options.nms_iou == 1:  # suppression would remove most of the extra masks
+            for threshold in options.extra_thresholds:
+                for each in found:
+                    extra = each._replace(scores=scaled_odds(each.scores, EXTRA))
+                    extra = self._pasted(part, extra.chosen(extra.scores >= least), threshold)
+                    pasted.append(replace(extra, empty=0))
+        return merged(pasted)
+
+    def _least_score(self, scores: Float32[np.ndarray, "K"], count: int) -> float:
+        """Returns a score that at least `count` proposals reach, also if all are near-duplicates."""
+        if count > len(scores):
+            return 0.0
+        lowered = scaled_odds(scores, DUPLICATE) if self.options.rerank_iou < 1 else scores
+        return float(np.partition(lowered, -count)[-count])
 
     def finished(self, found: Proposals) -> Proposals:
         """Ranks and filters all proposals of an image; returns them with the highest score first."""
         options = self.options
         if options.rerank_iou < 1:
             found = replace(found, scores=reranked_scores(found.scored_masks, options.rerank_iou))
-        found = found[np.argsort(-found.scores, kind="stable")[: options.candidates]].filtered(
+        most = options.candidates * (1 + len(options.extra_thresholds))
+        found = found[np.argsort(-found.scores, kind="stable")[:most]].filtered(
             count=options.count,
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou,
@@ -80,16 +138,12 @@ class Assembler:
             found = found.cleaned(min_part=options.min_part, fill_holes=options.fill_holes)
         return found
 
-    def _pasted(self, part: ImagePart, view: View, decoded: Decoded) -> Proposals:
-        options, resized = self.options, view.image.shape[:2]
+    def _pasted(self, part: ImagePart, found: _Candidates, threshold: float | None = None) -> Proposals:
+        """Pastes masks at a threshold; None: `mask_threshold`."""
+        view, scores, windows, logits, attention = found
+        resized = view.image.shape[:2]
         x1, y1, x2, y2 = part.box
         original = y2 - y1, x2 - x1
-        # Re-ranked scores depend on all proposals, so none can be dropped before re-ranking.
-        least = 0.0 if options.rerank_iou < 1 else options.score_threshold
-        good = decoded.scores[: options.candidates] >= least
-        scores, windows, logits, attention = (each[: len(good)][good] for each in decoded)
-        if options.stability_weight > 0:
-            scores = stable_scores(scores, logits, options.stability_weight)
         masks = masks_to_results(
             scores,
             windows,
@@ -97,7 +151,7 @@ class Assembler:
             strides=self.strides,
             resized=resized,
             original=original,
-            threshold=options.mask_threshold,
+            threshold=threshold or self.options.mask_threshold,
             from_mirror=view.mirrored,
         )
         windows = windows[masks.kept]

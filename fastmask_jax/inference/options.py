@@ -23,6 +23,7 @@ _WANTED = {
     "min_part": _NUMBER,
     "fill_holes": _NUMBER,
     "mask_threshold": _NUMBER,
+    "extra_thresholds": (tuple, "a tuple of probabilities"),
     "stability_weight": _NUMBER,
     "rerank_iou": _NUMBER,
     "exif": (str, "'ignore' or 'apply'"),
@@ -35,7 +36,7 @@ _WANTED = {
     "batch_size": _WHOLE,
 }
 _OF_CONFIG = (
-    *("mask_threshold", "stability_weight", "rerank_iou", "exif", "long_edges"),
+    *("mask_threshold", "extra_thresholds", "stability_weight", "rerank_iou", "exif", "long_edges"),
     *("tile", "tile_overlap", "max_pixels"),
 )
 _EVALUATION = SECTIONS["evaluation"]
@@ -57,6 +58,7 @@ class OptionsByName(TypedDict, total=False):
     min_part: float | int
     fill_holes: float | int
     mask_threshold: float | None
+    extra_thresholds: Sequence[float] | None
     stability_weight: float | None
     rerank_iou: float | None
     exif: Exif | None
@@ -88,11 +90,14 @@ class ProposeOptions:
         a share of the mask's pixels.
       mask_threshold: minimum probability for a mask pixel, between 0 and 1; lower values give larger masks. None: the
         config's `evaluation.mask_threshold`.
+      extra_thresholds: further thresholds, such as (0.2, 0.8): each window also gives a mask at each of them, with a
+        lower score (see `masks.odds`), so that long lists have more outlines to choose from. (): none. Not used with
+        tiles, nor with `nms_iou`, which would remove most of them. None: the config's `evaluation.extra_thresholds`.
       stability_weight: 0 or more. The odds of each score are multiplied by the stability of its mask (see
         `masks.stability`) to this power, so that sharp masks rank first. 0: off. None: the config's
         `evaluation.stability_weight`.
-      rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score and
-        ranks after all others; nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
+      rerank_iou: 0 to 1. A proposal whose mask IoU with one of a higher score is above this gets a lower score (see
+        `masks.odds`); nothing is removed. 1: no reranking. None: the config's `evaluation.rerank_iou`.
       exif: "ignore": masks refer to the pixels as stored, as in COCO; "apply": to the image turned upright by its EXIF
         orientation. None: the config's `evaluation.exif`.
       candidates: number of windows decoded before suppression, reranking and filtering. None: `count`, or at least the
@@ -120,6 +125,7 @@ class ProposeOptions:
     min_part: float | int = 0
     fill_holes: float | int = 0
     mask_threshold: float | None = None
+    extra_thresholds: Sequence[float] | None = None
     stability_weight: float | None = None
     rerank_iou: float | None = None
     exif: Exif | None = None
@@ -139,6 +145,8 @@ class ProposeOptions:
             )
         if isinstance(self.tile, str) and self.tile.isdecimal():  # as given in configs and commands
             object.__setattr__(self, "tile", int(self.tile[:20]))
+        if self.extra_thresholds is not None and not isinstance(self.extra_thresholds, str):
+            object.__setattr__(self, "extra_thresholds", tuple(np.atleast_1d(self.extra_thresholds).tolist()))
         for field in dataclasses.fields(self):
             self._check_type(field.name, *_WANTED[field.name])
         for name, kind in _RANGES.items():

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Float32
 
+from fastmask_jax.masks.odds import scaled_odds
+
 CERTAIN, POSSIBLE = 0.6, 0.2  # probabilities
 
 
@@ -25,6 +27,4 @@ def stable_scores(
       mask_logits: mask logits of the windows.
       weight: 0 changes nothing.
     """
-    factor = stability(mask_logits) ** np.float32(weight)
-    lowered = scores * factor / (1 - scores + scores * factor)
-    return np.where(scores < 0, scores, lowered).astype(np.float32)
+    return scaled_odds(scores, stability(mask_logits) ** np.float32(weight))

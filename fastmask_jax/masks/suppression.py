@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.odds import DUPLICATE, scaled_odds
 from fastmask_jax.masks.rle import ScoredMasks
 
 SHOWN_IOU = 0.5  # threshold for display
@@ -45,17 +46,16 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
 
 
 def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.ndarray, "m"]:
-    """Returns scores that rank the proposals kept by `suppress` before all others, whose scores are lowered.
+    """Lowers the scores of near-duplicates: those that `suppress` would remove have their odds multiplied by DUPLICATE.
 
-    The order within both groups is unchanged, so a list truncated at any length starts with distinct proposals and no
-    proposal is lost.
+    So a list starts with mostly distinct proposals, and near-duplicates of good ones rank before distinct poor ones.
 
     Args:
       proposals: of one image, in any order.
       iou_threshold: between 0 and 1.
     """
+    scores = scaled_odds(proposals.scores, DUPLICATE)
     kept = suppress(proposals, iou_threshold)
-    scores = proposals.scores * proposals.scores[kept].min(initial=1)
     scores[kept] = proposals.scores[kept]
     return scores
 

@@ -20,6 +20,7 @@ CONFIG_KEYS = {
 REMOVED = {"model.body.frozen_stages"}  # affected only training: saved networks do not depend on it
 ADDED = {
     "evaluation": {
+        "extra_thresholds": [],
         "stability_weight": 0.0,
         "rerank_iou": 1.0,
         "exif": "ignore",

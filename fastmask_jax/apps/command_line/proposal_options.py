@@ -2,7 +2,7 @@
 
 import argparse
 
-from fastmask_jax.apps.command_line.number_flags import integer
+from fastmask_jax.apps.command_line.number_flags import integer, number
 from fastmask_jax.config_schema import MOST_LONG_EDGE
 from fastmask_jax.geometry import MULTIPLE
 from fastmask_jax.inference.options import ProposeOptions
@@ -15,6 +15,7 @@ _OPTIONS = (
     "min_part",
     "fill_holes",
     "mask_threshold",
+    "extra_thresholds",
     "stability_weight",
     "rerank_iou",
     "long_edges",
@@ -80,6 +81,13 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--mask_threshold", type=float, metavar="P", help="minimum probability for a mask pixel")
     chosen.add_argument(
+        "--extra_thresholds",
+        type=_probabilities,
+        metavar="P[,P]",
+        help="also propose the mask of each window at these thresholds, with lower scores (default: the config's; '': "
+        "none)",
+    )
+    chosen.add_argument(
         "--stability_weight",
         type=float,
         metavar="W",
@@ -89,7 +97,7 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         "--rerank_iou",
         type=float,
         metavar="IOU",
-        help="rank proposals whose mask IoU with a better one is greater after all others (1: none)",
+        help="rank proposals whose mask IoU with a better one is greater lower (1: none)",
     )
     chosen.add_argument(
         "--long_edges",
@@ -131,3 +139,7 @@ def proposal_options(words: argparse.Namespace) -> ProposeOptions:
 
 def _long_edges(text: str) -> tuple[int, ...]:
     return tuple(integer(MULTIPLE, MOST_LONG_EDGE)(part) for part in text.split(","))
+
+
+def _probabilities(text: str) -> tuple[float, ...]:
+    return tuple(number(0, 1, open="()")(part) for part in text.split(",") if text)
