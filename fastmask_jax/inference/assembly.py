@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from fastmask_jax.data.exif import UPRIGHT
 from fastmask_jax.data.large_image import LargeImage
@@ -45,16 +45,19 @@ class ImagePart:
 
 
 class _Candidates(NamedTuple):
-    """Decoded windows of a view that may become proposals."""
+    """Masks of a view at a threshold that may become proposals."""
 
     view: View
+    threshold: float
     scores: Float32[np.ndarray, "K"]
     windows: Int32[np.ndarray, "K 3"]
     logits: Float32[np.ndarray, "K 40 40"]
     attention: Float32[np.ndarray, "K 10 10"]
 
-    def chosen(self, which: Bool[np.ndarray, "K"]) -> "_Candidates":
-        return _Candidates(self.view, *(each[which] for each in self[1:]))
+    def between(self, least: float, above: float) -> "_Candidates":
+        """Returns those with `least` ≤ score < `above`."""
+        chosen = (least <= self.scores) & (self.scores < above)
+        return _Candidates(self.view, self.threshold, *(each[chosen] for each in self[2:]))
 
 
 @dataclass(frozen=True)
@@ -77,50 +80,47 @@ class Assembler:
           views: its views.
           decoded: the windows of each view, best first.
         """
-        found = [self._candidates(*each) for each in zip(views, decoded, strict=True)]
-        if part.grid is not None:
-            return merged([self._pasted(part, each) for each in found])
-        return self.finished(self._best(part, found))
+        whole = part.grid is None
+        found = [
+            candidates
+            for each in zip(views, decoded, strict=True)
+            for candidates in self._candidates(*each, extra=whole)
+        ]
+        return self.finished(self._best(part, found)) if whole else merged([self._pasted(part, each) for each in found])
 
-    def _candidates(self, view: View, decoded: Decoded) -> _Candidates:
+    def _candidates(self, view: View, decoded: Decoded, extra: bool) -> list[_Candidates]:
+        """Returns the masks of a view that may become proposals: at the threshold and, with `extra`, at the others."""
         options = self.options
         good = decoded.scores[: options.candidates] >= options.score_threshold
-        scores, windows, logits, attention = (each[: len(good)][good] for each in decoded)
+        scores, *arrays = (each[: len(good)][good] for each in decoded)
         if options.stability_weight > 0:
-            scores = stable_scores(scores, logits, options.stability_weight)
-        return _Candidates(view, scores, windows, logits, attention)
+            scores = stable_scores(scores, arrays[1], options.stability_weight)
+        found = [_Candidates(view, options.mask_threshold, scores, *arrays)]
+        if extra and options.nms_iou == 1:  # suppression would remove most of the extra masks
+            lower = scaled_odds(scores, EXTRA)
+            found += [_Candidates(view, threshold, lower, *arrays) for threshold in options.extra_thresholds]
+        return found
 
     def _best(self, part: ImagePart, found: Sequence[_Candidates]) -> Proposals:
-        """Pastes the masks of the views, except those that cannot be among the best `count` proposals."""
+        """Pastes candidates, except those that cannot be among the best `count` proposals."""
         options = self.options
-        all_scores = np.concatenate([each.scores for each in found])
+        scores = np.concatenate([each.scores for each in found])
+        if options.rerank_iou < 1:
+            scores = scaled_odds(scores, DUPLICATE)  # if all are near-duplicates
+        scores = -np.sort(-scores)
         filtered = options.nms_iou < 1 or options.min_area > 0
         pasted: list[Proposals] = []
-        least, above = 0.0, np.inf
+        without_pixels, above = 0, np.inf
         while True:
-            # At most `empty` of the best windows turned out to have no pixel, so as many others are needed.
-            empty = sum(each.empty for each in pasted)
-            least = 0.0 if filtered else self._least_score(all_scores, options.count + empty)
+            enough = options.count + without_pixels - 1
+            least = 0.0 if filtered or enough >= len(scores) else float(scores[enough])
             if least >= above:
-                break
-            pasted += [
-                self._pasted(part, each.chosen((least <= each.scores) & (each.scores < above))) for each in found
-            ]
+                return merged(pasted)
+            now = [each.between(least, above) for each in found]
+            new = [self._pasted(part, each) for each in now]
+            without_pixels += sum(len(each.scores) for each in now) - sum(len(each) for each in new)
+            pasted += new
             above = least
-        if options.nms_iou == 1:  # suppression would remove most of the extra masks
-            for threshold in options.extra_thresholds:
-                for each in found:
-                    extra = each._replace(scores=scaled_odds(each.scores, EXTRA))
-                    extra = self._pasted(part, extra.chosen(extra.scores >= least), threshold)
-                    pasted.append(replace(extra, empty=0))
-        return merged(pasted)
-
-    def _least_score(self, scores: Float32[np.ndarray, "K"], count: int) -> float:
-        """Returns a score that at least `count` proposals reach, also if all are near-duplicates."""
-        if count > len(scores):
-            return 0.0
-        lowered = scaled_odds(scores, DUPLICATE) if self.options.rerank_iou < 1 else scores
-        return float(np.partition(lowered, -count)[-count])
 
     def finished(self, found: Proposals) -> Proposals:
         """Ranks and filters all proposals of an image; returns them with the highest score first."""
@@ -138,9 +138,8 @@ class Assembler:
             found = found.cleaned(min_part=options.min_part, fill_holes=options.fill_holes)
         return found
 
-    def _pasted(self, part: ImagePart, found: _Candidates, threshold: float | None = None) -> Proposals:
-        """Pastes masks at a threshold; None: `mask_threshold`."""
-        view, scores, windows, logits, attention = found
+    def _pasted(self, part: ImagePart, found: _Candidates) -> Proposals:
+        view, threshold, scores, windows, logits, attention = found
         resized = view.image.shape[:2]
         x1, y1, x2, y2 = part.box
         original = y2 - y1, x2 - x1
@@ -151,7 +150,7 @@ class Assembler:
             strides=self.strides,
             resized=resized,
             original=original,
-            threshold=threshold or self.options.mask_threshold,
+            threshold=threshold,
             from_mirror=view.mirrored,
         )
         windows = windows[masks.kept]
@@ -173,6 +172,6 @@ class Assembler:
             window_boxes=window_boxes,
             attention=attention[masks.kept][:, :, :: -1 if view.mirrored else 1],
             image=part.image,
-            empty=masks.empty,
+            empty=masks.empty if threshold == self.options.mask_threshold else 0,
             orientation=part.orientation,
         )
