@@ -1,11 +1,15 @@
 """COCO JSON of other programs: clear deviations are accepted, contradictions to the mask are counted."""
 
+import json
+import unicodedata
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.image_check import check
 from fastmask_jax.data.coco.instances import check_sizes, read_instances
+from fastmask_jax.data.coco.json_values import whole_number
 from fastmask_jax.data.coco.objects import objects_of
 from fastmask_jax.data.coco.problem_report import Problem
 from tests.test_coco_json import SIZE, SQUARE, annotation, encoded, folder, image_entry, problems_of, write
@@ -41,7 +45,11 @@ def test_a_box_somewhat_beside_its_mask_is_taken(bbox):
 
 
 @pytest.mark.parametrize(
-    ("area", "taken"), [(0.02, 300), (90_000, 300), ("280", 280), (float("nan"), 300), (10**400, 300)]
+    ("area", "taken"),
+    [
+        *[(0.02, 300), (90_000, 300), ("280", 280), (float("nan"), 300), (10**400, 300)],
+        *[(0, 300), (-300, 300), ("large", 300), ([300], 300), (True, 300)],
+    ],
 )
 def test_the_masks_area_is_taken_for_one_that_does_not_fit(area, taken):
     (found,), problems = objects_of([annotation(area=area)], SIZE, "a.jpg")
@@ -61,6 +69,10 @@ def test_the_masks_area_is_taken_for_one_that_does_not_fit(area, taken):
         (True, True),
         ("false", False),
         ("True", True),
+        (" no", False),
+        ("None", False),
+        ("Y", True),
+        ("0.0", False),
     ],
 )
 def test_a_crowd_in_any_words(value, crowd):
@@ -68,7 +80,7 @@ def test_a_crowd_in_any_words(value, crowd):
     assert found.crowd is crowd and not problems
 
 
-@pytest.mark.parametrize("value", [2, "maybe", [1], float("nan")])
+@pytest.mark.parametrize("value", [2, -1, 0.5, "maybe", [1], {}, float("nan")])
 def test_what_is_no_crowd_flag_is_counted(value):
     (found,), problems = objects_of([annotation(iscrowd=value)], SIZE, "a.jpg")
     assert not found.crowd and [problem for problem, _ in problems] == [Problem.CROWD]
@@ -88,6 +100,50 @@ def test_polygons_as_lists_of_points(segmentation):
     np.testing.assert_array_equal(
         coco_mask.decode({"size": SIZE, "counts": found.counts})[10:, 10:], expected[10:, 10:]
     )
+
+
+_RUNS = [40 * 10 + 10, *[15, 25] * 19, 15, 15 + 40 * 30]  # of the square: column by column
+_COUNTS = coco_mask.frPyObjects({"size": list(SIZE), "counts": _RUNS}, *SIZE)["counts"].decode()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [{"size": list(SIZE), "counts": _COUNTS}],
+        [{"size": list(SIZE), "counts": _RUNS}, {"size": list(SIZE), "counts": _COUNTS}],
+        {"counts": _RUNS},
+        {"counts": _COUNTS, "size": None},
+        json.dumps({"size": list(SIZE), "counts": _RUNS}),
+        json.dumps(SQUARE),
+        [SQUARE],
+        [{"x": x, "y": y} for x, y in POINTS],
+        [[{"x": str(x), "y": y, "z": 0} for x, y in POINTS]],
+    ],
+)
+def test_masks_in_other_clear_forms(segmentation):
+    (found,), problems = objects_of([annotation(segmentation=segmentation)], SIZE, "a.jpg")
+    expected = np.zeros(SIZE, bool)
+    expected[10:25, 10:30] = True
+    assert not problems
+    np.testing.assert_array_equal(coco_mask.decode({"size": SIZE, "counts": found.counts}), expected)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "problem"),
+    [
+        ({"size": list(SIZE[::-1]), "counts": _RUNS}, Problem.RLE_SIZE),
+        ([{"size": list(SIZE), "counts": _RUNS}, {"counts": _RUNS[1:]}], Problem.RLE),
+        ({"counts": _RUNS[:-1]}, Problem.RLE),
+        ({}, Problem.NO_SEGMENTATION),
+        ("none", Problem.NO_SEGMENTATION),
+        ("[" * 50 + "]" * 50, Problem.NO_SEGMENTATION),
+        ([{"x": 1}] * 3, Problem.RLE),
+        ([[SQUARE]], Problem.POLYGON),
+    ],
+)
+def test_what_is_no_mask_is_counted(segmentation, problem):
+    objects, problems = objects_of([annotation(segmentation=segmentation)], SIZE, "a.jpg")
+    assert not objects and problems == [(problem, "annotation 5 of a.jpg")]
 
 
 def test_three_boxes_are_not_three_points():
@@ -136,11 +192,57 @@ def test_names_of_other_programs_find_their_file(folder, name):
     assert image.file_name == ("d.JPG" if name == "d.jpg" else "sub/c.jpg")
 
 
-@pytest.mark.parametrize("name", ["%2E%2E/out.jpg", "..%5Cout.jpg", "a%00.jpg"])
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("SUB\\Grün 1.JPEG", "sub/grün 1.jpg"),
+        (unicodedata.normalize("NFD", "sub/grün 1.jpg"), "sub/grün 1.jpg"),
+        (" sub/gr%C3%BCn%201.jpg ", "sub/grün 1.jpg"),
+        ("photos/sub/grün 1.jpg", "sub/grün 1.jpg"),
+        ("photos\\a.jpg", "a.jpg"),
+        ("/mnt/disk/photos/sub/grün 1.jpg", "sub/grün 1.jpg"),
+        ("C:\\Users\\me\\photos\\a.jpg", "a.jpg"),
+        ("D:/a.jpg", "a.jpg"),
+        ("file:///data/sub/Gr%C3%BCn%201.jpg", "sub/grün 1.jpg"),
+        ("https://example.org/photos/a.jpg?size=full", "a.jpg"),
+        ("twice.jfif", None),  # twice.jpg or twice.jpeg?
+        ("twice.JPG", "twice.jpg"),
+        ("other/a.jpg", None),
+        ("sub/a.jpg", None),
+        ("a", None),
+        ("PARENT/out.jpg", None),
+    ],
+)
+def test_names_of_other_machines_find_their_file(tmp_path, name, found):
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for path in (photos / "sub/grün 1.jpg", photos / "twice.jpg", photos / "twice.jpeg", photos / "a.jpg"):
+        path.write_bytes(encoded())
+    (tmp_path / "out.jpg").write_bytes(encoded())
+    content = {"images": [image_entry(file_name=name.replace("PARENT", str(tmp_path)))], "annotations": []}
+    split = read_instances(write(tmp_path, content), photos)
+    assert [image.file_name for image in split.images] == ([found] if found else [])
+    assert bool(split.report) is (found is None)
+
+
+def test_two_entries_of_one_file_are_counted(folder):
+    entries = [image_entry(id=number, file_name=f"/{where}/a.jpg") for number, where in ((1, "train"), (2, "val"))]
+    split = read_instances(write(folder, {"images": entries, "annotations": []}), folder)
+    assert len(split.images) == 2
+    assert split.report.examples == {Problem.IMAGE_FILE_TWICE: ["a.jpg (/train/a.jpg, /val/a.jpg)"]}
+
+
+@pytest.mark.parametrize("number", ["1_0", "0x10", "1e400", "ten", "1.5", 2.5, None, True, [1]])
+def test_what_is_no_whole_number(number):
+    assert whole_number(number) is None
+
+
+@pytest.mark.parametrize("name", ["%2E%2E/out.jpg", "..%5Cout.jpg", "a%00.jpg", "/mnt/..%2Fout.jpg"])
 def test_no_name_leads_out_of_the_folder(folder, name):
     (folder.parent / "out.jpg").write_bytes(encoded())
     split = read_instances(write(folder, {"images": [image_entry(file_name=name)], "annotations": []}), folder)
-    assert not split.images and split.report.counts == {Problem.IMAGE_MISSING: 1}
+    problem = Problem.IMAGE_OUTSIDE_FOLDER if name.startswith("/") else Problem.IMAGE_MISSING
+    assert not split.images and split.report.counts == {problem: 1}
 
 
 def test_numbers_as_texts():

@@ -1,41 +1,98 @@
 """Resolves the file names of annotation files in an image folder."""
 
 import os
+import re
+import unicodedata
 import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-_SAME = (".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff")  # suffixes of one format
+_SAME = {suffix: ".jpg" for suffix in (".jpeg", ".jpe", ".jfif")} | {".tiff": ".tif"}  # suffixes of one format
+_DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def image_path(folder: Path, name: str) -> Path:
     """Returns the file that a name in an annotation file refers to.
 
-    That is `folder`/`name`, or if there is no such file: the name with slashes for backslashes, with the characters
-    that %20 and the like stand for, or with another suffix of the same format, in lower or upper case. An absolute name
-    stands for itself. If none of these is a file, `folder`/`name`.
+    That is `folder`/`name`. If there is no such file, the name is read as other programs and file systems write it:
+    with backslashes; with %20 and the like; surrounded by spaces; in other case or another Unicode form; with another
+    suffix of the same format; below the image folder's own name; or as a URL or an absolute name of another machine, of
+    which the longest end counts that is a file in the folder. An absolute name of a file stands for itself. If none of
+    these is a file, or several files are meant equally, `folder`/`name`.
     """
     given = folder / name
-    plain = name.replace("\\", "/")
-    names = dict.fromkeys([name, plain, urllib.parse.unquote(plain).replace("\\", "/")])
-    tries = [folder / one for one in names if one == name or not (leads_out(folder, one) or "\0" in one)]
-    for path in list(tries):
-        same = next((suffixes for suffixes in _SAME if path.suffix.lower() in suffixes), (path.suffix.lower(),))
-        tries += [path.with_suffix(change(suffix)) for suffix in same if suffix for change in (str.lower, str.upper)]
-    return next((path for path in tries if _is_file(path)), given)
+    if os.path.isfile(given):
+        return given
+    for parts in _readings(folder, name):
+        found = _found(folder, parts)
+        if found is not None:
+            return found
+    return given
 
 
 def leads_out(folder: Path | None, name: str) -> bool:
-    """Returns whether a name leads outside the image folder; an absolute name of a file in the folder does not.
+    """Returns whether a name leads outside the image folder, and is not understood as one inside it.
 
-    Without a folder, no absolute name does.
+    Without a folder, only a relative name does, by "..".
     """
-    if os.path.isabs(name):
-        return folder is not None and not Path(os.path.normpath(name)).is_relative_to(os.path.abspath(folder))
-    return PurePosixPath(os.path.normpath(name.replace("\\", "/")).replace(os.sep, "/")).parts[:1] == (os.pardir,)
+    if folder is not None:
+        path = os.path.abspath(image_path(folder, name))
+        return not Path(path).is_relative_to(os.path.abspath(folder))
+    return os.pardir in PurePosixPath(os.path.normpath(name.replace("\\", "/"))).parts[:1]
 
 
-def _is_file(path: Path) -> bool:
+def _readings(folder: Path, name: str) -> Iterator[Sequence[str]]:
+    """Yields the names that a name may stand for, as parts below the folder; none leads out of it."""
+    plain = name.strip().replace("\\", "/")
+    for one in dict.fromkeys([plain, urllib.parse.unquote(plain).replace("\\", "/")]):
+        foreign = os.path.isabs(one) or _DRIVE.match(one) is not None or "://" in one
+        path = urllib.parse.urlsplit(one).path if "://" in one else one
+        parts = PurePosixPath(os.path.normpath(path)).parts
+        if "\0" in one or not parts or os.pardir in parts:
+            continue
+        if not foreign:
+            yield parts
+            if parts[0] == Path(os.path.abspath(folder)).name:
+                yield parts[1:]
+        elif not os.path.isfile(name):
+            yield from (parts[start:] for start in range(1, len(parts)))
+
+
+def _found(folder: Path, parts: Sequence[str]) -> Path | None:
+    """Returns the one file below a folder with these parts, in any case, Unicode form and suffix of the same format."""
+    path = folder
+    for part in parts:
+        if not os.path.exists(path / part):
+            names = _listed(path).get(_key(part), ())
+            equal = [one for one in names if _folded(one) == _folded(part)] or names
+            if len(equal) != 1:
+                return None
+            part = equal[0]
+        path /= part
+    return path if parts and os.path.isfile(path) else None
+
+
+def _listed(folder: Path) -> Mapping[str, Sequence[str]]:
     try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long
-        return False
+        return _names_by_key(folder, folder.stat().st_mtime_ns)
+    except OSError:  # not a folder, or not readable
+        return {}
+
+
+@lru_cache(maxsize=1024)
+def _names_by_key(folder: Path, _modified: int) -> Mapping[str, Sequence[str]]:
+    names = defaultdict(list)
+    for name in os.listdir(folder):
+        names[_key(name)].append(name)
+    return names
+
+
+def _key(name: str) -> str:
+    stem, suffix = os.path.splitext(_folded(name))
+    return stem + _SAME.get(suffix, suffix)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

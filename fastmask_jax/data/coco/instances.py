@@ -56,10 +56,13 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
     report = ProblemReport()
     usable: dict[int, CocoImage] = {}
     lost: set[int | None] = set()
+    files: dict[str, str] = {}
     for number, entry in enumerate(_entries(content, "images", annotations)):
         image = _image(entry, images, f"images[{number}]", usable, report)
         if image is not None:
             usable[image.image_id] = image
+            if (first := files.setdefault(image.file_name, entry["file_name"])) is not entry["file_name"]:
+                report.add(Problem.IMAGE_FILE_TWICE, f"{image.file_name} ({first}, {entry['file_name']})")
         else:
             lost.add(whole_number(entry.get("id")))
     lost -= {None, *usable}
@@ -102,7 +105,7 @@ def _image(
         report.add(Problem.IMAGE_ID_TWICE, f"{image_id} ({name})")
     elif leads_out(folder, name):
         report.add(Problem.IMAGE_OUTSIDE_FOLDER, name)
-    elif folder is not None and not (path := image_path(folder, name)).is_file():
+    elif folder is not None and not os.path.isfile(path := image_path(folder, name)):
         report.add(Problem.IMAGE_MISSING, name)
     else:
         size = _size(entry)

@@ -3,7 +3,8 @@
 from typing import Any
 
 _INT64 = 1 << 63
-_FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+_FLAGS = {word: False for word in ("", "0", "false", "f", "no", "n", "off", "none", "null")}
+_FLAGS |= {word: True for word in ("1", "true", "t", "yes", "y", "on")}
 
 
 def whole_number(value: Any) -> int | None:
@@ -19,6 +20,8 @@ def number_of(value: Any) -> int | float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
+        if "_" in value:  # int("1_0") is 10
+            return None
         try:
             return int(value)
         except ValueError:

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.json_values import flag, number_of, whole_number
 from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.foreign_json import DECODER, is_shallow
 from fastmask_jax.masks.rle import MOST_PIXELS, run_lengths
 
 Found = list[tuple[Problem, str]]
@@ -60,9 +61,16 @@ def objects_of(
 
 
 def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem]) -> CocoObject:
-    segmentation = entry.get("segmentation")
-    if isinstance(segmentation, dict):
+    segmentation = _decoded_text(entry.get("segmentation"))
+    if isinstance(segmentation, dict) and segmentation:
         rle = _checked_rle(segmentation, size)
+    elif (
+        isinstance(segmentation, list)
+        and segmentation
+        and all(isinstance(one, dict) for one in segmentation)
+        and not _are_points(segmentation)
+    ):
+        rle = coco_mask.merge([_checked_rle(one, size) for one in segmentation])
     elif isinstance(segmentation, list) and segmentation:
         rle = _rasterized(segmentation, size, problems)
     else:
@@ -80,13 +88,30 @@ def _object(entry: dict[str, Any], size: tuple[int, int], problems: list[Problem
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
         problems.append(Problem.CROWD)
-    area = number_of(entry.get("area"))
-    if area is None or not area > 0:
-        area = mask_area
-    elif not mask_area / AREA_FACTOR - SLACK < area < mask_area * AREA_FACTOR + SLACK:
+    area = _area(entry.get("area"), mask_area)
+    if area is None:
         problems.append(Problem.AREA)
-        area = mask_area
-    return CocoObject(entry["id"], box or mask_box, float(area), bool(crowd), rle["counts"])
+    return CocoObject(entry["id"], box or mask_box, area or mask_area, bool(crowd), rle["counts"])
+
+
+def _area(stated: Any, mask_area: float) -> float | None:
+    """Returns the area that an annotation states, the mask's if it states none (null or NaN), None if it is wrong."""
+    number = number_of(stated)
+    if stated is None or number != number:
+        return mask_area
+    fits = number is not None and max(0, mask_area / AREA_FACTOR - SLACK) < number < mask_area * AREA_FACTOR + SLACK
+    return float(number) if fits else None
+
+
+def _decoded_text(segmentation: Any) -> Any:
+    """Returns a segmentation that is JSON in a text, as tables keep it, decoded; any other unchanged."""
+    if isinstance(segmentation, str):
+        try:
+            segmentation = DECODER.decode(segmentation)
+        except (ValueError, RecursionError):
+            return None
+        return segmentation if is_shallow(segmentation) else None
+    return segmentation
 
 
 def _numbers(values: Any) -> Float[np.ndarray, "N"] | None:
@@ -160,25 +185,36 @@ def _outline(numbers: Float[np.ndarray, "N"]) -> float:
 
 
 def _flat(polygons: list[Any]) -> list[Any]:
-    """Converts polygons to lists x, y, x, y, …, from such lists, from lists of points [x, y], or from a single polygon.
+    """Converts polygons to lists x, y, x, y, …
 
-    Anything else is returned unchanged.
+    A polygon is such a list, or a list of points [x, y] or {"x": x, "y": y}; one alone is a list of one. Lists of
+    polygons in a list count as their polygons. Anything else is returned unchanged.
     """
     if not any(isinstance(polygon, list) for polygon in polygons) or _are_points(polygons):
-        polygons = [polygons]
-    return [[v for point in polygon for v in point] if _are_points(polygon) else polygon for polygon in polygons]
+        return [_xyxy(polygons)]
+    flat = []
+    for polygon in polygons:
+        inner = isinstance(polygon, list) and polygon and not _are_points(polygon)
+        nested = inner and all(isinstance(one, list) and len(one) > 2 for one in polygon)
+        flat += _flat(polygon) if nested else [_xyxy(polygon)]
+    return flat
+
+
+def _xyxy(polygon: Any) -> Any:
+    if not _are_points(polygon):
+        return polygon
+    return [v for point in polygon for v in ((point["x"], point["y"]) if isinstance(point, dict) else point)]
 
 
 def _are_points(values: Any) -> bool:
-    """Returns whether this is a list of three or more pairs of numbers."""
-    return (
-        isinstance(values, list)
-        and len(values) >= 3
-        and all(
-            isinstance(point, list) and len(point) == 2 and not any(isinstance(v, list) for v in point)
-            for point in values
-        )
-    )
+    """Returns whether this is a list of three or more points: pairs of numbers, or objects with x and y."""
+    return isinstance(values, list) and len(values) >= 3 and all(_is_point(point) for point in values)
+
+
+def _is_point(point: Any) -> bool:
+    if isinstance(point, dict):
+        return "x" in point and "y" in point
+    return isinstance(point, list) and len(point) == 2 and not any(isinstance(v, list) for v in point)
 
 
 def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
@@ -194,7 +230,7 @@ def _is_polygon(numbers: Float[np.ndarray, "N"]) -> bool:
 def _checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Returns compressed RLE of the image's size; validates run lengths, because pycocotools does not."""
     sides = segmentation.get("size")
-    if not isinstance(sides, list) or [whole_number(side) for side in sides] != list(size):
+    if sides is not None and not (isinstance(sides, list) and [whole_number(side) for side in sides] == list(size)):
         raise Rejected(Problem.RLE_SIZE)
     counts = segmentation.get("counts")
     if isinstance(counts, str):

@@ -17,6 +17,7 @@ class Problem(StrEnum):
 
     IMAGE_ENTRY = "image entry without an integer id or a file name"
     IMAGE_ID_TWICE = "image id used twice"
+    IMAGE_FILE_TWICE = "image file of two image entries (both are used)"
     IMAGE_OUTSIDE_FOLDER = "file name outside the image folder"
     IMAGE_MISSING = "image file missing"
     IMAGE_BROKEN = "image file truncated or not decodable"
