@@ -1,4 +1,4 @@
-"""JSON files of other programs and of strangers: whatever is in them, decoding ends with a value or in one line."""
+"""JSON files of other programs: decoding ends with a value or one line; numbers and flags in the forms they have."""
 
 import json
 from typing import Any
@@ -7,6 +7,9 @@ from fastmask_jax.errors import InvalidInput
 
 DEEPEST = 20  # levels of an entry; pickling and writing recurse
 _MOST_DIGITS = 400  # longer integers are beyond float64, and Python refuses those of 4,300 digits and more
+_INT64 = 1 << 63
+_FLAGS = {word: False for word in ("", "0", "false", "f", "no", "n", "off", "none", "null")}
+_FLAGS |= {word: True for word in ("1", "true", "t", "yes", "y", "on")}
 
 
 def _integer(digits: str) -> int | float:
@@ -42,3 +45,51 @@ def is_shallow(value: Any, levels: int = DEEPEST) -> bool:
         return True
     inner = value.values() if isinstance(value, dict) else value
     return levels > 0 and all(is_shallow(one, levels - 1) for one in inner if isinstance(one, list | dict))
+
+
+def whole_number(value: Any) -> int | None:
+    """Returns a whole number of 64 bits from 7, 7.0 or "7"; None from anything else."""
+    number = number_of(value)
+    if number is None or not -_INT64 <= number < _INT64 or number != int(number):  # NaN fails the comparison
+        return None
+    return int(number)
+
+
+def number_of(value: Any) -> int | float | None:
+    """Returns a number from a number, or from a text that says one; None from anything else. NaN passes."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        if "_" in value:  # int("1_0") is 10
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            try:
+                return float(value)
+            except ValueError:
+                return None
+    return value if isinstance(value, int | float) else None
+
+
+def flag(value: Any) -> bool | None:
+    """Returns a flag from 0, 1, false, true, null (false), or a text that says one of them; None from anything else."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str):
+        value = value.strip().lower()
+        if value in _FLAGS:
+            return _FLAGS[value]
+    number = number_of(value)
+    return bool(number) if number in (0, 1) else None
+
+
+def plain(value: Any) -> Any:
+    """Returns a value of a program's own entries as JSON has it: arrays of any library become numbers and lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return bytes(value) if isinstance(value, bytearray) else value

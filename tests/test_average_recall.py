@@ -7,6 +7,7 @@ import json
 import math
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -214,6 +215,26 @@ def test_numbers_and_arrays_of_numpy_are_taken(tmp_path):
         for entry in results
     ]
     same(average_recall(path, numpys), average_recall(path, results))
+
+
+@pytest.mark.parametrize("form", [list, tuple, iter], ids=lambda form: form.__name__)
+def test_arrays_of_any_library_are_taken(tmp_path, form):
+    path, results = scene(tmp_path, 3)
+    arrays = [
+        {
+            "image_id": np.array(entry["image_id"]),
+            "score": jnp.float32(entry["score"]),
+            "bbox": jnp.array(entry["bbox"]),
+            "segmentation": {
+                "size": tuple(np.array(entry["segmentation"]["size"])),
+                "counts": np.bytes_(entry["segmentation"]["counts"]),
+            },
+        }
+        for entry in results
+    ]
+    plain = [entry | {"score": float(np.float32(entry["score"]))} for entry in results]
+    ids = [entry["image_id"] for entry in results]
+    same(average_recall(path, form(arrays), image_ids=ids), average_recall(path, plain, image_ids=ids))
 
 
 @pytest.mark.parametrize("category", [None, "cat", [1], "missing"])

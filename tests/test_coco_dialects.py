@@ -9,9 +9,9 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.image_check import check
 from fastmask_jax.data.coco.instances import check_sizes, read_instances
-from fastmask_jax.data.coco.json_values import whole_number
 from fastmask_jax.data.coco.objects import objects_of
 from fastmask_jax.data.coco.problem_report import Problem
+from fastmask_jax.foreign_json import whole_number
 from tests.test_coco_json import SIZE, SQUARE, annotation, encoded, folder, image_entry, problems_of, write
 
 __all__ = ["folder"]  # the fixture

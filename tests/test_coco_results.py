@@ -87,7 +87,8 @@ def without(key):
         (json.dumps([ENTRY, without("score")]), "entry 1 has no score"),
         (json.dumps([without("image_id")]), "entry 0 has no image_id"),
         (json.dumps([ENTRY, without("segmentation")]), "entry 1 has no segmentation or bbox"),
-        (json.dumps([{**ENTRY, "image_id": "7"}]), "entry 0: image_id '7' is not an integer"),
+        (json.dumps([{**ENTRY, "image_id": "7a"}]), "entry 0: image_id '7a' is not an integer"),
+        (json.dumps([{**ENTRY, "score": "high"}]), "entry 0: score 'high' is not a finite number"),
         ('[{"image_id": 1, "score": NaN, "bbox": [1,2,3,4]}]', "entry 0: score nan is not a finite number"),
         (json.dumps([ENTRY, 4]), "entry 1 is int"),
     ],
@@ -98,6 +99,13 @@ def test_broken_files_are_named_in_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         list(read_results(path))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("image_id", "score"), [("7", 0.5), (7.0, "0.5"), (" 7", ".5"), ("7.0", 0.5)])
+def test_numbers_may_stand_in_other_forms(tmp_path, image_id, score):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([{**ENTRY, "image_id": image_id, "score": score}]))
+    assert list(read_results(path)) == [{**ENTRY, "image_id": 7, "score": 0.5}]
 
 
 def test_endless_entries_are_given_up(tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_names_and_run_lengths_of_half_surrogates(tmp_path):
         ('"score": 1e400', "entry 1: score inf is not a finite number"),
         (f'"score": {"9" * 350}', r"entry 1: score 9+\.\.\. is not a finite number"),
         ('"score": false', "entry 1: score False is not a finite number"),
-        ('"score": "0.5"', "entry 1: score '0.5' is not a finite number"),
+        ('"score": "half"', "entry 1: score 'half' is not a finite number"),
         ('"bbox": [0, 0, 1e400, 3]', r"its bbox \[0, 0, inf, 3\] is not four numbers"),
         (f'"bbox": [0, 0, {"9" * 350}, 3]', "is not four numbers"),
         ('"bbox": [0, 0, true, 3]', "is not four numbers"),

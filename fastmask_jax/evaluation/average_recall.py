@@ -27,7 +27,8 @@ from fastmask_jax.data.coco.instances import check_sizes, read_instances
 from fastmask_jax.data.coco.objects import CocoObject, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.errors import InvalidInput, shown
-from fastmask_jax.masks.coco_results import CATEGORY, check_entry, is_finite, is_given, read_results
+from fastmask_jax.foreign_json import plain
+from fastmask_jax.masks.coco_results import CATEGORY, is_finite, is_given, read_results, valid_entry
 from fastmask_jax.masks.rle import covered_pixels
 
 Kind = Literal["segm", "bbox"]
@@ -138,7 +139,7 @@ def objects_to_find(
     split = read_instances(Path(annotations), None)
     chosen = split.images
     if image_ids is not None:
-        wanted = set(image_ids)
+        wanted = {plain(image_id) for image_id in image_ids}
         unknown = sorted(wanted - {image.image_id for image in chosen})
         if unknown:
             raise InvalidInput(f"{annotations}: no image {unknown[0]} ({len(unknown)} of the image ids are not listed)")
@@ -164,7 +165,7 @@ def _object_counts(objects: Iterable[list[CocoObject]]) -> Int64[np.ndarray, "4"
 
 
 def _name(results: Results) -> str:
-    return "results" if isinstance(results, list | tuple) else str(results)
+    return "results" if isinstance(results, Sequence | Iterator) and not isinstance(results, str) else str(results)
 
 
 def over_groups(results: Results, score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
@@ -174,9 +175,8 @@ def over_groups(results: Results, score: Callable[[Iterator[tuple[int, list[dict
     images, and must start over.
     """
     entries: Iterable[dict] = results
-    if isinstance(results, Sequence) and not isinstance(results, str):
-        for number, entry in enumerate(results):
-            check_entry(entry, f"results: entry {number}")
+    if isinstance(results, Sequence | Iterator) and not isinstance(results, str):
+        entries = [valid_entry(plain(entry), f"results: entry {number}") for number, entry in enumerate(results)]
     else:
         named = isinstance(results, str | Path)
         try:
@@ -227,7 +227,7 @@ def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[
     box = entry.get("bbox")
     if not is_given(box):
         return coco_mask.toBbox(rle).tolist()
-    if isinstance(box, list | tuple | np.ndarray) and len(box) == 4 and all(is_finite(v) for v in box):
+    if isinstance(box, list) and len(box) == 4 and all(is_finite(v) for v in box):
         return [float(v) for v in box]
     raise InvalidInput(f"{_named(entry, image, where)}: its bbox {shown(box)} is not four numbers x, y, width, height")
 
@@ -244,7 +244,7 @@ def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | No
         counts = mask.get("counts") if isinstance(mask, dict) else None
         if isinstance(counts, str | bytes):
             size = mask.get("size")
-            if not isinstance(size, list | tuple | np.ndarray) or list(size) != list(image.size):
+            if not isinstance(size, list) or size != list(image.size):
                 raise InvalidInput(
                     f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
                 )

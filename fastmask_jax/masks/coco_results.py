@@ -5,13 +5,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from fastmask_jax.errors import InvalidInput, MissingFile, shown
-from fastmask_jax.foreign_json import DECODER
+from fastmask_jax.foreign_json import DECODER, number_of, whole_number
 from fastmask_jax.masks.rle import ScoredMasks
 
 CATEGORY = 1  # proposals have no class, but the format needs one
@@ -93,12 +93,14 @@ def read_results(path: str | os.PathLike) -> Iterator[dict]:
       ValueError: not a list of such entries; names the file and the number of the entry, counted from 0.
     """
     for number, entry in enumerate(_entries(Path(path))):
-        check_entry(entry, f"{path}: entry {number}")
-        yield entry
+        yield valid_entry(entry, f"{path}: entry {number}")
 
 
-def check_entry(entry: object, where: str) -> None:
-    """Raises a ValueError that starts with `where` if `entry` is not a valid result (see `read_results`)."""
+def valid_entry(entry: object, where: str) -> dict:
+    """Returns an entry with its image_id and score as numbers, which may stand as 7.0 or "7".
+
+    Raises a ValueError that starts with `where` if `entry` is not a valid result (see `read_results`).
+    """
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where} is {type(entry).__name__}, not an object with image_id, score and segmentation")
     missing = [key for key in ("image_id", "score") if key not in entry]
@@ -106,10 +108,12 @@ def check_entry(entry: object, where: str) -> None:
         missing.append("segmentation or bbox")
     if missing:
         raise InvalidInput(f"{where} has no {', no '.join(missing)}: a results file needs them in every entry")
-    if not isinstance(entry["image_id"], Integral) or isinstance(entry["image_id"], bool):
+    image_id, score = whole_number(entry["image_id"]), number_of(entry["score"])
+    if image_id is None:
         raise InvalidInput(f"{where}: image_id {shown(entry['image_id'])} is not an integer")
-    if not is_finite(entry["score"]):
+    if not is_finite(score):
         raise InvalidInput(f"{where}: score {shown(entry['score'])} is not a finite number")
+    return entry | {"image_id": image_id, "score": score}
 
 
 def is_finite(value: object) -> bool:

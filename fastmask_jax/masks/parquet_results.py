@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
 from fastmask_jax.foreign_json import decoded
-from fastmask_jax.masks.coco_results import CATEGORY, check_entry
+from fastmask_jax.masks.coco_results import CATEGORY, valid_entry
 
 SHARDS, MANIFEST = "shards", "manifest.json"  # below the folder of results
 VERSION = 1
@@ -200,8 +200,7 @@ class ParquetResults:
             for score, box, counts in zip(*columns, strict=True):
                 mask = {"size": size, "counts": counts}
                 entry = {"image_id": number, "category_id": CATEGORY, "segmentation": mask, "score": score, "bbox": box}
-                check_entry(entry, where)
-                yield entry
+                yield valid_entry(entry, where)
 
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         for path in self._files:

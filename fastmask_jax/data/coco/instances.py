@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fastmask_jax.data.coco.file_names import image_path, leads_out
-from fastmask_jax.data.coco.json_values import whole_number
 from fastmask_jax.data.coco.problem_report import Problem, ProblemReport
 from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
-from fastmask_jax.foreign_json import decoded, is_shallow
+from fastmask_jax.foreign_json import decoded, is_shallow, whole_number
 from fastmask_jax.masks.rle import MOST_PIXELS, MOST_SIDE
 
 

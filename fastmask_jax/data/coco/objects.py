@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-from fastmask_jax.data.coco.json_values import flag, number_of, whole_number
 from fastmask_jax.data.coco.problem_report import Problem
-from fastmask_jax.foreign_json import DECODER, is_shallow
+from fastmask_jax.foreign_json import DECODER, flag, is_shallow, number_of, whole_number
 from fastmask_jax.masks.rle import MOST_PIXELS, run_lengths
 
 Found = list[tuple[Problem, str]]
