@@ -52,6 +52,22 @@ def test_numbers_of_no_known_range_are_refused(wrong, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_a_little_above_1_are_clipped():
+    values = np.array([0, 0.25, 1, 1.02, 1.99], np.float32)
+    np.testing.assert_array_equal(to_uint8(values), [0, 64, 255, 255, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([0.5, 2.01, 254.6])), [0, 2, 255])
+
+
+@pytest.mark.parametrize("most", [1, 15, 100, 255, 1023, 65535])
+def test_the_largest_value_of_a_netpbm_header_is_white(most):
+    levels = np.array([[0, 1, most // 2, most]])
+    body = levels.astype(">u2" if most > 255 else "u1").tobytes()
+    expected = np.rint(levels / most * 255)
+    assert np.abs(decode_image(b"P5 4 1 %d\n" % most + body)[:, :, 0] - expected).max() <= 1
+    text = " ".join(str(v) for v in levels[0] for _ in range(3)).encode()
+    assert np.abs(decode_image(b"P3 4 1 %d\n" % most + text)[:, :, 2] - expected).max() <= 1
+
+
 def test_whole_numbers_of_any_type():
     for kind in (np.int16, np.int32, np.int64, np.uint32):
         np.testing.assert_array_equal(to_uint8(RGB.astype(kind)), RGB)

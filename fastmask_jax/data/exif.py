@@ -10,11 +10,12 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from fastmask_jax.config_schema import EXIF
-from fastmask_jax.data.image_header import exif_of
+from fastmask_jax.data.image_header import TIFF, exif_of
 from fastmask_jax.errors import InvalidInput
 
 Exif = Literal["ignore", "apply"]
 _ORIENTATION = 0x0112
+_LONG = 4  # a type of TIFF
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
@@ -48,17 +49,23 @@ def _stated(exif: Image.Exif) -> int:
 def as_stored(data: bytes) -> bytes:
     """Returns a file that every decoder decodes without applying an orientation.
 
-    This is the file itself, except for TIFF, where decoders apply the orientation: there it is set to 1.
+    This is the file itself, except for TIFF and BigTIFF, where decoders apply the orientation: there it is set to 1.
+    HEIC has no such form: its decoders always turn the pixels, and `orientation_of` is 1.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if order is None or orientation_of(data) == UPRIGHT:
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if not data.startswith(TIFF) or orientation_of(data) == UPRIGHT:
         return data
-    (start,) = struct.unpack_from(f"{order}I", data, 4)
-    (entries,) = struct.unpack_from(f"{order}H", data, start)
+    if data[2:4] in (b"*\0", b"\0*"):
+        offset_at, offset, count, head, entry_size, value = 4, "I", "H", 2, 12, 8
+    else:
+        offset_at, offset, count, head, entry_size, value = 8, "Q", "Q", 8, 20, 12
+    (start,) = struct.unpack_from(f"{order}{offset}", data, offset_at)
+    (entries,) = struct.unpack_from(f"{order}{count}", data, start)
     patched = bytearray(data)
-    for entry in range(start + 2, start + 2 + 12 * entries, 12):
-        if struct.unpack_from(f"{order}H", data, entry) == (_ORIENTATION,):
-            struct.pack_into(f"{order}H", patched, entry + 8, UPRIGHT)  # after tag, type and count
+    for entry in range(start + head, start + head + entry_size * entries, entry_size):
+        tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+        if tag == _ORIENTATION:
+            struct.pack_into(f"{order}{'I' if kind == _LONG else 'H'}", patched, entry + value, UPRIGHT)
     return bytes(patched)
 
 

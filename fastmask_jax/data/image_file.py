@@ -1,5 +1,6 @@
 """Decodes image files to RGB pixels."""
 
+import importlib.util
 import io
 import os
 from contextlib import nullcontext
@@ -21,9 +22,12 @@ from fastmask_jax.data.image_header import (
     open_with_pillow,
     read_header,
     register_heif,
+    tiff_directory,
 )
+from fastmask_jax.data.large_image import in_memory
 from fastmask_jax.data.native_stderr import without_lines
 from fastmask_jax.data.pixel_depth import to_uint8
+from fastmask_jax.data.tiff_layout import is_negative, needs_gdal
 from fastmask_jax.errors import InvalidInput
 
 SUFFIXES = frozenset(
@@ -33,7 +37,7 @@ SUFFIXES = frozenset(
     }
 )  # of image files that `decode_image` reads
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-_BY_PILLOW = ("JPEG", "MPO", "PNG")  # the same pixels as from OpenCV, but these libraries print nothing
+_BY_PILLOW = ("JPEG", "MPO", "PNG", "PPM")  # without printing, and by the largest value that a PPM header states
 _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
 _PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's begin with the function
     *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
@@ -50,6 +54,7 @@ _PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's
         b"Pixar",
         b"Log",
         b"Thunder",
+        b"tempfile.tif",
     ),
 )
 
@@ -81,17 +86,26 @@ def decode_image(data: bytes, exif: Exif = "ignore", max_pixels: int | None = MA
     # Some versions of OpenCV fill truncated JPEGs with gray.
     truncated = data.startswith(jpeg_end.START) and not jpeg_end.has_jpeg_end(data)
     pixels = None
-    if header is not None and not truncated:
+    tags = tiff_directory(data) if data.startswith(TIFF) else {}
+    if needs := needs_gdal(tags):
+        pixels = _by_gdal(data, needs)
+    elif header is not None and not truncated:
         stored = as_stored(data)
         pixels = _by_pillow(stored) if header.format in _BY_PILLOW and not _is_deep_png(data) else None
         if pixels is None:
             pixels = _by_opencv(stored)
         if pixels is None:
             pixels = _by_pillow(stored, any_mode=True)
+        if pixels is None and tags:
+            pixels = _by_gdal(data, "")
     if pixels is None:
-        needs = " (HEIC needs pip install pillow-heif)" if is_heif(data) and not register_heif() else ""
-        raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no supported format{needs}")
+        why = f" ({needs})" if needs else ""
+        if is_heif(data) and not register_heif():
+            why = " (HEIC needs pip install pillow-heif)"
+        raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no supported format{why}")
     pixels = to_uint8(pixels)
+    if is_negative(tags) and not needs:
+        pixels = 255 - pixels
     return upright(pixels, orientation_of(data)) if exif == "apply" else np.ascontiguousarray(pixels)
 
 
@@ -133,6 +147,20 @@ def _by_pillow(data: bytes, any_mode: bool = False) -> Shaped[np.ndarray, "H W 3
         raise
     except Exception:  # Pillow's plugins raise errors of many kinds for damaged data
         return None
+
+
+def _by_gdal(data: bytes, needs: str) -> UInt8[np.ndarray, "H W 3"] | None:
+    """Decodes the RGB pixels of a TIFF; None if GDAL cannot.
+
+    Raises:
+      ValueError: rasterio is not installed, and `needs` says why it must be; or the values have no known range.
+    """
+    if importlib.util.find_spec("rasterio") is None:
+        if needs:
+            raise InvalidInput(f"a TIFF image with {needs} needs rasterio: pip install 'fastmask_jax[large]'")
+        return None
+    with in_memory(data) as image:
+        return None if image is None else np.asarray(image)
 
 
 def rgb_of_pillow(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:

@@ -9,7 +9,8 @@ import math
 import re
 import struct
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -127,14 +128,23 @@ def _exif_of_png(file: io.BufferedIOBase) -> Image.Exif:
 
 
 def _header_of_tiff(data: bytes) -> Header | None:
+    directory = tiff_directory(data)
+    try:
+        return Header("TIFF", int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH]))
+    except Exception:  # missing or damaged entries
+        return None
+
+
+def tiff_directory(data: bytes) -> Mapping[int, Any]:
+    """Reads the tags of a TIFF's first image; empty if they are damaged."""
     try:
         directory = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
         file = io.BytesIO(data)
         file.seek(directory.next)
         directory.load(file)
-        return Header("TIFF", int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH]))
+        return directory
     except Exception:  # Pillow raises many kinds of errors for damaged directories
-        return None
+        return {}
 
 
 def _header_of_icon(data: bytes) -> Header | None:

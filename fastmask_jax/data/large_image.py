@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def open_raster(path: str | os.PathLike) -> Any | None:
             return None
 
 
+@contextmanager
+def in_memory(data: bytes) -> Iterator["LargeImage | None"]:
+    """Opens a file that has been read, of any size; yields None if GDAL cannot read it. Needs rasterio.
+
+    Raises:
+      ValueError: its values have no known range; one line.
+    """
+    from rasterio.io import MemoryFile
+
+    with MemoryFile(data) as file:
+        dataset = open_raster(file.name)
+        if dataset is None or dataset.count == 0:
+            yield None
+        else:
+            with dataset:
+                yield LargeImage("a TIFF image", dataset)
+
+
 class LargeImage:
     """The RGB pixels of an image file, uint8 [H, W, 3], read by slicing: `image[y1:y2, x1:x2]`. Thread-safe.
 
@@ -105,12 +124,18 @@ class LargeImage:
           path: of the file.
           dataset: from `open_raster`.
           orientation: EXIF orientation of the file, by which the pixels are not turned.
+
+        Raises:
+          ValueError: its colors are CMYK, or its values have no known range; one line.
         """
         self.orientation = orientation
         self._path, self._dataset = Path(path), dataset
         self._lock = threading.Lock()
+        if _is_cmyk(dataset):
+            raise InvalidInput(f"{path}: CMYK colors cannot be read here: convert the image to RGB")
         self._bands = _bands(dataset)
         self._palette = _palette(dataset, self._bands)
+        self._negative = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES" and self._palette is None
         self._range: tuple[Any, Any] | None = None
         self.shape = (dataset.height, dataset.width, 3)
         bits = dataset.tags(self._bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
@@ -177,6 +202,8 @@ class LargeImage:
         if self._palette is not None:
             return self._palette[values[:, :, 0]]
         values = to_uint8(values > 0 if self._two_valued else values, self._range)
+        if self._negative:
+            values = 255 - values
         return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
     def _values_range(self) -> tuple[Any, Any]:
@@ -197,6 +224,12 @@ def _bands(dataset: Any) -> list[int]:
     if all(colors):
         return colors
     return [1, 2, 3] if dataset.count >= 3 else [1]
+
+
+def _is_cmyk(dataset: Any) -> bool:
+    from rasterio.enums import ColorInterp
+
+    return ColorInterp.cyan in dataset.colorinterp
 
 
 def _palette(dataset: Any, bands: list[int]) -> UInt8[np.ndarray, "n 3"] | None:

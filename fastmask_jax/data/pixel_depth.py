@@ -8,6 +8,7 @@ from jaxtyping import Shaped, UInt8
 from fastmask_jax.errors import InvalidInput
 
 _DEPTH = 8
+_MOST_OF_UNIT_RANGE = 2
 
 
 def to_uint8(
@@ -17,7 +18,7 @@ def to_uint8(
 
     Integers of more than 8 bits lose their lowest bits. The largest value determines the number of bits, because
     cameras and scanners store 10, 12 or 14 bits in 16-bit files. It also determines whether floating-point values range
-    from 0 to 1 or from 0 to 255.
+    from 0 to 1 or from 0 to 255: up to 2, they range to 1, and those above, which resampling makes, are clipped.
 
     Args:
       values: pixels of an image, or of a part of one.
@@ -34,7 +35,7 @@ def to_uint8(
     if np.issubdtype(values.dtype, np.integer) and least >= 0:
         return (values >> max(int(most).bit_length() - _DEPTH, 0)).astype(np.uint8)
     if np.issubdtype(values.dtype, np.floating) and least >= 0 and most <= 255:
-        return np.rint(values * (255 if most <= 1 else 1)).astype(np.uint8)
+        return np.rint(np.minimum(values, 1) * 255 if most <= _MOST_OF_UNIT_RANGE else values).astype(np.uint8)
     raise InvalidInput(
         f"pixels are {values.dtype} from {least:g} to {most:g}: scale them to 0 ... 255 (or 0 ... 1 with a point)"
     )
