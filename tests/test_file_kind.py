@@ -24,14 +24,22 @@ def test_radiance_files(tmp_path):
     assert kind_of(tmp_path / "light") == "image"
 
 
-@pytest.mark.parametrize("container", ["mp4", "mov", "matroska", "webm", "avi", "flv", "mpegts", "mpeg", "asf", "3gp"])
+CODECS = {
+    **dict.fromkeys(["mp4", "mov", "matroska", "flv", "mpegts", "3gp", "h264"], "libx264"),
+    **{"webm": "libvpx", "ivf": "libvpx", "mpeg": "mpeg1video", "asf": "mpeg4", "avi": "mpeg4", "nut": "ffv1"},
+    **{"yuv4mpegpipe": "wrapped_avframe", "rm": "rv10", "mpeg2video": "mpeg2video", "hevc": "libx265"},
+    **dict.fromkeys(["mxf", "wtv"], "mpeg2video"),
+}
+
+
+@pytest.mark.parametrize("container", CODECS)
 @pytest.mark.parametrize("name", ["v", "v.txt", "v.jpg", "v.MTS"])
 def test_videos_of_any_name(tmp_path, container, name):
     av = pytest.importorskip("av")
-    codec = {"webm": "libvpx", "mpeg": "mpeg1video", "asf": "mpeg4", "avi": "mpeg4"}.get(container, "libx264")
     file = io.BytesIO()
     with av.open(file, "w", format=container) as video:
-        stream = video.add_stream(codec, rate=25)
+        quiet = {"x265-params": "log-level=none"} if container == "hevc" else {}
+        stream = video.add_stream(CODECS[container], rate=25, options=quiet)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(8):
             picture = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
@@ -55,6 +63,8 @@ def test_cameras_transport_streams_have_four_bytes_more(tmp_path):
         ("a.jfif", b"?", "image"),
         ("v.3gp", b"", "video"),
         ("v.m2ts", b"", "video"),
+        ("v.MJPEG", b"\xff\xd8\xff\xe0", "video"),
+        ("v.dv", b"\x1f\x07\0", "video"),
         ("notes.txt", b"BMW and more text that is no bitmap", None),
         ("notes.txt", b"P3 is a group of patients", None),
         ("notes.txt", b"GGGGGGGGGGGG", None),
