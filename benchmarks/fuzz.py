@@ -6,7 +6,7 @@ A case is made from its kind and a number alone, so that it can be repeated: --f
 
     fine       the input is used, or its problems are counted
     one line   an error of the user, in one line
-    traceback  another exception: a bug
+    traceback  another exception, or a line that a C library prints: a bug
     crash      the process died
     hang       it took longer than --seconds
 

@@ -145,25 +145,44 @@ def objectness(w, windows):
     return dense(relu(dense(relu(dense(windows, w["fc1"])), w["fc2"])), w["score"])[:, 0]
 
 
+def detail(w, window):
+    """The branch of 3x3 convolutions: [10, 10, C] → [40, 40] logits; a cell has 4 × 4 of them."""
+    y = relu(conv(window, w["detail_reduce"]))
+    for n in (1, 2):
+        y = relu(conv(y, w[f"detail_conv{n}"], pad=1))
+    y = conv(y, w["detail_logits"])
+    return np.array([[y[r // 4, c // 4, r % 4 * 4 + c % 4] for c in range(40)] for r in range(40)])
+
+
 def mask(w, windows, kind="attentional"):
     """[K, 10, 10, C] → ([K, 40, 40], [K, 10, 10]) logits."""
     attention = np.zeros(windows.shape[:3])
     if kind == "attentional":
         attention = dense(windows, w["attention"]).reshape(windows.shape[:3])
         windows = windows * sigmoid(attention)[..., None]
-    return dense(norm(dense(windows, w["fc1"]), w["norm"]), w["fc2"]).reshape(-1, 40, 40), attention
+    logits = dense(norm(dense(windows, w["fc1"]), w["norm"]), w["fc2"]).reshape(-1, 40, 40)
+    if "detail_reduce" in w:
+        logits += np.array([detail(w, window) for window in windows])
+    return logits, attention
+
+
+def pyramid(w, streams, strides, kind="residual"):
+    """Returns the features of the levels, in the order of `strides`, from {stride: map} of the body's streams."""
+    maps = {}
+    for stride, x in streams.items():
+        while stride <= max(strides):
+            maps[stride] = x
+            x, stride = neck(w.get("neck"), x, kind), 2 * stride
+    return [maps[s] for s in strides]
 
 
 def level_features(w, image, strides, streams=(16, 24), kind="residual", **body_options):
     """Returns the features of the levels, in the order of `strides`; level 8 is the output of stage 3."""
     steps = tuple(s // 8 for s in streams)
     given = body(w["body"], image, stream_strides=steps, fine=8 in strides, **body_options)
-    maps = {8: given.pop(0)} if 8 in strides else {}
-    for stride, x in zip(streams, given, strict=True):
-        while stride <= max(strides):
-            maps[stride] = x
-            x, stride = neck(w.get("neck"), x, kind), 2 * stride
-    return [maps[s] for s in strides]
+    fine = [given.pop(0)] if 8 in strides else []
+    others = [s for s in strides if s != 8]
+    return fine + pyramid(w, dict(zip(streams, given, strict=True)), others, kind)
 
 
 def level_maps(w, image, strides, **options):

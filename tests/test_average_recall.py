@@ -5,11 +5,16 @@ import copy
 import io
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -85,7 +90,7 @@ def overlap(kind, proposal, target, crowd):
 
 
 def recall_by_loops(truth, results, kind, most, area):
-    """COCO's greedy matching as loops: each proposal, best first, takes the best unmatched object."""
+    """COCO's greedy matching as loops: each proposal, best first, takes the best free object, of several the last."""
     low, high = area
     recalls = []
     for threshold in np.linspace(0.5, 0.95, 10):
@@ -101,7 +106,7 @@ def recall_by_loops(truth, results, kind, most, area):
                 free = [n for n, a in enumerate(objects) if overlaps[n] >= threshold and (not taken[n] or a["iscrowd"])]
                 choice = [n for n in free if not ignored[n]] or free
                 if choice:
-                    best = max(choice, key=lambda n: overlaps[n])
+                    best = max(reversed(choice), key=lambda n: overlaps[n])
                     found += not ignored[best]
                     taken[best] = True
         recalls.append(found / wanted if wanted else math.nan)
@@ -131,6 +136,40 @@ def test_engines_equal_plain_loops(tmp_path, seed):
             alone = {"images": [image], "annotations": truth["annotations"]}
             recall = recall_by_loops(alone, results, kind, 10, AREAS[""])
             assert by_image.get(image["id"], math.nan) == pytest.approx(recall, nan_ok=True)
+
+
+@st.composite
+def blocky_scenes(draw):
+    """Draws images with masks of few large pixels, so that IoUs, scores and areas are often equal: (truth, results)."""
+    truth = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    results = []
+    for image_id in range(1, draw(st.integers(1, 3)) + 1):
+        height, width, scale = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.sampled_from([1, 13, 30]))
+        masks = arrays(np.uint8, (height, width), elements=st.integers(0, 1)).filter(np.any)
+        objects = draw(st.lists(st.tuples(masks, st.booleans()), max_size=5))
+        proposals = draw(st.lists(st.tuples(masks, st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=8))
+        size = {"height": height * scale, "width": width * scale}
+        truth["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", **size})
+        for mask, crowd in objects:
+            entry = result(image_id, np.kron(mask, np.ones((scale, scale))), 0)
+            entry |= {"id": len(truth["annotations"]) + 1, "area": int(mask.sum()) * scale**2, "iscrowd": int(crowd)}
+            truth["annotations"].append(entry)
+        results += [result(image_id, np.kron(mask, np.ones((scale, scale))), score) for mask, score in proposals]
+    return truth, results
+
+
+@settings(max_examples=60)
+@given(blocky_scenes(), st.sampled_from(ENGINES))
+def test_recall_of_any_scene_is_that_of_loops(given_scene, engine):
+    truth, results = given_scene
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "truth.json"
+        path.write_text(json.dumps(truth))
+        figures = average_recall(path, results, max_proposals=(1, 3), engine=engine)
+    for kind in ("segm", "bbox"):
+        for name, (most, area) in {"AR@1": (1, ""), "AR@3": (3, ""), "AR_medium@100": (100, "_medium")}.items():
+            expected = recall_by_loops(truth, results, kind, most, AREAS[area])
+            assert figures[f"{kind}/{name}"] == pytest.approx(expected, abs=1e-9, nan_ok=True), (kind, name)
 
 
 def cocoeval(path, results, kind, image_ids):

@@ -77,6 +77,7 @@ BROKEN_IMAGES = [
     (Problem.IMAGE_OUTSIDE_FOLDER, image_entry(id=7, file_name="/etc/hostname"), "/etc/hostname"),
     (Problem.IMAGE_MISSING, image_entry(id=7, file_name="b.jpg"), "b.jpg"),
     (Problem.IMAGE_MISSING, image_entry(id=7, file_name="."), "."),
+    (Problem.IMAGE_MISSING, image_entry(id=7, file_name="x" * 300), "x" * 200 + "…"),
     (Problem.IMAGE_BROKEN, image_entry(id=7, file_name="cut.jpg"), "cut.jpg"),
     (Problem.IMAGE_BROKEN, image_entry(id=7, file_name="cut.png"), "cut.png"),
     (Problem.IMAGE_BROKEN, image_entry(id=7, file_name="empty.jpg"), "empty.jpg"),

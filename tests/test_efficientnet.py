@@ -19,11 +19,10 @@ from fastmask_jax.weights.fetching import from_pypi
 from fastmask_jax.weights.pickled import read_pth
 from fastmask_jax.weights.sources import load_weights
 from fastmask_jax.weights.torch_layout import efficientnet_names
+from tests import plain_efficientnet
 from tests.plain_network import random_variables, weights_of
 
 TINY = {"channels": (4, 3, 4, 5, 6, 7), "depths": (1, 2, 2, 1, 2), "features": 9}
-# kernel, stride, expansion, blocks, channels of Lite0's stages, from the table of the paper for width 1.0
-STAGES = [(3, 1, 1, 1, 16), (3, 2, 6, 2, 24), (5, 2, 6, 2, 40), (3, 2, 6, 3, 80), (5, 1, 6, 3, 112)]
 
 
 def tiny(**options):
@@ -35,43 +34,6 @@ def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def plain_norm(x, w):
-    return (x - w["mean"]) / np.sqrt(w["var"] + 1e-3) * w["scale"] + w["bias"]
-
-
-def plain_window(x, k, step, begin):
-    """Returns the k x k input cells of every output cell: [rows, columns, k, k, C]."""
-    rows, columns = (-(-side // step) for side in x.shape[:2])
-    x = np.pad(x, ((begin, k + step), (begin, k + step), (0, 0)))
-    cells = [[x[i * step : i * step + k, j * step : j * step + k] for j in range(columns)] for i in range(rows)]
-    return np.array(cells)
-
-
-def plain_body(w, image, stream_step):
-    """Computes the map of one stream from [H, W, 3] in float64, block by block."""
-
-    def activated(x, layer):
-        return np.clip(plain_norm(x, layer), 0, 6)
-
-    def block(x, stage, n, k, step, begin):
-        b = w[f"stage{stage}_block{n}"]
-        y = activated(x @ b["expand"]["kernel"], b["expand_norm"]) if stage > 1 else x
-        y = np.einsum("rcijx,ijx->rcx", plain_window(y, k, step, begin), b["depthwise"]["kernel"])
-        y = activated(y, b["depthwise_norm"])
-        y = plain_norm(y @ b["project"]["kernel"], b["project_norm"])
-        return x + y if y.shape == x.shape and step == 1 else y
-
-    x = (image.astype(np.float64) - 127) / 128
-    x = activated(np.einsum("rcijx,ijxf->rcf", plain_window(x, 3, 2, 0), w["stem"]["kernel"]), w["stem_norm"])
-    # TensorFlow starts a 3x3 of stride 2 at the map's first cell and a 5x5 one cell before; stage 4 is centered.
-    begins = {1: 1, 2: 0, 3: 1, 4: {2: 1, 3: 0}[stream_step], 5: 2}
-    for stage, (k, step, _, _, _) in enumerate(STAGES, 1):
-        step = stream_step if stage == 4 else step
-        for n in range(TINY["depths"][stage - 1]):
-            x = block(x, stage, n + 1, k, step if n == 0 else 1, begins[stage] if n == 0 else k // 2)
-    return activated(x @ w["last"]["kernel"], w["last_norm"])
-
-
 @pytest.mark.parametrize("remat", [False, True])
 def test_body_is_the_plain_network(remat):
     """Sides that are odd multiples of 4: every later stage has odd numbers of cells."""
@@ -80,7 +42,7 @@ def test_body_is_the_plain_network(remat):
     got = jax.jit(net.apply)(variables, jnp.asarray(image)[None], jnp.array([[60, 76]]))
     assert net.strides == (16, 24)
     for stride, step, a in zip(net.strides, (2, 3), got, strict=True):
-        want = plain_body(weights_of(variables), image, step)
+        want = plain_efficientnet.body(weights_of(variables), image, step, TINY["depths"])
         assert a.shape == (1, -(-60 // stride), -(-76 // stride), 9)
         assert np.ptp(want) > 0.5
         np.testing.assert_allclose(a[0], want, atol=1e-5)
@@ -140,7 +102,7 @@ def body_parameters(width=1.0, depth=1.0):
     In the lite variants, the factors do not change the stem and the depth of the first stage.
     """
     count, c = 3 * 3 * 3 * 32 + 2 * 32, 32
-    for n, (k, _, expansion, blocks, out) in enumerate(STAGES):
+    for n, (k, _, expansion, blocks, out) in enumerate(plain_efficientnet.STAGES):
         for _ in range(blocks if n == 0 else math.ceil(depth * blocks)):
             inside = expansion * c
             count += (c * inside + 2 * inside if expansion > 1 else 0) + k * k * inside + 2 * inside

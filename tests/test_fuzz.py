@@ -1,6 +1,7 @@
 """A small share of benchmarks/fuzz.py: damaged input of every kind is used, or refused in one line."""
 
 import logging
+import os
 
 import pytest
 
@@ -29,4 +30,5 @@ def test_endings_are_told_apart():
 
     assert ending_of(lambda rng: None, 0).how == "fine"
     assert ending_of(several_lines, 0).how == "traceback"
+    assert "printed" in ending_of(lambda rng: os.write(2, b"libtiff: a message"), 0).why
     assert "ZeroDivisionError" in ending_of(lambda rng: 1 // 0, 0).why

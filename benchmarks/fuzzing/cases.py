@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import os
+import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +38,25 @@ class Ending(NamedTuple):
 
 
 def ending_of(case: Case, number: int) -> Ending:
-    """Runs case `number`. What it prints, and what it warns of, is dropped."""
-    rng = np.random.default_rng(number)
+    """Runs case `number`. What Python prints is dropped; what C libraries print would reach the user."""
+    with tempfile.TemporaryFile() as lines, _stderr_to(lines.fileno()):
+        ending = _ending_of(case, np.random.default_rng(number))
+        printed = os.pread(lines.fileno(), 200, 0)
+    return Ending("traceback", f"printed by a library: {printed!r}") if printed else ending
+
+
+@contextlib.contextmanager
+def _stderr_to(file: int) -> Iterator[None]:
+    stderr = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _ending_of(case: Case, rng: np.random.Generator) -> Ending:
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

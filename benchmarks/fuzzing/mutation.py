@@ -1,5 +1,6 @@
 """Damages bytes and JSON values at random."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -89,7 +90,9 @@ def _change(rng: np.random.Generator, inner: Any, key: Any) -> None:
         case 2 if isinstance(inner, dict):
             inner[str(odd_value(rng))[:50]] = inner.pop(key)
         case 3 if isinstance(inner[key], int | float):
-            inner[key] = inner[key] * pick(rng, [-1, 1.5, 10**6, 10**12, 1e-9])
+            factor = pick(rng, [-1, 1.5, 10**6, 10**12, 1e-9])
+            with contextlib.suppress(OverflowError):  # an integer beyond float64
+                inner[key] = inner[key] * factor
         case 4 if isinstance(inner[key], str):
             inner[key] = damaged(rng, inner[key].encode(errors="replace")).decode("latin-1")
         case _:

@@ -40,6 +40,7 @@ _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTAT
 _BY_PILLOW = ("JPEG", "MPO", "PNG", "PPM")  # without printing, and by the largest value that a PPM header states
 _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
 _PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's begin with the function
+    b"tempfile.tif: ",  # or with the name that Pillow gives the file
     *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
     *(
         b"TIFF",
