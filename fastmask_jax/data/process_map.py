@@ -24,17 +24,19 @@ def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: 
     Args:
       function: a function at module level (or a partial of one), so that it can be pickled.
       items: a sequence that supports slices, such as a list or a range.
-      workers: worker processes; 0: none.
+      workers: worker processes, at most; 0: none.
 
     Raises:
       WorkerDied: a worker was killed. Exceptions of `function` are raised here.
     """
     chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
     call = partial(_call, function)
+    workers = min(workers, -(-len(items) // _CHUNK))
     with tqdm(total=len(items), desc=title, unit="image") as bar:
         for results in _in_workers(call, chunks, workers) if workers else map(call, chunks):
-            yield from results
-            bar.update(len(results))
+            for result in results:
+                bar.update()
+                yield result
 
 
 def _call(function: Callable[[Any], Any], chunk: Sequence[Any]) -> list[Any]:

@@ -5,23 +5,25 @@
     index.npz                                of every record: image_id, height, width, objects (crowds not counted)
     problems.json                            what was skipped and why
 
-Records are sorted by image id. The builder is shard-based because tfds' GeneratorBasedBuilder collects examples in
-memory and, beyond 1 GB, spills them through TensorFlow's file system, which is not installed.
+Records are sorted by image id. Worker processes serialize them and this process writes them, because tfds' own builders
+do both in one process and hold the examples of a shard, or of a split, in memory.
 """
 
 import contextlib
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.writer import ExampleWriter
 
 from fastmask_jax.data.atomic_directory import appearing_whole, refuse_existing
 from fastmask_jax.data.coco.image_check import CheckedImage, check
@@ -29,15 +31,36 @@ from fastmask_jax.data.coco.instances import CocoSplit
 from fastmask_jax.data.exif import UPRIGHT, Exif
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.image_header import MAX_PIXELS
+from fastmask_jax.data.process_map import map_in_order
 from fastmask_jax.data.records import INDEX, RecordIndex
 from fastmask_jax.errors import InvalidInput
 
 PROBLEMS = "problems.json"
 QUALITY = 95  # JPEG quality of images that are encoded again
-SHARD_BYTES = 128 << 20  # tfds holds the examples of a shard in memory while it writes it
+SHARD_BYTES = 128 << 20  # of image files
 
 
-class CocoInstances(tfds.core.ShardBasedBuilder):
+@cache
+def _features() -> tfds.features.FeaturesDict:
+    objects = {
+        "id": np.int64,
+        "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),  # x, y, w, h in pixels of the file
+        "area": np.float32,
+        "is_crowd": np.bool_,
+        "counts": tfds.features.Text(),
+    }
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image/id": np.int64,
+        "image/filename": tfds.features.Text(),
+        "image/height": np.int64,
+        "image/width": np.int64,
+        "objects": tfds.features.Sequence(objects),
+    }
+    return tfds.features.FeaturesDict(features)
+
+
+class CocoInstances(FileReaderBuilder):
     """COCO instances: unchanged image files, boxes, areas, crowd flags, masks as compressed RLE."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -46,44 +69,45 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     pkg_dir_path = Path(__file__).parent
     code_path = Path(__file__)
 
-    def __init__(self, *, data_dir: Path, split_name: str, images: Sequence[CheckedImage], bar: tqdm) -> None:
-        """Creates a builder of the records of `split_name` below `data_dir`; `bar` advances by one per image."""
+    def __init__(self, *, data_dir: Path, split_name: str, images: Sequence[CheckedImage], workers: int) -> None:
+        """Creates a builder of the records of `split_name` below `data_dir`, serialized by `workers` processes."""
         self._split_name = split_name
         self._images = images
-        self._bar = bar
+        self._workers = workers
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        objects = {
-            "id": np.int64,
-            "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),  # x, y, w, h in pixels of the file
-            "area": np.float32,
-            "is_crowd": np.bool_,
-            "counts": tfds.features.Text(),
-        }
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "image/id": np.int64,
-            "image/filename": tfds.features.Text(),
-            "image/height": np.int64,
-            "image/width": np.int64,
-            "objects": tfds.features.Sequence(objects),
-        }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), homepage="https://cocodataset.org", disable_shuffling=True
+            features=_features(), homepage="https://cocodataset.org", disable_shuffling=True
         )
 
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        lengths = self._shard_lengths()
+        template = self._get_filename_template(split_name=self._split_name)
+        names = [template.sharded_filepath(shard_index=n, num_shards=len(lengths)) for n in range(len(lengths))]
+        records = map_in_order(_record, self._images, self._workers, "writing")
+        with contextlib.closing(records):
+            for name, length in zip(names, lengths, strict=True):
+                ExampleWriter(self.info.file_format).write(name, enumerate(itertools.islice(records, length)))
+        written = sum(name.stat().length for name in names)
+        split = tfds.core.SplitInfo(
+            name=self._split_name, shard_lengths=lengths, num_bytes=written, filename_template=template
+        )
+        self.info.set_splits(tfds.core.SplitDict([split]))
+
+    def _shard_lengths(self) -> list[int]:
+        """Returns the number of images of each shard: an image is in the shard of its last byte."""
         ends = np.cumsum([image.file_bytes for image in self._images])
         shard = (ends - 1) // SHARD_BYTES
         bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self._images)]
-        parts = [self._images[a:b] for a, b in itertools.pairwise(bounds)]
-        return {self._split_name: [partial(self._examples, part) for part in parts]}
+        return [b - a for a, b in itertools.pairwise(bounds)]
 
-    def _examples(self, images: Sequence[CheckedImage]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for checked in images:
-            yield checked.image.image_id, _example(checked)
-            self._bar.update()
+
+def _record(checked: CheckedImage) -> bytes:
+    features = _features()
+    serializer = ExampleSerializer(features.get_serialized_info())
+    example = serializer.get_tf_example(features.encode_example(_example(checked)))
+    return example.SerializeToString(deterministic=True)  # otherwise the order of the features varies
 
 
 def _example(checked: CheckedImage) -> dict[str, Any]:
@@ -142,7 +166,7 @@ def build(
       split: from `read_instances`, with an image folder; problems are added to its report.
       directory: output directory; its parent is created, too.
       split_name: name of the tfds split, such as "train".
-      workers: processes that check images; 0: none.
+      workers: processes that check images and serialize records; 0: none. The files do not depend on it.
       overwrite: replace existing records.
       exif: whether masks refer to the pixels as stored or to the upright image. Records store the pixels that the
         masks refer to: with "apply", images with an orientation are turned and encoded again.
@@ -157,7 +181,7 @@ def build(
     if not images:
         raise InvalidInput(f"{directory}: no usable image; nothing was written\n{split.report.summary()}".rstrip())
     with appearing_whole(directory) as new:
-        _write_records(images, new.parent, split_name).rename(new)
+        _write_records(images, new.parent, split_name, workers).rename(new)
         np.savez(new / INDEX, **_index(images)._asdict())
         split.report.write(new / PROBLEMS)
     objects = [o for checked in images for o in checked.objects]
@@ -167,12 +191,11 @@ def build(
     return Built(len(images), turned, without, len(objects) - crowds, crowds)
 
 
-def _write_records(images: Sequence[CheckedImage], folder: Path, split_name: str) -> Path:
+def _write_records(images: Sequence[CheckedImage], folder: Path, split_name: str, workers: int) -> Path:
     """Runs the builder below `folder`; returns the directory it wrote."""
-    with tqdm(total=len(images), desc="writing", unit="image") as bar:
-        builder = CocoInstances(data_dir=folder, split_name=split_name, images=images, bar=bar)
-        with contextlib.redirect_stdout(io.StringIO()):  # tfds prints messages about downloads
-            builder.download_and_prepare()
+    builder = CocoInstances(data_dir=folder, split_name=split_name, images=images, workers=workers)
+    with contextlib.redirect_stdout(io.StringIO()):  # tfds prints messages about downloads
+        builder.download_and_prepare()
     return Path(builder.data_dir)
 
 
