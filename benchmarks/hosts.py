@@ -66,6 +66,39 @@ def killed(data: Path, out: Path, process: int) -> None:
     scenario(f"SIGKILL of process {process}", f"exit codes {codes} after {seconds:.1f} s: {said}; then {again}")
 
 
+def frozen(data: Path, out: Path, process: int) -> None:
+    """Stops a process for good (SIGSTOP), as a host that is lost without closing its connections; then wakes it."""
+    workdir = out / f"frozen_{process}"
+    shutil.rmtree(workdir, ignore_errors=True)
+    with Hosts(2, 2, train(data, workdir, train__images=LONG), out / "compiled") as hosts:
+        hosts.wait_for("^step +5/")
+        lost, other = hosts.processes[process], hosts.processes[1 - process]
+        lost.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        code = other.wait(timeout=240)
+        seconds = time.monotonic() - begin
+        lost.send_signal(signal.SIGCONT)
+        awake = lost.wait(timeout=240)
+        hosts.codes()
+        said = hosts.said("^error: ", 1 - process)
+    scenario(f"SIGSTOP of process {process}", f"the other exits with {code} after {seconds:.1f} s: {said}; it: {awake}")
+
+
+def evaluated(data: Path, out: Path) -> None:
+    """Evaluates the same weights in one process and in two."""
+    found = {}
+    for count in (1, 2):
+        workdir = out / f"evaluated_{count}"
+        shutil.rmtree(workdir, ignore_errors=True)
+        words = ["evaluate.py", "--config", tiny.CONFIG, "--workdir", str(workdir), "--weights", str(out / "straight")]
+        with Hosts(count, 1, [*words, *tiny.overrides(data)], out / "compiled") as hosts:
+            codes = hosts.codes()
+        metrics = json.loads((workdir / "metrics.json").read_text()) | {"seconds_per_image": 0}
+        found[count] = codes, (workdir / "proposals.json").read_bytes(), metrics
+    (one, *ours), (two, *theirs) = found[1], found[2]
+    scenario("evaluate.py, one and two processes", f"exit codes {one}, {two}; equal files: {ours == theirs}")
+
+
 def shapes(data: Path, out: Path) -> None:
     """Runs 2 processes × 2 devices, 1 × 4, 1 × 1 and 2 × 2 in turn; each takes four steps of the same run."""
     want = out / "straight"
@@ -104,6 +137,16 @@ def same_number(data: Path, out: Path, number: int) -> None:
         scenario(f"two processes {number}", f"exit codes {codes} after {time.monotonic() - begin:.1f} s: {said}")
 
 
+def absent(data: Path, out: Path) -> None:
+    """Only one of two processes starts."""
+    own = [["--processes", "2", "--coordinator", "127.0.0.1:1", "--process", "1", "--join_seconds", "20"]]
+    with Hosts(1, 2, train(data, out / "absent"), out / "compiled", own) as hosts:
+        begin = time.monotonic()
+        codes = hosts.codes()
+        said = hosts.said("^error: ")
+        scenario("an absent host", f"exit code {codes[0]} after {time.monotonic() - begin:.1f} s: {said}")
+
+
 def paused(data: Path, out: Path, seconds: float) -> None:
     """All processes stand still for a while as they compile, as when a virtual machine is moved."""
     workdir = out / "paused"
@@ -127,8 +170,12 @@ SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
     "sigterms": lambda data, out: stopped(data, out, {0: 0.0, 1: 3.0}, signal.SIGTERM),
     "kill1": lambda data, out: killed(data, out, 1),
     "kill0": lambda data, out: killed(data, out, 0),
+    "frozen1": lambda data, out: frozen(data, out, 1),
+    "frozen0": lambda data, out: frozen(data, out, 0),
     "shapes": shapes,
+    "evaluate": evaluated,
     "unshared": unshared,
+    "absent": absent,
     "same0": lambda data, out: same_number(data, out, 0),
     "same1": lambda data, out: same_number(data, out, 1),
     "paused": lambda data, out: paused(data, out, 25.0),

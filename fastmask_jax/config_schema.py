@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastmask_jax.errors import InvalidInput, shown
+from fastmask_jax.errors import InvalidInput, printable, shown
 from fastmask_jax.geometry import MULTIPLE
 from fastmask_jax.setting_kinds import (
     Flag,
@@ -257,7 +257,7 @@ def _check_keys(prefix: str, settings: Mapping[str, Any], known: Sequence[str], 
         if key not in known and not others:
             near = nearest_name(key, known)
             hint = f"; did you mean {prefix}{near}?" if near else ""
-            raise InvalidInput(f"{prefix}{key}: no such setting{hint}")
+            raise InvalidInput(f"{printable(prefix + key)}: no such setting{hint}")
     missing = [key for key in known if key not in settings]
     if missing:
         raise InvalidInput(f"the config has no {prefix}{missing[0]}: {_COMPLETE}")
@@ -267,8 +267,8 @@ def _check_extra(extra: Any) -> None:
     sets = extra.items() if isinstance(extra, Mapping) else [("NAME", extra)]
     for name, one in sets:
         if not isinstance(one, Mapping):
-            raise InvalidInput(f"data.extra.{name}={shown(one)}: expected a section with {list(_EXTRA)}")
-        _check_section(f"data.extra.{name}", one, _EXTRA)
+            raise InvalidInput(f"data.extra.{printable(name)}={shown(one)}: expected a section with {list(_EXTRA)}")
+        _check_section(f"data.extra.{printable(name)}", one, _EXTRA)
 
 
 def _check_relations(config: Mapping[str, Any]) -> None:

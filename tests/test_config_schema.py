@@ -220,6 +220,7 @@ def test_a_config_file_may_print_and_import(tmp_path):
         ("model", "neck", "x", "model.neck='x' is not one of"),
         ("model", "channels", 10**30, "model.channels=1000000000000000000000000000000: expected an integer"),
         ("model", "unknown", 1, "model.unknown: no such setting"),
+        ("model", "a\nb", 1, r"model.a\nb: no such setting"),
     ],
 )
 def test_the_config_in_a_weight_file_is_checked(tmp_path, section, key, value, says):

@@ -48,7 +48,7 @@ def read_layers(path: Path) -> dict[str, list[np.ndarray]]:
     except FileNotFoundError:
         raise MissingFile(f"{path}: no such file") from None
     except ValueError as error:
-        raise InvalidInput(f"{path}: not a complete .caffemodel file: {name}: {error}") from None
+        raise InvalidInput(f"{path}: not a complete .caffemodel file: {printable(name)}: {error}") from None
     if not layers:
         raise InvalidInput(f"{path}: no layer contains an array: not a .caffemodel file, or one without weights")
     return layers

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from fastmask_jax.errors import InvalidInput
+from fastmask_jax.errors import InvalidInput, printable
 from fastmask_jax.weights.damage import (
     DamagedCheckpoint,
     check_values,
@@ -26,7 +26,6 @@ from fastmask_jax.weights.orbax_manager import (
     BEST,
     CRC,
     JSON_ITEMS,
-    full_disk_as_oserror,
     open_manager,
     with_checksum,
     write_metrics,
@@ -114,8 +113,7 @@ class Checkpoints:
         # Otherwise, one of the equal copies: before jax 0.8, pmap returns a sharding that orbax does not support.
         json_items = {item: ocp.args.JsonSave(value) for item, value in {**values, "written": written}.items()}
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(local), **json_items)
-        with full_disk_as_oserror():
-            self._manager.save(step, args=items, metrics=with_checksum(metrics))
+        self._manager.save(step, args=items, metrics=with_checksum(metrics))
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a later evaluation to the checkpoint of `step`."""
@@ -307,14 +305,14 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
             if saved.get(name) != wanted.get(name):
                 raise InvalidInput(
-                    f"{where} does not fit the config: {name} is {saved.get(name, 'absent')} in the checkpoint and "
-                    f"{wanted.get(name, 'absent')} in the network; give the config of that run, or another --workdir"
+                    f"{where} does not fit the config: {printable(name)} is {saved.get(name, 'absent')} in the "
+                    f"checkpoint and {wanted.get(name, 'absent')} in the network; give the config of that run, or "
+                    "another --workdir"
                 )
 
     def wait(self) -> None:
         """Waits until pending checkpoints are on disk."""
-        with full_disk_as_oserror():
-            self._manager.wait_until_finished()
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         self.wait()

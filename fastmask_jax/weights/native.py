@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fastmask_jax.errors import InvalidInput, MissingFile
+from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
 from fastmask_jax.foreign_json import DECODER
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
@@ -142,12 +142,14 @@ def fit_native(
     for key in _SAME:
         theirs, ours = (section["body"].get(key) for section in (saved_model, model))
         if theirs != ours:
-            raise InvalidInput(f"{source} does not fit the config: model.body.{key} is {theirs!r} there, {ours!r} here")
+            raise InvalidInput(
+                f"{source} does not fit the config: model.body.{key} is {shown(theirs)} there, {shown(ours)} here"
+            )
     saved = {name: tuple(array.shape) for name, array in arrays.items()}
     for name in sorted(saved.keys() | shapes.keys()):
         if part_of(name) == "body" and saved.get(name) != shapes.get(name):
             raise InvalidInput(
-                f"{source} does not fit the config: {name} is {saved.get(name, 'absent')} there and "
+                f"{source} does not fit the config: {printable(name)} is {saved.get(name, 'absent')} there and "
                 f"{shapes.get(name, 'absent')} in the network"
             )
     fitting, notes = matching_layers(saved, shapes)

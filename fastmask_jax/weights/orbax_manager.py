@@ -1,12 +1,10 @@
 """orbax's checkpoint manager as this project uses it: policy of keeping, checked metrics, and its errors."""
 
-import errno
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +90,3 @@ def write_metrics(step: Path, metrics: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     os.replace(new / "metrics", folder / "metrics")
     new.rmdir()
-
-
-@contextmanager
-def full_disk_as_oserror() -> Iterator[None]:
-    """Converts tensorstore's ValueError for a full disk to the usual OSError."""
-    try:
-        yield
-    except ValueError as error:
-        for number in (errno.ENOSPC, errno.EDQUOT):
-            if str(error).startswith("RESOURCE_EXHAUSTED") and os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number)) from error
-        raise

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fastmask_jax.apps.command_line.cluster_flags import add_cluster_flags, check_cluster_flags
@@ -35,11 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ending_at_once():  # JAX is imported here, after the fast checks
         from fastmask_jax import cluster
+        from fastmask_jax.training.interruptions import signals
         from fastmask_jax.training.loop import Diverged, run
 
     try:
-        with cluster.joined(options):
+        with ExitStack() as end, cluster.joined(options):
             outcome = run(config, workdir, options.weights)
+            if outcome.stopped_by:  # a second signal must not end this process while the others still wait for it
+                end.enter_context(signals())
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
