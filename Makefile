@@ -1,5 +1,6 @@
 # make quickstart   install, draw the shapes data, train, evaluate on held-out shapes: a table and pictures in runs/shapes
 # make test         the tests, in parallel
+# make coverage     the tests, and the share of lines that they execute
 # make test-onnx    the tests of ONNX files, in an environment of their own (docs/export.md)
 # make docs         the documentation as a site, in runs/site
 # All targets create a virtual environment in .venv (test-onnx: .venv-export) and can be repeated. They use the newest
@@ -10,7 +11,7 @@ RUN := .venv/bin/python
 SHAPES := datasets/shapes
 WORKDIR := runs/shapes
 
-.PHONY: quickstart test test-onnx lint lock docs clean
+.PHONY: quickstart test coverage test-onnx lint lock docs clean
 
 quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 	$(RUN) train.py --config configs/shapes.py --workdir $(WORKDIR)
@@ -19,6 +20,10 @@ quickstart: .venv/installed $(SHAPES)/records/val/index.npz
 
 test: .venv/installed-test
 	$(RUN) -m pytest -n auto -q
+
+coverage: .venv/installed-test
+	.venv/bin/pip install -q pytest-cov
+	COVERAGE_CORE=sysmon .venv/bin/python -m pytest -n auto -q --cov=fastmask_jax --cov-report=term:skip-covered
 
 test-onnx: .venv-export/installed
 	.venv-export/bin/python -m pytest -n auto -q tests/test_export.py tests/test_export_onnx.py
