@@ -1,7 +1,9 @@
 """EXIF orientations compared with Pillow, in the library and in prepared data."""
 
+import contextlib
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from fastmask_jax.data.exif import orientation_of, upright
 from fastmask_jax.data.image_file import decode_image
 from fastmask_jax.data.prepare import prepare_coco
 from fastmask_jax.data.records import RecordSource
+from fastmask_jax.errors import InvalidInput
 from fastmask_jax.inference.image_input import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
@@ -113,3 +116,13 @@ def test_a_folder_labeled_as_stored_says_so(labeled, tmp_path_factory):
     split = read_instances(labeled / "labels.json", labeled)
     assert len(check(split, 0, "apply")) == 4
     assert "use exif=ignore" in split.report.summary()
+
+
+def test_a_tiff_with_a_directory_that_is_cut_off_is_decoded_or_refused():
+    data = bytearray(file_of(6, "tiff"))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<H", data, start, entries + 30)  # more than the file holds
+    assert orientation_of(bytes(data)) == 6
+    with contextlib.suppress(InvalidInput):
+        assert decode_image(bytes(data)).shape == RGB.shape

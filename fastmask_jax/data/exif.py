@@ -62,7 +62,8 @@ def as_stored(data: bytes) -> bytes:
     (start,) = struct.unpack_from(f"{order}{offset}", data, offset_at)
     (entries,) = struct.unpack_from(f"{order}{count}", data, start)
     patched = bytearray(data)
-    for entry in range(start + head, start + head + entry_size * entries, entry_size):
+    end = min(start + head + entry_size * entries, len(data) - entry_size + 1)  # the file may be cut off
+    for entry in range(start + head, end, entry_size):
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)
         if tag == _ORIENTATION:
             struct.pack_into(f"{order}{'I' if kind == _LONG else 'H'}", patched, entry + value, UPRIGHT)

@@ -2,6 +2,7 @@
 
 import codecs
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,9 +87,9 @@ def _of_words(
     """Yields (path, path below its input folder) of each file. Missing files go to `missing`; if None, to the files."""
     for word in words:
         path = Path(word)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir before Python 3.14, False for a name that is too long
             yield from _of_matches([path], passed_over)
-        elif path.is_file():
+        elif os.path.isfile(path):
             yield path, Path(path.name)
         elif word.startswith(LIST):
             yield from _of_words(_lines(Path(word.removeprefix(LIST))), None, passed_over)
