@@ -81,9 +81,16 @@ def test_upsample_is_the_transposed_convolution():
 def test_paste_equals_resizing_whole_windows():
     rng = np.random.default_rng(1)
     total, wrong = 0, 0
-    for original in [(480, 640), (333, 500), (427, 640), (64, 80), (870, 652), (1100, 1400)]:
+    for original, count in {
+        (480, 640): 150,
+        (333, 500): 25,
+        (427, 640): 25,
+        (64, 80): 25,
+        (870, 652): 25,
+        (1100, 1400): 25,
+    }.items():
         resized = resized_size(*original, 870)
-        windows = some_windows(rng, resized, 25)
+        windows = some_windows(rng, resized, count)  # also more than are pasted at once
         pixels, differ, far = differences(windows, smooth_logits(rng, len(windows)), resized, original)
         assert far <= 1e-5
         total, wrong = total + pixels, wrong + differ
@@ -133,6 +140,20 @@ def test_windows_beyond_the_image_and_without_a_pixel_have_no_run():
     assert (np.diff(runs.splits) == 0).sum() >= 1 and runs.size == (2, 2)
     nothing = paste(windows[:0], logits[:0], strides=STRIDES, resized=(868, 868), original=(2, 2), threshold=0.2)
     assert len(nothing.edges) == 0 and nothing.splits.tolist() == [0]
+
+
+def test_edges_do_not_decrease_where_cells_are_at_the_threshold():
+    """Fine cells that lie on pixels, with probabilities of 0.5 but for rounding: malformed runs hang pycocotools."""
+    rng = np.random.default_rng(3)
+    resized = original = (320, 320)
+    windows = some_windows(rng, resized, 300)
+    logits = rng.integers(-1, 2, (len(windows), 40, 40)).astype(np.float32) * rng.choice(
+        [1e-7, 1e-6, 1], (len(windows), 1, 1)
+    )
+    runs = paste(windows, logits.astype(np.float32), strides=STRIDES, resized=resized, original=original, threshold=0.5)
+    assert len(runs.edges) > 1000
+    for begin, end in zip(runs.splits[:-1], runs.splits[1:], strict=True):
+        assert (np.diff(runs.edges[begin:end]) >= 0).all() and (end - begin) % 2 == 0
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.2])

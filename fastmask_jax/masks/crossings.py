@@ -58,7 +58,7 @@ def find_crossings(
         for first in range(0, len(logits), MASKS):
             part = _padded(logits[first : first + MASKS], MASKS)
             begin, end = starts[[first, min(first + MASKS, len(logits))]].tolist()
-            running.append((_search(part, cell[begin:end], weight[begin:end], np.float32(threshold)), begin))
+            running.append((_search(part, cell[begin:end], weight[begin:end], np.float32(threshold)), begin, end))
             if len(running) > 1:  # the next masks are searched while these are read
                 found += _read(*running.popleft(), cell, weight, threshold)
         if running:
@@ -79,14 +79,19 @@ def _search(
 
 
 def _read(
-    search: tuple[jax.Array, Sequence[jax.Array]], begin: int, cell: np.ndarray, weight: np.ndarray, threshold: float
+    search: tuple[jax.Array, Sequence[jax.Array]],
+    begin: int,
+    end: int,
+    cell: np.ndarray,
+    weight: np.ndarray,
+    threshold: float,
 ) -> Iterator[Crossings]:
     fine = np.asarray(search[0])
     for number, changes in enumerate(search[1]):
         first = begin + number * COLUMNS
         column, row = np.divmod(np.flatnonzero(np.asarray(changes)), FINE_MASK + 1)
         column += first
-        real = np.searchsorted(column, len(cell))  # padding follows
+        real = np.searchsorted(column, end)  # padding follows
         column, row = column[:real], row[:real]
         upper, lower = np.maximum(row - 1, 0), np.minimum(row, FINE_MASK - 1)
         left, share = cell[column], weight[column]

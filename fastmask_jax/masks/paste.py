@@ -104,6 +104,9 @@ def paste(
     lengths = np.zeros(len(logits) + 1, np.int64)
     lengths[chosen + 1] = np.bincount(mask, minlength=len(chosen))
     edges = pixel + (column[found.column] + x1[mask]) * height + y1[mask]
+    # Where a fine cell is at the threshold but for rounding, a run may begin one pixel before the end of the last one.
+    start = mask * (height * width)  # of a range of its own for each mask
+    edges = np.maximum.accumulate(edges + start) - start
     return Runs(edges, np.cumsum(lengths), (height, width))
 
 
