@@ -17,6 +17,7 @@ from fastmask_jax.inference import batching, device_model
 from fastmask_jax.inference import generator as generator_module
 from fastmask_jax.inference.generator import ProposalGenerator
 from fastmask_jax.inference.options import ProposeOptions
+from fastmask_jax.masks.paste import paste
 from fastmask_jax.masks.rle import masks_to_results
 from tests.tiny import compilations
 
@@ -142,6 +143,8 @@ def test_a_broken_image_is_reported_and_the_rest_goes_on(generator, images, foun
 def test_threads_get_what_one_gets_and_compile_once(tiny_network, images, found):
     shared = make(tiny_network)
     jax.clear_caches()
+    one = {"strides": (16,), "resized": (32, 32), "original": (32, 32), "threshold": 0.5}
+    paste(np.zeros((1, 3), int), np.ones((1, 40, 40)), **one)  # compiles what all pasting uses
     start = threading.Barrier(4)
 
     def work(_):
