@@ -10,6 +10,8 @@ from fastmask_jax.errors import UserError
 
 AGAIN = "what was complete before is unchanged: free some space and run the same command again"
 NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, a limit of the file's size
+_WORDS = {os.strerror(number): number for number in NUMBERS}
+_WORDS["Not enough disk space"] = errno.ENOSPC  # tfds, before it writes; without a number
 
 
 class DiskFull(UserError, OSError):
@@ -43,14 +45,15 @@ def naming_full_disk(output: str | os.PathLike, safe: str | Callable[[], str]) -
 def _cause(error: BaseException | None) -> tuple[int, str | None] | None:
     """Returns (errno, file or None) of an error, or of one that it was raised from, which says that a disk is full.
 
-    C++ libraries (array_record, tensorstore, safetensors) raise other types, with the system's words in the message.
+    C++ libraries (array_record, tensorstore, safetensors) raise other types, with the system's words in the message;
+    tfds has words of its own.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in NUMBERS:
             return error.errno, error.filename
         if isinstance(error, OSError | ValueError | RuntimeError) and not isinstance(error, UserError):
-            for number in NUMBERS:
-                if os.strerror(number) in str(error):
+            for words, number in _WORDS.items():
+                if words in str(error):
                     return number, None
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

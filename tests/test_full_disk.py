@@ -75,6 +75,7 @@ def test_one_line_says_which_step_is_safe(tmp_path, number):
         OSError(errno.EFBIG, os.strerror(errno.EFBIG)),  # of ulimit -f
         RuntimeError("INTERNAL: write() failed: No space left on device"),  # as C++ libraries say it
         ValueError("RESOURCE_EXHAUSTED: Disk quota exceeded"),
+        OSError("Not enough disk space. Needed: Unknown size (download: Unknown size)"),  # of tfds
     ],
 )
 def test_other_words_for_it_are_understood(error):

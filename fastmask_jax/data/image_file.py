@@ -42,6 +42,7 @@ _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
 _PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's begin with the function
     b"tempfile.tif: ",  # or with the name that Pillow gives the file
     *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
+    *(b"Unknown Adobe color", b"Inconsistent progression", b"Warning: unknown JFIF"),
     *(
         b"TIFF",
         b"_TIFF",
