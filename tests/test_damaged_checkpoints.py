@@ -44,6 +44,7 @@ DAMAGES = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "flipped": flip,
     "overwritten": lambda path: path.write_bytes(np.random.default_rng(0).bytes(200)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
 

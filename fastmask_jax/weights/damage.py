@@ -19,6 +19,10 @@ from fastmask_jax.errors import InvalidInput, UserError
 # tensorstore raises ValueErrors that begin with a status: these are the statuses for broken files
 _DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 _DENIED = "PERMISSION_DENIED"
+BROKEN = (  # a file is missing, has become a folder (or a folder a file), or holds no JSON
+    *(FileNotFoundError, IsADirectoryError, NotADirectoryError),
+    *(json.JSONDecodeError, UnicodeDecodeError),
+)
 _UNREADABLE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # errors of a reader for unexpected content
 
 
@@ -35,7 +39,7 @@ def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
       written_by: version of orbax that wrote it; None: unknown.
 
     Raises:
-      DamagedCheckpoint: a file of the checkpoint is missing or damaged; one line.
+      DamagedCheckpoint: a file of the checkpoint is missing, damaged or a folder; one line.
       InvalidInput: orbax cannot read it, and it is not known whether the same version wrote it; one line.
       PermissionError: a file may not be read.
       Other errors (MemoryError, other OSErrors, ImportError) say nothing about the checkpoint and are passed on.
@@ -52,7 +56,7 @@ def naming_damage(folder: Path, written_by: str | None) -> Iterator[None]:
 def _as_what_it_is(error: Exception, folder: Path, written_by: str | None) -> Exception:
     """Returns the error to raise for an error in reading a checkpoint, which may be the same error."""
     status = str(error).partition(":")[0] if isinstance(error, ValueError) else ""
-    if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError) or status in _DAMAGED:
+    if isinstance(error, BROKEN) or status in _DAMAGED:
         return damaged(folder, _reason(error))
     if status == _DENIED:
         return PermissionError(errno.EACCES, _reason(error), str(folder))

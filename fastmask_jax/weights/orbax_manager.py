@@ -13,7 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.local_files import correct_local_files
-from fastmask_jax.weights.damage import json_checksum
+from fastmask_jax.weights.damage import BROKEN, json_checksum
 
 BEST = "segm/AR@100"  # the metric that makes a checkpoint the best one
 JSON_ITEMS = ("config", "progress", "written")  # of a checkpoint, beside the arrays of the item "state"
@@ -35,7 +35,7 @@ class Manager(ocp.CheckpointManager):
             if metrics.get(CRC, json_checksum(value)) != json_checksum(value):
                 raise ValueError("the value has changed since it was saved")
             return value
-        except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError):
+        except (AttributeError, KeyError, TypeError, *BROKEN, ValueError):
             _log.warning("step %s counts as not evaluated: its metrics in %s are broken", step, self.directory)
             return None
 
