@@ -205,6 +205,8 @@ def test_names_of_other_programs_find_their_file(folder, name):
         ("D:/a.jpg", "a.jpg"),
         ("file:///data/sub/Gr%C3%BCn%201.jpg", "sub/grün 1.jpg"),
         ("https://example.org/photos/a.jpg?size=full", "a.jpg"),
+        ("/data/local-files/?d=sub/gr%C3%BCn%201.jpg", "sub/grün 1.jpg"),
+        ("/data/local-files/?d=../out.jpg", None),
         ("twice.jfif", None),  # twice.jpg or twice.jpeg?
         ("twice.JPG", "twice.jpg"),
         ("other/a.jpg", None),

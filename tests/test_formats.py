@@ -114,6 +114,19 @@ def test_labelme_reads_its_files(written):
         assert {shape["label"] for shape in annotation.shapes} <= {"object"}
 
 
+def test_labelme_draws_the_masks(written):
+    reader = pytest.importorskip("labelme._label_file", reason="labelme is not installed")
+    draw = pytest.importorskip("labelme._utils._mask", reason="another version of labelme").shape_to_mask
+    for name in ("a", "below/b & c"):
+        shapes = reader.read_label_file(filename=str(written / f"out/labelme/{name}.json")).shapes
+        for rank, bitmap in enumerate(bitmaps_of(name), 1):
+            rings = [shape["points"] for shape in shapes if shape["group_id"] == rank]
+            mask = np.any([draw(SIZES[name], [list(point) for point in ring]) for ring in rings], axis=0)
+            around = cv2.dilate(bitmap.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            assert not (bitmap & ~mask).any()  # it draws the outline, too, as OpenCV does
+            assert rank == 2 or not (mask & ~around).any()  # in holes, it also draws the cuts to them
+
+
 def test_label_studio_has_percents_of_the_sides(written):
     tasks = json.loads((written / "out/label_studio/tasks.json").read_text())
     assert tasks[1]["data"]["image"] == "/data/local-files/?d=below/b%20%26%20c.png"
@@ -131,6 +144,27 @@ def test_label_studio_takes_its_predictions(written):
     for task in json.loads((written / "out/label_studio/tasks.json").read_text()):
         assert interface.validate_task({"data": task["data"]})
         assert all(interface.validate_prediction(prediction) for prediction in task["predictions"])
+
+
+def test_label_studio_exports_its_annotations_as_training_data(written, tmp_path):
+    """Predictions that were accepted, by Label Studio's own converter to COCO."""
+    converter = pytest.importorskip("label_studio_sdk.converter", reason="label-studio-sdk is not installed")
+    tasks = json.loads((written / "out/label_studio/tasks.json").read_text())
+    accepted = [
+        {"id": number, "data": task["data"], "annotations": [{"id": number, **task["predictions"][0]}]}
+        for number, task in enumerate(tasks, 1)
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(accepted))
+    interface = (written / "out/label_studio/labels.xml").read_text()
+    tool = converter.Converter(interface, str(tmp_path), download_resources=False)
+    tool.convert_to_coco(str(tmp_path / "export.json"), str(tmp_path / "coco"), is_dir=False)
+    split = read_instances(tmp_path / "coco/result.json", written / "images")
+    checked = check(split, workers=0)
+    assert [one.image.file_name for one in checked] == [f"{name}.png" for name in SIZES] and not split.report
+    for one, name in zip(checked, SIZES, strict=True):
+        for found, bitmap in zip(one.objects, bitmaps_of(name), strict=True):
+            mask = coco_mask.decode({"size": SIZES[name], "counts": found.counts}).astype(bool)
+            assert (mask ^ bitmap).sum() <= 1  # percents are rounded to four decimals
 
 
 def test_yolo_lines_are_shares_of_the_sides(written):
@@ -171,6 +205,24 @@ def test_cvat_xml_has_a_polygon_for_each_part(written):
             objects.setdefault(polygon.findtext("attribute"), []).append(points)
         assert list(objects) == [f"{score:.4f}" for score in proposals_of(name).scores]
         for bitmap, rings in zip(bitmaps_of(name), objects.values(), strict=True):
+            np.testing.assert_array_equal(drawn(rings, name), bitmap)
+
+
+def test_datumaro_reads_coco(written, tmp_path):
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    (tmp_path / "annotations").mkdir()
+    content = (written / "out/coco/annotations.json").read_bytes()
+    (tmp_path / "annotations/instances_default.json").write_bytes(content)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/default").symlink_to(written / "images")
+    items = {item.id: item.annotations for item in datumaro.Dataset.import_from(str(tmp_path), "coco_instances")}
+    assert set(items) == set(SIZES)
+    for name, notes in items.items():
+        groups: dict[int, list] = {}
+        for note in notes:
+            if note.type.name == "polygon":
+                groups.setdefault(note.group, []).append(note.points)
+        for (_, rings), bitmap in zip(sorted(groups.items()), bitmaps_of(name), strict=True):
             np.testing.assert_array_equal(drawn(rings, name), bitmap)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 _SAME = {suffix: ".jpg" for suffix in (".jpeg", ".jpe", ".jfif")} | {".tiff": ".tif"}  # suffixes of one format
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_LOCAL = "/data/local-files/?d="  # Label Studio's name of a file below its root for local files
 
 
 def image_path(folder: Path, name: str) -> Path:
@@ -45,7 +46,7 @@ def leads_out(folder: Path | None, name: str) -> bool:
 
 def _readings(folder: Path, name: str) -> Iterator[Sequence[str]]:
     """Yields the names that a name may stand for, as parts below the folder; none leads out of it."""
-    plain = name.strip().replace("\\", "/")
+    plain = name.strip().replace("\\", "/").removeprefix(_LOCAL)
     for one in dict.fromkeys([plain, urllib.parse.unquote(plain).replace("\\", "/")]):
         foreign = os.path.isabs(one) or _DRIVE.match(one) is not None or "://" in one
         path = urllib.parse.urlsplit(one).path if "://" in one else one
