@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastmask_jax.configuration import load_config
+from fastmask_jax.models.build import build_model, initial_variables
+from fastmask_jax.weights.safetensors_file import write_safetensors
 from tests import tiny
 
 _FENCE = re.compile(
@@ -43,7 +45,7 @@ _LITE = {
 }
 
 
-_STAND_IN = {"coco_few": "runs/mine"}  # replaces the bundled network by a tiny run, which can also be trained
+_STAND_IN = {"coco_few": "stand_in.safetensors"}  # replaces the bundled network by a tiny one of the same layout
 
 
 class Block(NamedTuple):
@@ -92,6 +94,13 @@ def tiny_overrides(config: str) -> list[str]:
     return [f"--config.{key}={value}".replace(" ", "") for key, value in changes.items()]
 
 
+def write_stand_in() -> None:
+    """Writes the network that replaces the bundled one, with random weights."""
+    config = load_config("configs/coco_few.py", tiny_overrides("configs/coco_few.py"))
+    variables = initial_variables(build_model(config.model.to_dict()), seed=0)
+    write_safetensors(Path(_STAND_IN["coco_few"]), variables, config.to_dict())
+
+
 def run_command(words: Sequence[str]) -> None:
     """Runs `python SCRIPT …` or `python -m MODULE …` here, at tiny scale; raises AssertionError on failure."""
     assert words[0] == "python", f"only python commands are run: {' '.join(words)}"
@@ -113,6 +122,7 @@ def run_blocks(blocks: Sequence[Block]) -> None:
 
     Prints each block to standard error before running it.
     """
+    write_stand_in()
     namespaces: dict[str, dict] = {}
     for block in blocks:
         print(f"== {block}, {time.process_time():.0f} s of CPU so far", file=sys.stderr, flush=True)

@@ -97,7 +97,7 @@ def test_marked_blocks_run(place, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "did you mean nms_iou?" in done.stdout
-    assert {path.name for path in (place / "runs").iterdir()} == {"coco", "mine", "own", "shapes"}
+    assert {path.name for path in (place / "runs").iterdir()} == {"before", "coco", "mine", "own", "shapes"}
     assert (place / "proposals.png").exists() and (place / "floor.png").exists()
 
 
