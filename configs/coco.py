@@ -130,7 +130,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.mask_threshold = 0.2
     config.evaluation.extra_thresholds = ()  # for further masks of each window, which rank lower
     config.evaluation.stability_weight = 0.0  # ranks sharp masks first; 0: rank by objectness alone
-    config.evaluation.rerank_iou = 1.0  # masks with a greater IoU with a better one rank lower; 1: off
+    config.evaluation.rerank_iou = 1.0  # lowers the scores of masks with a greater IoU with a better one; 1: off
     config.evaluation.tile = (
         "off"  # or the side of tiles in pixels, to also propose on tiles of larger images; or "auto"
     )

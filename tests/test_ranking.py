@@ -27,12 +27,15 @@ def test_reranking_is_that_of_a_plain_loop(generator, images, found):
 
 
 def test_extra_thresholds_add_the_masks_of_other_thresholds(generator, images, found):
-    ours = generator.propose(images[0], extra_thresholds=(0.1, 0.6), count=1000, candidates=100)
+    """A threshold counts once, also that of the masks themselves (0.4)."""
+    ours = generator.propose(images[0], extra_thresholds=(0.1, 0.6, 0.4, 0.6), count=1000, candidates=100)
+    masks = len(found[0])
     want = {
         (tuple(w), rle["counts"]): s for w, rle, s in zip(found[0].windows, found[0].rles, found[0].scores, strict=True)
     }
     for threshold in (0.1, 0.6):
         alone = generator.propose(images[0], mask_threshold=threshold, count=100)
+        masks += len(alone)
         for window, rle, score in zip(alone.windows, alone.rles, alone.scores.astype(np.float64), strict=True):
             odds = 0.15 * score / (1 - score)
             want.setdefault((tuple(window), rle["counts"]), odds / (1 + odds))
@@ -40,8 +43,15 @@ def test_extra_thresholds_add_the_masks_of_other_thresholds(generator, images, f
     for window, rle, score in zip(ours.windows, ours.rles, ours.scores, strict=True):
         key = (tuple(window), rle["counts"])
         got[key] = max(got[key], score)
+    assert len(ours) == masks and ours.empty == found[0].empty
     assert len(want) > 150 and got == pytest.approx(want, rel=1e-5)
     assert (np.diff(ours.scores) <= 0).all()
+
+
+def test_suppression_and_tiles_go_without_extra_thresholds(generator, images):
+    for option in ({"nms_iou": 0.9}, {"tile": 64}):
+        with_extra = generator.propose(images[0], extra_thresholds=(0.1,), count=1000, candidates=50, **option)
+        assert_same(with_extra, generator.propose(images[0], count=1000, candidates=50, **option))
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.6])

@@ -1,4 +1,4 @@
-"""Assembles the proposals of an image, or of a tile, from the decoded windows of its views. NumPy only."""
+"""Assembles the proposals of an image, or of a tile, from the decoded windows of its views."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,25 +81,32 @@ class Assembler:
           decoded: the windows of each view, best first.
         """
         whole = part.grid is None
+        extra = self._extra_thresholds if whole else ()
         found = [
-            candidates
-            for each in zip(views, decoded, strict=True)
-            for candidates in self._candidates(*each, extra=whole)
+            candidates for each in zip(views, decoded, strict=True) for candidates in self._candidates(*each, extra)
         ]
-        return self.finished(self._best(part, found)) if whole else merged([self._pasted(part, each) for each in found])
+        if not whole:
+            return merged([self._pasted(part, each) for each in found])
+        most = self.options.candidates * (1 + len(extra))
+        return self._filtered(self._reranked(self._best(part, found), most))
 
-    def _candidates(self, view: View, decoded: Decoded, extra: bool) -> list[_Candidates]:
-        """Returns the masks of a view that may become proposals: at the threshold and, with `extra`, at the others."""
+    @property
+    def _extra_thresholds(self) -> tuple[float, ...]:
+        options = self.options
+        if options.nms_iou < 1:
+            return ()  # suppression would remove most of the extra masks
+        return tuple(dict.fromkeys(each for each in options.extra_thresholds if each != options.mask_threshold))
+
+    def _candidates(self, view: View, decoded: Decoded, extra: Sequence[float]) -> list[_Candidates]:
+        """Returns the masks of a view that may become proposals: at `mask_threshold` and at extra thresholds."""
         options = self.options
         good = decoded.scores[: options.candidates] >= options.score_threshold
         scores, *arrays = (each[: len(good)][good] for each in decoded)
         if options.stability_weight > 0:
             scores = stable_scores(scores, arrays[1], options.stability_weight)
-        found = [_Candidates(view, options.mask_threshold, scores, *arrays)]
-        if extra and options.nms_iou == 1:  # suppression would remove most of the extra masks
-            lower = scaled_odds(scores, EXTRA)
-            found += [_Candidates(view, threshold, lower, *arrays) for threshold in options.extra_thresholds]
-        return found
+        lower = scaled_odds(scores, EXTRA)
+        further = [_Candidates(view, threshold, lower, *arrays) for threshold in extra]
+        return [_Candidates(view, options.mask_threshold, scores, *arrays), *further]
 
     def _best(self, part: ImagePart, found: Sequence[_Candidates]) -> Proposals:
         """Pastes candidates, except those that cannot be among the best `count` proposals."""
@@ -123,12 +130,18 @@ class Assembler:
             above = least
 
     def finished(self, found: Proposals) -> Proposals:
-        """Ranks and filters all proposals of an image; returns them with the highest score first."""
+        """Ranks and filters all proposals of an image in tiles; returns them with the highest score first."""
+        return self._filtered(self._reranked(found, self.options.candidates))
+
+    def _reranked(self, found: Proposals, most: int) -> Proposals:
+        """Returns the `most` best proposals, with the highest score first."""
+        if self.options.rerank_iou < 1:
+            found = replace(found, scores=reranked_scores(found.scored_masks, self.options.rerank_iou))
+        return found[np.argsort(-found.scores, kind="stable")[:most]]
+
+    def _filtered(self, found: Proposals) -> Proposals:
         options = self.options
-        if options.rerank_iou < 1:
-            found = replace(found, scores=reranked_scores(found.scored_masks, options.rerank_iou))
-        most = options.candidates * (1 + len(options.extra_thresholds))
-        found = found[np.argsort(-found.scores, kind="stable")[:most]].filtered(
+        found = found.filtered(
             count=options.count,
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou,

@@ -45,7 +45,7 @@ class Proposals:
       window_boxes: (x1, y1, x2, y2) of the window in the image; may extend beyond it.
       attention: attention map of the window, 0 to 1, ten by ten cells over its window box.
       image: the image, RGB; of a file that is too large to be decoded at once, an array that reads what is sliced.
-      empty: number of windows dropped because their mask has no pixel.
+      empty: number of windows dropped because their mask has no pixel, among those that could have been returned.
       orientation: EXIF orientation of the image's file, 1 to 8; 1: upright, or not stated. With the option
         `exif="apply"`, `image` is turned by it.
     """

@@ -95,7 +95,7 @@ class TileMerger:
 
 
 def _worth_keeping(part: _Part, most: int, rerank_iou: float) -> Int64[np.ndarray, "k"]:
-    """Returns the proposals with the highest scores, distinct masks first, and all that may still be joined."""
+    """Returns the proposals with the highest scores after reranking, and all that may still be joined."""
     if len(part.found) <= most:
         return np.arange(len(part.found))
     scores = reranked_scores(part.found.scored_masks, min(rerank_iou, SAME))

@@ -5,20 +5,21 @@ cells alone. This file looks at every fine cell of every column; `paste` turns t
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64
 
 from fastmask_jax.geometry import FINE_MASK, upscale_matrix
 
 MASKS = 64  # masks upsampled at once
 COLUMNS = 4096  # columns of pixels searched at once
+AHEAD = 4  # parts of COLUMNS columns whose search has been started
 
 
 class Crossings(NamedTuple):
@@ -27,12 +28,22 @@ class Crossings(NamedTuple):
     Attributes:
       column: index of the column.
       row: it lies between the fine rows `row` − 1 and `row`, 0 to 160; beyond the fine cells the probability is 0.
-      before: share of the way between their centers that is left below the crossing, 0 to 1.
+      rest: distance from the crossing down to the center of `row`, in fine rows, 0 to 1.
     """
 
     column: Int64[np.ndarray, "N"]
     row: Int64[np.ndarray, "N"]
-    before: Float32[np.ndarray, "N"]
+    rest: Float32[np.ndarray, "N"]
+
+
+class _Part(NamedTuple):
+    """Columns that are being searched, of at most MASKS masks."""
+
+    fine: jax.Array  # [n, 160] fine columns of the masks
+    changes: jax.Array  # [COLUMNS, 161] where each column crosses the threshold; padded
+    cell: Int32[np.ndarray, "p"]  # the fine column to the left of each column
+    weight: Float32[np.ndarray, "p"]  # of the fine column to its right
+    first: int  # index of the first column
 
 
 def find_crossings(
@@ -49,56 +60,46 @@ def find_crossings(
       x: position of each column in fine columns, 0 to 159, mask after mask.
       threshold: probability.
     """
-    cell = np.clip(x.astype(np.int32), 0, FINE_MASK - 2)
-    weight = (x - cell).astype(np.float32)
-    cell += FINE_MASK * np.repeat(np.arange(len(counts), dtype=np.int32) % MASKS, counts)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    found, running = [], deque[Any]()
+    found = [Crossings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    running = deque[_Part]()
     with jax.default_device(_cpu()):
-        for first in range(0, len(logits), MASKS):
-            part = _padded(logits[first : first + MASKS], MASKS)
-            begin, end = starts[[first, min(first + MASKS, len(logits))]].tolist()
-            running.append((_search(part, cell[begin:end], weight[begin:end], np.float32(threshold)), begin, end))
-            if len(running) > 1:  # the next masks are searched while these are read
-                found += _read(*running.popleft(), cell, weight, threshold)
-        if running:
-            found += _read(*running.popleft(), cell, weight, threshold)
-    if not found:
-        return Crossings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        for part in _search(logits, counts, x, threshold):
+            running.append(part)
+            if len(running) > AHEAD:  # the next parts are searched while this one is read
+                found.append(_read(running.popleft(), threshold))
+        found += [_read(part, threshold) for part in running]
     return Crossings(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def _search(
-    logits: np.ndarray, cell: np.ndarray, weight: np.ndarray, threshold: np.float32
-) -> tuple[jax.Array, list[jax.Array]]:
-    """Starts a search; returns the fine cells of the masks and, for each part of the columns, where they cross."""
-    fine = _fine_columns(logits)
-    parts = range(0, len(cell), COLUMNS)
-    padded = ([_padded(each[n : n + COLUMNS], COLUMNS) for each in (cell, weight)] for n in parts)
-    return fine, [_changes(fine, *each, threshold) for each in padded]
+def _search(logits: np.ndarray, counts: np.ndarray, x: np.ndarray, threshold: float) -> Iterator[_Part]:
+    """Yields parts of the columns whose search has been started."""
+    starts = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    for first_mask in range(0, len(logits), MASKS):
+        last_mask = min(first_mask + MASKS, len(logits))
+        fine = _fine_columns(_padded(logits[first_mask:last_mask], MASKS))
+        owner = np.repeat(np.arange(last_mask - first_mask, dtype=np.int32), counts[first_mask:last_mask])
+        begin, end = starts[first_mask], starts[last_mask]
+        for first in range(begin, end, COLUMNS):
+            at = x[first : min(first + COLUMNS, end)]
+            cell = np.clip(at.astype(np.int32), 0, FINE_MASK - 2)
+            weight = (at - cell).astype(np.float32)
+            cell += FINE_MASK * owner[first - begin :][: len(at)]
+            changes = _changes(fine, _padded(cell, COLUMNS), _padded(weight, COLUMNS), np.float32(threshold))
+            yield _Part(fine, changes, cell, weight, first)
 
 
-def _read(
-    search: tuple[jax.Array, Sequence[jax.Array]],
-    begin: int,
-    end: int,
-    cell: np.ndarray,
-    weight: np.ndarray,
-    threshold: float,
-) -> Iterator[Crossings]:
-    fine = np.asarray(search[0])
-    for number, changes in enumerate(search[1]):
-        first = begin + number * COLUMNS
-        column, row = np.divmod(np.flatnonzero(np.asarray(changes)), FINE_MASK + 1)
-        column += first
-        real = np.searchsorted(column, end)  # padding follows
-        column, row = column[:real], row[:real]
-        upper, lower = np.maximum(row - 1, 0), np.minimum(row, FINE_MASK - 1)
-        left, share = cell[column], weight[column]
-        above, below = ((1 - share) * fine[left, y] + share * fine[left + 1, y] for y in (upper, lower))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            before = np.nan_to_num((below - np.float32(threshold)) / (below - above))
-        yield Crossings(column, row, np.clip(before, 0, 1))
+def _read(part: _Part, threshold: float) -> Crossings:
+    """Returns the crossings of a part, whose search it waits for."""
+    changes = np.asarray(part.changes)[: len(part.cell)]  # without the padding
+    column, row = np.divmod(np.flatnonzero(changes), FINE_MASK + 1)
+    fine, cell, weight = np.asarray(part.fine), part.cell[column], part.weight[column]
+    before, after = (
+        (1 - weight) * fine[cell, y] + weight * fine[cell + 1, y]
+        for y in (np.maximum(row - 1, 0), np.minimum(row, FINE_MASK - 1))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = np.nan_to_num((after - np.float32(threshold)) / (after - before))
+    return Crossings(column + part.first, row, np.clip(rest, 0, 1))
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Adjusts scores by factors of their odds, which keeps them probabilities and in order."""
+"""Multiplies the odds of scores by factors; the results remain probabilities."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -11,7 +11,11 @@ EXTRA = 0.15  # of a window's masks at further thresholds
 def scaled_odds(
     scores: Float[np.ndarray, "K"], factor: Float[np.ndarray, "K"] | np.float32 | float
 ) -> Float32[np.ndarray, "K"]:
-    """Multiplies the odds p / (1 − p) of scores by a factor; negative scores, which mark missing windows, stay."""
+    """Multiplies the odds p / (1 − p) of scores by one factor, or by one factor for each, above 0.
+
+    Negative scores, which mark missing windows, stay.
+    """
     scores = np.asarray(scores, np.float32)
+    factor = np.maximum(np.asarray(factor, np.float32), np.finfo(np.float32).tiny)  # 0 by underflow
     scaled = scores * factor / (1 - scores + scores * factor)
     return np.where(scores < 0, scores, scaled).astype(np.float32)

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from fastmask_jax.errors import InvalidInput
 from fastmask_jax.geometry import FINE_MASK, MASK, UPSCALE, original_window_boxes, upscale_matrix
 
+COLUMNS = 1 << 18  # columns of pixels of which masks are pasted at once, about
+
 
 class Runs(NamedTuple):
     """Masks of one image as runs of pixels in column order (pixel (y, x) has index x * H + y).
@@ -76,8 +78,6 @@ def paste(
     """
     if not 0 < threshold < 1:
         raise InvalidInput(f"threshold={threshold}: expected a probability between 0 and 1, such as 0.2")
-    from fastmask_jax.masks.crossings import find_crossings  # imports JAX, which readers of masks do not need
-
     height, width = original
     logits = np.asarray(mask_logits, np.float32)
     boxes = original_window_boxes(windows, strides, resized, original)
@@ -87,12 +87,44 @@ def paste(
     chosen = np.flatnonzero(some)
     x1, y1, x2, y2 = boxes[chosen].T
     first, counts = _columns(hit[chosen], x1, x2, width)
-    owner = np.repeat(np.arange(len(chosen)), counts)
+    lengths = np.zeros(len(logits) + 1, np.int64)
+    edges = [np.zeros(0, np.int64)]
+    # Few columns at once: those of a thousand masks in a very large image would need gigabytes.
+    for block in np.split(np.arange(len(chosen)), np.flatnonzero(np.diff(np.cumsum(counts) // COLUMNS)) + 1):
+        boxes_of = np.stack([x1, y1, x2, y2])[:, block]
+        new, owner = _edges(logits[chosen[block]], boxes_of, first[block], counts[block], height, threshold)
+        edges.append(new)
+        lengths[chosen[block] + 1] = np.bincount(owner, minlength=len(block))
+    return Runs(np.concatenate(edges), np.cumsum(lengths), (height, width))
+
+
+def _edges(
+    logits: Float32[np.ndarray, "k 40 40"],
+    boxes: Int64[np.ndarray, "4 k"],
+    first: Int64[np.ndarray, "k"],
+    counts: Int64[np.ndarray, "k"],
+    height: int,
+    threshold: float,
+) -> tuple[Int64[np.ndarray, "N"], Int64[np.ndarray, "N"]]:
+    """Pastes some masks.
+
+    Args:
+      boxes: x1, y1, x2, y2 of the windows in the image.
+      first, counts: as returned by `_columns`.
+      height: height of the image.
+
+    Returns:
+      The edges of `Runs`, and the mask of each.
+    """
+    from fastmask_jax.masks.crossings import find_crossings  # imports JAX, which readers of masks do not need
+
+    x1, y1, x2, y2 = boxes
+    owner = np.repeat(np.arange(len(counts)), counts)
     column = np.arange(len(owner)) + np.repeat(first - np.cumsum(counts) + counts, counts)  # of the window
     x = np.clip((column + 0.5) * (FINE_MASK / (x2 - x1))[owner] - 0.5, 0, FINE_MASK - 1).astype(np.float32)
-    found = find_crossings(logits[chosen], counts, x, threshold)
+    found = find_crossings(logits, counts, x, threshold)
 
-    y = found.row - found.before.astype(np.float64)
+    y = found.row - found.rest.astype(np.float64)
     y[found.row == 0] = -1.0  # beyond the cells: all pixels of that side
     y[found.row == FINE_MASK] = FINE_MASK + 1.0
     mask = owner[found.column]
@@ -101,13 +133,10 @@ def paste(
     pixel[0::2] = np.ceil(y[0::2])
     pixel[1::2] = np.floor(y[1::2]) + 1
     pixel = np.clip(pixel, np.maximum(-y1, 0)[mask], np.minimum(y2, height)[mask] - y1[mask])
-    lengths = np.zeros(len(logits) + 1, np.int64)
-    lengths[chosen + 1] = np.bincount(mask, minlength=len(chosen))
     edges = pixel + (column[found.column] + x1[mask]) * height + y1[mask]
-    # Where a fine cell is at the threshold but for rounding, a run may begin one pixel before the end of the last one.
-    start = mask * (height * width)  # of a range of its own for each mask
-    edges = np.maximum.accumulate(edges + start) - start
-    return Runs(edges, np.cumsum(lengths), (height, width))
+    # Where a fine cell equals the threshold up to rounding, a run may begin one pixel before the end of the last one.
+    start = mask * (edges.max(initial=0) + 1)  # of a range of its own for each mask
+    return np.maximum.accumulate(edges + start) - start, mask
 
 
 def _columns(

@@ -97,7 +97,7 @@ def add_proposal_options(parser: argparse.ArgumentParser) -> None:
         "--rerank_iou",
         type=float,
         metavar="IOU",
-        help="rank proposals whose mask IoU with a better one is greater lower (1: none)",
+        help="lower the scores of proposals whose mask has a greater IoU with a better one (1: off)",
     )
     chosen.add_argument(
         "--long_edges",
