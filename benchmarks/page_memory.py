@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -60,6 +61,7 @@ class Visitor:
     def _run(self, image: Any) -> None:
         """Sends the first event of an upload, and those that the page sends after it."""
         tile, sliders = "off", [0, 1, 6]
+        # The page names no event: the number of inputs tells uploading, proposing and drawing apart.
         values = {2: [image, None], 6: [image, None, tile, *sliders], 4: [None, *sliders]}  # None: kept by the server
         event = next(number for number, targets, _ in self._events if any(name == "input" for _, name in targets))
         while event is not None:
@@ -80,8 +82,12 @@ class Visitor:
 
 
 @contextlib.contextmanager
-def page(weights: str):
-    """Starts demo.py; yields (address, process)."""
+def page(weights: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Starts demo.py; yields (address, process).
+
+    Raises:
+      RuntimeError: it ended, or does not answer.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +99,13 @@ def page(weights: str):
                 with contextlib.suppress(urllib.error.URLError):
                     urllib.request.urlopen(address).close()
                     break
+                if process.poll() is not None:
+                    break
                 time.sleep(1)
+            else:
+                raise RuntimeError(f"demo.py does not answer at {address} after {WAIT} seconds")
+            if process.poll() is not None:
+                raise RuntimeError(f"demo.py ended with exit status {process.returncode}")
             yield address, psutil.Process(process.pid)
         finally:
             process.terminate()

@@ -1,6 +1,6 @@
 """Compares the bundled networks in float32 with plain float64 NumPy, on a photograph.
 
-PYTHONPATH=. python benchmarks/precision.py --networks coco_few shapes --side 320
+    PYTHONPATH=. python benchmarks/precision.py --networks coco_few shapes --side 320
 
 The float64 networks are tests/plain_network.py and tests/plain_efficientnet.py, which build every window and share only
 the names of the weights with the package. The float32 network is the one that proposes, with its transforms. Needs

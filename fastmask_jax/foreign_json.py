@@ -1,4 +1,4 @@
-"""JSON files of other programs: decoding ends with a value or one line; numbers and flags in the forms they have."""
+"""JSON files of other programs: decoding ends with a value or one line; numbers and flags in the forms they use."""
 
 import json
 from typing import Any

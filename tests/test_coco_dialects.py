@@ -120,7 +120,7 @@ _COUNTS = coco_mask.frPyObjects({"size": list(SIZE), "counts": _RUNS}, *SIZE)["c
         [[{"x": str(x), "y": y, "z": 0} for x, y in POINTS]],
     ],
 )
-def test_masks_in_other_clear_forms(segmentation):
+def test_masks_in_other_forms(segmentation):
     (found,), problems = objects_of([annotation(segmentation=segmentation)], SIZE, "a.jpg")
     expected = np.zeros(SIZE, bool)
     expected[10:25, 10:30] = True
@@ -141,7 +141,7 @@ def test_masks_in_other_clear_forms(segmentation):
         ([[SQUARE]], Problem.POLYGON),
     ],
 )
-def test_what_is_no_mask_is_counted(segmentation, problem):
+def test_invalid_masks_are_counted(segmentation, problem):
     objects, problems = objects_of([annotation(segmentation=segmentation)], SIZE, "a.jpg")
     assert not objects and problems == [(problem, "annotation 5 of a.jpg")]
 
@@ -235,7 +235,7 @@ def test_two_entries_of_one_file_are_counted(folder):
 
 
 @pytest.mark.parametrize("number", ["1_0", "0x10", "1e400", "ten", "1.5", 2.5, None, True, [1]])
-def test_what_is_no_whole_number(number):
+def test_values_that_are_not_whole_numbers(number):
     assert whole_number(number) is None
 
 
@@ -243,8 +243,19 @@ def test_what_is_no_whole_number(number):
 def test_no_name_leads_out_of_the_folder(folder, name):
     (folder.parent / "out.jpg").write_bytes(encoded())
     split = read_instances(write(folder, {"images": [image_entry(file_name=name)], "annotations": []}), folder)
-    problem = Problem.IMAGE_OUTSIDE_FOLDER if name.startswith("/") else Problem.IMAGE_MISSING
-    assert not split.images and split.report.counts == {problem: 1}
+    assert not split.images and split.report.counts == {Problem.IMAGE_MISSING: 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("http://[a.jpg", "http://[a]/a.jpg", "http%3A//[a.jpg", "http://\u2100/a.jpg"),  # no URLs
+        *("http://../../../b.jpg", "/mnt/photos/b.jpg", "C:\\photos\\b.jpg"),
+    ],
+)
+def test_urls_and_absolute_names_of_no_file_are_missing(folder, name):
+    split = read_instances(write(folder, {"images": [image_entry(file_name=name)], "annotations": []}), folder)
+    assert not split.images and split.report.counts == {Problem.IMAGE_MISSING: 1}
 
 
 def test_numbers_as_texts():

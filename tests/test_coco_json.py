@@ -74,7 +74,7 @@ BROKEN_IMAGES = [
     (Problem.IMAGE_ID_TWICE, image_entry(), "1 (a.jpg)"),
     (Problem.IMAGE_OUTSIDE_FOLDER, image_entry(id=7, file_name="../a.jpg"), "../a.jpg"),
     (Problem.IMAGE_OUTSIDE_FOLDER, image_entry(id=7, file_name="x/../../a.jpg"), "x/../../a.jpg"),
-    (Problem.IMAGE_OUTSIDE_FOLDER, image_entry(id=7, file_name="/etc/hostname"), "/etc/hostname"),
+    (Problem.IMAGE_OUTSIDE_FOLDER, image_entry(id=7, file_name=__file__), __file__),
     (Problem.IMAGE_MISSING, image_entry(id=7, file_name="b.jpg"), "b.jpg"),
     (Problem.IMAGE_MISSING, image_entry(id=7, file_name="."), "."),
     (Problem.IMAGE_MISSING, image_entry(id=7, file_name="x" * 300), "x" * 200 + "…"),

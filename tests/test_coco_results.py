@@ -102,7 +102,7 @@ def test_broken_files_are_named_in_one_line(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(("image_id", "score"), [("7", 0.5), (7.0, "0.5"), (" 7", ".5"), ("7.0", 0.5)])
-def test_numbers_may_stand_in_other_forms(tmp_path, image_id, score):
+def test_numbers_in_other_forms(tmp_path, image_id, score):
     path = tmp_path / "r.json"
     path.write_text(json.dumps([{**ENTRY, "image_id": image_id, "score": score}]))
     assert list(read_results(path)) == [{**ENTRY, "image_id": 7, "score": 0.5}]

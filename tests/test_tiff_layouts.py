@@ -45,6 +45,26 @@ def test_layouts(tmp_path, monkeypatch, photometric, interleave, kind):
     np.testing.assert_array_equal(np.asarray(open_large(tmp_path / "a.tif")), decode_image(data))
 
 
+@pytest.mark.parametrize("compress", ["none", "lzw", "deflate", "zstd", "lzma"])
+@pytest.mark.parametrize("photometric", ["miniswhite", "minisblack"])
+@pytest.mark.parametrize(("bits", "endianness"), [(8, "big"), (12, "little"), (12, "big"), (16, "little"), (16, "big")])
+def test_compressions(compress, photometric, bits, endianness):
+    eight = RGB[:, :, 0]
+    stored = (255 - eight if photometric == "miniswhite" else eight).astype(np.uint8 if bits == 8 else np.uint16)
+    data = geotiff(stored << (bits - 8), photometric=photometric, compress=compress, nbits=bits, endianness=endianness)
+    np.testing.assert_array_equal(decode_image(data), np.dstack([eight] * 3))
+
+
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 284])
+@pytest.mark.parametrize("kind", [2, 5, 7, 12])  # text, fraction, any bytes, float64
+def test_tags_of_other_types_are_refused(tag, kind):
+    data = bytearray(geotiff(RGB[:, :, 0], photometric="minisblack"))
+    entry = data.index(struct.pack("<HHI", tag, 3, 1))
+    struct.pack_into("<H", data, entry + 2, kind)
+    with pytest.raises(ValueError, match="of no supported format"):
+        decode_image(bytes(data))
+
+
 @pytest.mark.parametrize("count", [2, 4, 5])
 def test_more_bands_than_colors(count):
     values = np.dstack([RGB / 255, RGB / 255])[:, :, :count].astype(np.float32)

@@ -53,6 +53,7 @@ def odd_value(rng: np.random.Generator) -> Any:
             *(None, True, False, 0, -1, 1, 2, 7.0, 2.5, -0.0, 1e-320, 1e9, 10**9, 2**31, 2**32, 2**63, 2**64, 10**30),
             *(-(2**63), 10**400, 1e308, float("nan"), float("inf"), -float("inf"), "", "0", "7", "1e400", "nan", "-1"),
             *("../../etc/passwd", "/dev/zero", "a\nb", "\0", "\ud800", "\x1b[2J", "é" * 300, "x" * 100_000, "True"),
+            *("http://[1.jpg", "https://[::1/1.jpg", "file://[x]/1.jpg", "//[/1.jpg", "[1].jpg"),
             *([], {}, [[]], [None], [1, 2, 3, 4], [0, 0, 0, 0], [1e308] * 6, [[1e9, 2, 3, 4, 5, 6]], [-1] * 8, deep),
             *({"size": [9, 9], "counts": "0"}, {"size": 5}, {"counts": [1, 2]}, {"size": [10**9, 10**9], "counts": []}),
             *(rng.integers(-5, 5, 8).tolist(), rng.random(8).tolist(), int(rng.integers(0, 1000)), float(rng.random())),

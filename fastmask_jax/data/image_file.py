@@ -22,7 +22,7 @@ from fastmask_jax.data.image_header import (
     open_with_pillow,
     read_header,
     register_heif,
-    tiff_directory,
+    tiff_tags,
 )
 from fastmask_jax.data.large_image import in_memory
 from fastmask_jax.data.native_stderr import without_lines
@@ -39,25 +39,12 @@ SUFFIXES = frozenset(
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _BY_PILLOW = ("JPEG", "MPO", "PNG", "PPM")  # without printing, and by the largest value that a PPM header states
 _CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")
-_PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff; libtiff's begin with the function
-    b"tempfile.tif: ",  # or with the name that Pillow gives the file
+_PRINTED = (  # beginnings of messages of libpng, libjpeg and libtiff
     *(b"libpng ", b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid SOS", b"Unsupported marker"),
     *(b"Unknown Adobe color", b"Inconsistent progression", b"Warning: unknown JFIF"),
-    *(
-        b"TIFF",
-        b"_TIFF",
-        b"LZW",
-        b"ZIP",
-        b"Fax",
-        b"PackBits",
-        b"Predict",
-        b"JPEG",
-        b"OJPEG",
-        b"Pixar",
-        b"Log",
-        b"Thunder",
-        b"tempfile.tif",
-    ),
+    # libtiff's begin with its function, or with the file name that Pillow passes to it.
+    *(b"TIFF", b"_TIFF", b"LZW", b"ZIP", b"Fax", b"PackBits", b"Predict", b"JPEG", b"OJPEG", b"Pixar", b"Log"),
+    *(b"Thunder", b"tempfile.tif"),
 )
 
 if "OPENCV_LOG_LEVEL" not in os.environ:  # damaged images raise exceptions: messages on stderr are redundant
@@ -88,26 +75,21 @@ def decode_image(data: bytes, exif: Exif = "ignore", max_pixels: int | None = MA
     # Some versions of OpenCV fill truncated JPEGs with gray.
     truncated = data.startswith(jpeg_end.START) and not jpeg_end.has_jpeg_end(data)
     pixels = None
-    tags = tiff_directory(data) if data.startswith(TIFF) else {}
-    if needs := needs_gdal(tags):
+    tags = tiff_tags(data) if data.startswith(TIFF) else None
+    needs = "" if tags is None else needs_gdal(tags)
+    if header is not None and not truncated and not needs:
+        pixels = _by_opencv_or_pillow(as_stored(data), header.format)
+        if pixels is not None:
+            pixels = to_uint8(pixels)
+            if tags is not None and is_negative(tags):
+                pixels = 255 - pixels
+    if pixels is None and tags is not None:
         pixels = _by_gdal(data, needs)
-    elif header is not None and not truncated:
-        stored = as_stored(data)
-        pixels = _by_pillow(stored) if header.format in _BY_PILLOW and not _is_deep_png(data) else None
-        if pixels is None:
-            pixels = _by_opencv(stored)
-        if pixels is None:
-            pixels = _by_pillow(stored, any_mode=True)
-        if pixels is None and tags:
-            pixels = _by_gdal(data, "")
     if pixels is None:
         why = f" ({needs})" if needs else ""
         if is_heif(data) and not register_heif():
             why = " (HEIC needs pip install pillow-heif)"
         raise InvalidInput(f"an image of {len(data)} bytes is truncated or of no supported format{why}")
-    pixels = to_uint8(pixels)
-    if is_negative(tags) and not needs:
-        pixels = 255 - pixels
     return upright(pixels, orientation_of(data)) if exif == "apply" else np.ascontiguousarray(pixels)
 
 
@@ -115,6 +97,14 @@ def _is_deep_png(data: bytes) -> bool:
     """Returns whether a PNG has 16 bits per channel and color or alpha: Pillow reads only 8 of these bits."""
     depth, kind = data[24:26] if data.startswith(PNG) and len(data) >= 26 else (0, 0)
     return depth == 16 and kind != 0
+
+
+def _by_opencv_or_pillow(data: bytes, format_: str) -> Shaped[np.ndarray, "H W 3"] | None:
+    """Decodes RGB pixels of any depth, by the first decoder that can; None if neither can."""
+    pixels = _by_pillow(data) if format_ in _BY_PILLOW and not _is_deep_png(data) else None
+    if pixels is None:
+        pixels = _by_opencv(data)
+    return _by_pillow(data, any_mode=True) if pixels is None else pixels
 
 
 def _by_opencv(data: bytes) -> Shaped[np.ndarray, "H W 3"] | None:

@@ -9,11 +9,11 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffTags import BYTE, LONG, LONG8, SHORT, SIGNED_BYTE, SIGNED_LONG, SIGNED_SHORT
 
 from fastmask_jax.errors import InvalidInput
 
@@ -29,7 +29,7 @@ _FORMATS = (
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _RADIANCE_SIZE = re.compile(rb"\n[-+]([XY]) (\d{1,9}) [-+]([XY]) (\d{1,9})\n")
 _PFM_SIZE = re.compile(rb"P[Ff]\s+(\d{1,9})\s+(\d{1,9})\s")
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
+_INTEGERS = (BYTE, SHORT, LONG, LONG8, SIGNED_BYTE, SIGNED_SHORT, SIGNED_LONG)  # types of TIFF tags
 _PREFIX = 16  # bytes by which Pillow detects formats
 
 # Warnings about damaged metadata: damaged images raise exceptions.
@@ -42,6 +42,18 @@ class Header(NamedTuple):
     format: str  # Pillow's name; "HDR" and "PFM" are read only by OpenCV
     height: int  # as stored, in pixels; for an icon, the size of its largest picture
     width: int
+
+
+class TiffTags(NamedTuple):
+    """Size and layout of a TIFF's first image; the numbers are those of the TIFF 6.0 specification."""
+
+    height: int  # as stored, in pixels
+    width: int
+    bits: int  # per value; the most of any channel
+    channels: int  # for which bits are stated
+    compression: int
+    photometric: int
+    planar: int
 
 
 class TooManyPixels(InvalidInput):
@@ -128,23 +140,43 @@ def _exif_of_png(file: io.BufferedIOBase) -> Image.Exif:
 
 
 def _header_of_tiff(data: bytes) -> Header | None:
-    directory = tiff_directory(data)
-    try:
-        return Header("TIFF", int(directory[_TIFF_HEIGHT]), int(directory[_TIFF_WIDTH]))
-    except Exception:  # missing or damaged entries
-        return None
+    tags = tiff_tags(data)
+    return None if tags is None else Header("TIFF", tags.height, tags.width)
 
 
-def tiff_directory(data: bytes) -> Mapping[int, Any]:
-    """Reads the tags of a TIFF's first image; empty if they are damaged."""
+def tiff_tags(data: bytes) -> TiffTags | None:
+    """Reads the tags of a TIFF's first image; None if one is damaged, or no integer."""
     try:
         directory = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
         file = io.BytesIO(data)
         file.seek(directory.next)
         directory.load(file)
-        return directory
+        bits = _integers(directory, 258, 1)
+        return TiffTags(
+            height=_integers(directory, 257)[0],
+            width=_integers(directory, 256)[0],
+            bits=max(bits),
+            channels=len(bits),
+            compression=_integers(directory, 259, 1)[0],
+            photometric=_integers(directory, 262, 1)[0],
+            planar=_integers(directory, 284, 1)[0],
+        )
     except Exception:  # Pillow raises many kinds of errors for damaged directories
-        return {}
+        return None
+
+
+def _integers(directory: ImageFileDirectory_v2, tag: int, *default: int) -> tuple[int, ...]:
+    """Returns the values of a tag, which Pillow decodes only here; `default` if it is missing.
+
+    Raises:
+      TypeError: the values are no integers.
+    """
+    if tag not in directory:
+        return default
+    if directory.tagtype[tag] not in _INTEGERS:
+        raise TypeError(f"tag {tag} is of type {directory.tagtype[tag]}")
+    value = directory[tag]
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def _header_of_icon(data: bytes) -> Header | None:

@@ -18,7 +18,8 @@ def to_uint8(
 
     Integers of more than 8 bits lose their lowest bits. The largest value determines the number of bits, because
     cameras and scanners store 10, 12 or 14 bits in 16-bit files. It also determines whether floating-point values range
-    from 0 to 1 or from 0 to 255: up to 2, they range to 1, and those above, which resampling makes, are clipped.
+    from 0 to 1 or from 0 to 255. If the largest value is at most 2, the range is 0 to 1; values above 1, which
+    resampling causes, are clipped.
 
     Args:
       values: pixels of an image, or of a part of one.

@@ -164,8 +164,13 @@ def _object_counts(objects: Iterable[list[CocoObject]]) -> Int64[np.ndarray, "4"
     return np.array([np.count_nonzero((area >= low) & (area <= high)) for low, high in AREAS.values()], np.int64)
 
 
+def _is_in_memory(results: Results) -> bool:
+    """Returns whether results are entries, rather than a file of them."""
+    return isinstance(results, Sequence | Iterator) and not isinstance(results, str)
+
+
 def _name(results: Results) -> str:
-    return "results" if isinstance(results, Sequence | Iterator) and not isinstance(results, str) else str(results)
+    return "results" if _is_in_memory(results) else str(results)
 
 
 def over_groups(results: Results, score: Callable[[Iterator[tuple[int, list[dict]]]], None]) -> None:
@@ -175,7 +180,7 @@ def over_groups(results: Results, score: Callable[[Iterator[tuple[int, list[dict
     images, and must start over.
     """
     entries: Iterable[dict] = results
-    if isinstance(results, Sequence | Iterator) and not isinstance(results, str):
+    if _is_in_memory(results):
         entries = [valid_entry(plain(entry), f"results: entry {number}") for number, entry in enumerate(results)]
     else:
         named = isinstance(results, str | Path)

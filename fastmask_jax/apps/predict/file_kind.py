@@ -10,25 +10,10 @@ Kind = Literal["image", "video"]
 VIDEOS = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".ts"),
     *(".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".ogm", ".qt", ".f4v", ".divx", ".rm", ".rmvb", ".mxf", ".dv", ".wtv"),
-    *(
-        ".m1v",
-        ".mpe",
-        ".m2p",
-        ".mod",
-        ".tod",
-        ".trp",
-        ".y4m",
-        ".ivf",
-        ".nut",
-        ".h264",
-        ".264",
-        ".h265",
-        ".265",
-        ".hevc",
-    ),
-    *(".mjpeg", ".mjpg"),
+    *(".m1v", ".mpe", ".m2p", ".mod", ".tod", ".trp", ".y4m", ".ivf", ".nut", ".h264", ".264", ".h265", ".265"),
+    *(".hevc", ".mjpeg", ".mjpg"),
 }
-_JPEGS_IN_A_ROW = {".mjpeg", ".mjpg"}  # whose content begins as that of an image
+_MOTION_JPEG = {".mjpeg", ".mjpg"}  # whose content begins as that of an image
 # Suffixes of other files whose content looks like an image or a video.
 _SOUND = {".m4a", ".m4b", ".mka", ".weba", ".wma", ".oga", ".ogg", ".opus"}
 _RAW = {".cr2", ".nef", ".nrw", ".arw", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc"}
@@ -39,14 +24,9 @@ _IMAGE_STARTS = (
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"#?RADIANCE", b"#?RGBE"),
 )
 _VIDEO_STARTS = (
-    *(b"\x1aE\xdf\xa3", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3", b".RMF"),
-    *(
-        b"\x06\x0e+4\x02\x05\x01\x01\x0d\x01\x02",
-        b"\xb7\xd8\0 7I\xda\x11",
-        b"YUV4MPEG2 ",
-        b"DKIF\0\0",
-        b"nut/multimedia",
-    ),
+    *(b"\x1aE\xdf\xa3", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\x01\xba", b"\0\0\x01\xb3"),
+    *(b"\x06\x0e+4\x02\x05\x01\x01\x0d\x01\x02", b"\xb7\xd8\0 7I\xda\x11", b"YUV4MPEG2 ", b"DKIF\0\0"),
+    *(b"nut/multimedia", b".RMF"),
     *(b"\0\0\0\x01\x67", b"\0\0\0\x01\x27", b"\0\0\0\x01\x09", b"\0\0\0\x01\x40\x01"),  # H.264 and H.265 alone
 )
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -66,7 +46,7 @@ def kind_of(path: Path) -> Kind | None:
     except OSError:
         head = b""
     by_suffix: Kind | None = "image" if suffix in IMAGES else "video" if suffix in VIDEOS else None
-    return by_suffix if suffix in _JPEGS_IN_A_ROW else _by_content(head) or by_suffix
+    return by_suffix if suffix in _MOTION_JPEG else _by_content(head) or by_suffix
 
 
 def _by_content(head: bytes) -> Kind | None:

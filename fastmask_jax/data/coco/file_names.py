@@ -36,24 +36,35 @@ def image_path(folder: Path, name: str) -> Path:
 def leads_out(folder: Path | None, name: str) -> bool:
     """Returns whether a name leads outside the image folder, and is not understood as one inside it.
 
+    A URL or an absolute name that is no file here leads nowhere: the file is missing.
+
     Without a folder, only a relative name does, by "..".
     """
     if folder is not None:
         path = os.path.abspath(image_path(folder, name))
+        if _is_foreign(name.replace("\\", "/")) and not os.path.isfile(path):  # of another machine
+            return False
         return not Path(path).is_relative_to(os.path.abspath(folder))
     return os.pardir in PurePosixPath(os.path.normpath(name.replace("\\", "/"))).parts[:1]
+
+
+def _is_foreign(name: str) -> bool:
+    """Returns whether a name with forward slashes is a URL, or absolute on any machine."""
+    return os.path.isabs(name) or _DRIVE.match(name) is not None or "://" in name
 
 
 def _readings(folder: Path, name: str) -> Iterator[Sequence[str]]:
     """Yields the names that a name may stand for, as parts below the folder; none leads out of it."""
     plain = name.strip().replace("\\", "/").removeprefix(_LOCAL)
     for one in dict.fromkeys([plain, urllib.parse.unquote(plain).replace("\\", "/")]):
-        foreign = os.path.isabs(one) or _DRIVE.match(one) is not None or "://" in one
-        path = urllib.parse.urlsplit(one).path if "://" in one else one
+        try:
+            path = urllib.parse.urlsplit(one).path if "://" in one else one
+        except ValueError:  # an address that no URL can have, such as one bracket
+            continue
         parts = PurePosixPath(os.path.normpath(path)).parts
         if "\0" in one or not parts or os.pardir in parts:
             continue
-        if not foreign:
+        if not _is_foreign(one):
             yield parts
             if parts[0] == Path(os.path.abspath(folder)).name:
                 yield parts[1:]

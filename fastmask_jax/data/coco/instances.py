@@ -60,8 +60,11 @@ def read_instances(annotations: Path, images: Path | None) -> CocoSplit:
         image = _image(entry, images, f"images[{number}]", usable, report)
         if image is not None:
             usable[image.image_id] = image
-            if (first := files.setdefault(image.file_name, entry["file_name"])) is not entry["file_name"]:
-                report.add(Problem.IMAGE_FILE_TWICE, f"{image.file_name} ({first}, {entry['file_name']})")
+            if image.file_name in files:
+                names = f"{files[image.file_name]}, {entry['file_name']}"
+                report.add(Problem.IMAGE_FILE_TWICE, f"{image.file_name} ({names})")
+            else:
+                files[image.file_name] = entry["file_name"]
         else:
             lost.add(whole_number(entry.get("id")))
     lost -= {None, *usable}

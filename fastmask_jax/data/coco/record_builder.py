@@ -60,6 +60,11 @@ def _features() -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(features)
 
 
+@cache
+def _serializer() -> ExampleSerializer:
+    return ExampleSerializer(_features().get_serialized_info())
+
+
 class CocoInstances(FileReaderBuilder):
     """COCO instances: unchanged image files, boxes, areas, crowd flags, masks as compressed RLE."""
 
@@ -104,9 +109,7 @@ class CocoInstances(FileReaderBuilder):
 
 
 def _record(checked: CheckedImage) -> bytes:
-    features = _features()
-    serializer = ExampleSerializer(features.get_serialized_info())
-    example = serializer.get_tf_example(features.encode_example(_example(checked)))
+    example = _serializer().get_tf_example(_features().encode_example(_example(checked)))
     return example.SerializeToString(deterministic=True)  # otherwise the order of the features varies
 
 
