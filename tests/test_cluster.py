@@ -21,7 +21,8 @@ from fastmask_jax.weights.checkpoints import saved_steps
 from tests import tiny
 from tests.hosts import Hosts, train
 
-LONG = 40_000  # images: more than a run reaches before it is stopped
+LONG = {"train__images": 40_000, "optimizer__learning_rate": 1e-3}
+# More images than a run reaches before it is stopped, and a rate at which rounding does not grow from step to step.
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def compiled(tmp_path_factory):
 def run(data, compiled, tmp_path_factory):
     """(step, workdir) of a run of two processes, the second of which received SIGTERM."""
     workdir = tmp_path_factory.mktemp("hosts") / "run"
-    with Hosts(2, 2, train(data, workdir, train__images=LONG, train__evaluate_every=4), compiled) as hosts:
+    with Hosts(2, 2, train(data, workdir, **LONG, train__evaluate_every=4), compiled) as hosts:
         hosts.wait_for("^step +5/")
         hosts.processes[1].send_signal(signal.SIGTERM)
         assert hosts.codes() == [128 + signal.SIGTERM] * 2, hosts.text()
@@ -54,14 +55,14 @@ def history(workdir, kind):
 
 def test_one_process_takes_the_same_steps(data, run, compiled, tmp_path):
     step, workdir = run
-    with Hosts(1, 2, train(data, tmp_path, train__images=LONG), compiled) as host:
+    with Hosts(1, 2, train(data, tmp_path, **LONG), compiled) as host:
         host.wait_for(f"^step +{step}/")
         host.processes[0].terminate()
         assert host.codes() == [128 + signal.SIGTERM], host.text()
     ours, theirs = history(tmp_path, "train"), history(workdir, "train")
     assert list(theirs) == list(range(1, step + 1))
-    for name in ("loss", "accuracy", "gradient_norm", "learning_rate"):
-        np.testing.assert_allclose([theirs[n][name] for n in theirs], [ours[n][name] for n in theirs], rtol=1e-3)
+    for name in ("loss", "gradient_norm", "learning_rate"):  # accuracy counts windows, which rounding may flip
+        np.testing.assert_allclose([theirs[n][name] for n in theirs], [ours[n][name] for n in theirs], rtol=1e-5)
 
 
 def test_two_processes_evaluate_as_one(data, run, compiled):
