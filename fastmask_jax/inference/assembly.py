@@ -87,8 +87,7 @@ class Assembler:
         ]
         if not whole:
             return merged([self._pasted(part, each) for each in found])
-        most = self.options.candidates * (1 + len(extra))
-        return self._filtered(self._reranked(self._best(part, found), most))
+        return self.finished(self._best(part, found), 1 + len(extra))
 
     @property
     def _extra_thresholds(self) -> tuple[float, ...]:
@@ -129,19 +128,13 @@ class Assembler:
             pasted += new
             above = least
 
-    def finished(self, found: Proposals) -> Proposals:
-        """Ranks and filters all proposals of an image in tiles; returns them with the highest score first."""
-        return self._filtered(self._reranked(found, self.options.candidates))
-
-    def _reranked(self, found: Proposals, most: int) -> Proposals:
-        """Returns the `most` best proposals, with the highest score first."""
-        if self.options.rerank_iou < 1:
-            found = replace(found, scores=reranked_scores(found.scored_masks, self.options.rerank_iou))
-        return found[np.argsort(-found.scores, kind="stable")[:most]]
-
-    def _filtered(self, found: Proposals) -> Proposals:
+    def finished(self, found: Proposals, masks_per_window: int = 1) -> Proposals:
+        """Ranks and filters all proposals of an image; returns them with the highest score first."""
         options = self.options
-        found = found.filtered(
+        if options.rerank_iou < 1:
+            found = replace(found, scores=reranked_scores(found.scored_masks, options.rerank_iou))
+        most = options.candidates * masks_per_window
+        found = found[np.argsort(-found.scores, kind="stable")[:most]].filtered(
             count=options.count,
             score_threshold=options.score_threshold,
             nms_iou=options.nms_iou,
