@@ -8,6 +8,7 @@ from fastmask_jax.errors import InvalidInput
 DEEPEST = 20  # levels of an entry; pickling and writing recurse
 _MOST_DIGITS = 400  # longer integers are beyond float64, and Python refuses those of 4,300 digits and more
 _INT64 = 1 << 63
+_PLAIN = {str, bytes, int, float, bool, type(None)}
 _FLAGS = {word: False for word in ("", "0", "false", "f", "no", "n", "off", "none", "null")}
 _FLAGS |= {word: True for word in ("1", "true", "t", "yes", "y", "on")}
 
@@ -86,10 +87,12 @@ def flag(value: Any) -> bool | None:
 
 def plain(value: Any) -> Any:
     """Returns a value of a program's own entries as JSON has it: arrays of any library become numbers and lists."""
+    if type(value) in _PLAIN:
+        return value
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [plain(one) for one in value]
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: one if type(one) in _PLAIN else plain(one) for key, one in value.items()}
     return bytes(value) if isinstance(value, bytearray) else value

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from fastmask_jax.geometry import resized_size
 from fastmask_jax.masks.paste import Runs, paste
-from fastmask_jax.masks.rle import covered_pixels, encode, masks_to_results, tight_boxes
+from fastmask_jax.masks.rle import decode_counts, encode, masks_to_results, measure, tight_boxes
 from tests.test_paste import STRIDES, drawn, smooth_logits, some_windows
 
 
@@ -53,7 +53,9 @@ def check(masks, runs):
         ys, xs = np.nonzero(mask)
         tight = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1] if len(xs) else [0, 0, 0, 0]
         assert box.tolist() == tight
-    assert (covered_pixels([m["counts"] for m in expected]) == runs.size[0] * runs.size[1]).all()
+    measures = measure([m["counts"] for m in expected], runs.size)
+    assert measures.sound.all() and measures.areas.tolist() == [mask.sum() for mask in masks]
+    np.testing.assert_array_equal(measures.boxes, boxes)
 
 
 @settings(deadline=None, max_examples=300)
@@ -80,23 +82,53 @@ def test_strings_of_large_counts():
     check([mask.reshape(size[::-1]).T], Runs(edges, np.array([0, 4]), size))
 
 
+def text_of(counts):
+    """Encodes lengths by characters; pycocotools reserves too little memory for lengths of 2**29 and more."""
+    text = b""
+    for n, count in enumerate(counts):
+        value = count - counts[n - 2] if n > 2 else count
+        while True:
+            low, value = value & 31, value >> 5
+            done = value == (-1 if low & 16 else 0)
+            text += bytes([48 + low + (0 if done else 32)])
+            if done:
+                break
+    return text
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.lists(st.integers(0, 2**35), min_size=1, max_size=9), max_size=300))
+def test_counts_of_any_strings(counts):
+    decoded = decode_counts([text_of(runs) for runs in counts])
+    assert decoded.sound.all() and len(decoded.sound) == len(counts)
+    assert [part.tolist() for part in np.split(decoded.counts, decoded.splits[1:-1])] == (counts or [[]])
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 2**31), min_size=1, max_size=9), min_size=1, max_size=4), st.data())
-def test_covered_pixels_of_sound_and_broken_strings(counts, data):
-    texts = [coco_mask.frPyObjects({"size": [1, 1], "counts": runs}, 1, 1)["counts"] for runs in counts]
-    sums = [sum(runs) for runs in counts]
-    assert covered_pixels(texts).tolist() == sums
-    broken = data.draw(st.integers(0, len(texts) - 1))
-    for wrong in (b"", texts[broken][:-1] + b"o", texts[broken] + b"\x7f", b"ooooooooooooooooooooo0", b"O"):
-        mixed = covered_pixels([*texts[:broken], wrong, *texts[broken + 1 :]]).tolist()
-        assert mixed == [*sums[:broken], -1, *sums[broken + 1 :]]
+def test_broken_strings_are_told_from_sound_ones(counts, data):
+    texts = [text_of(runs) for runs in counts]
+    for text, runs in zip(texts, counts, strict=True):
+        if max(runs) < 2**29:
+            assert text == coco_mask.frPyObjects({"size": [1, 1], "counts": runs}, 1, 1)["counts"]
+    k = data.draw(st.integers(0, len(texts) - 1))
+    for wrong in (b"", texts[k][:-1] + b"o", texts[k] + b"\x7f", b"ooooooooooooooooooooo0", b"O"):
+        decoded = decode_counts([*texts[:k], wrong, *texts[k + 1 :]])
+        assert decoded.sound.tolist() == [n != k for n in range(len(texts))]
+        parts = np.split(decoded.counts, decoded.splits[1:-1])
+        assert [part.tolist() for part in parts] == [*counts[:k], [], *counts[k + 1 :]]
 
 
-def test_covered_pixels_tells_a_string_cut_between_counts():
+def test_measures_of_strings_that_do_not_cover_the_image():
     rng = np.random.default_rng(0)
-    text = reference(cv2.GaussianBlur(rng.normal(size=(60, 80)), (0, 0), 3) > 0)["counts"]
-    assert covered_pixels([text, text[: len(text) // 2]]).tolist()[0] == 4800
-    assert all(covered_pixels([text[:end]])[0] != 4800 for end in range(len(text)))
+    masks = [cv2.GaussianBlur(rng.normal(size=(60, 80)), (0, 0), 3) > 0 for _ in range(3)]
+    texts = [reference(mask)["counts"] for mask in masks]
+    for end in range(len(texts[1])):
+        measures = measure([texts[0], texts[1][:end], texts[2]], (60, 80))
+        assert measures.sound.tolist() == [True, False, True]
+        assert measures.areas.tolist() == [masks[0].sum(), 0, masks[2].sum()]
+        assert measures.boxes[[0, 2]].tolist() == coco_mask.toBbox([reference(masks[0]), reference(masks[2])]).tolist()
+    assert measure([], (60, 80)).boxes.shape == (0, 4)
 
 
 def test_masks_to_results():

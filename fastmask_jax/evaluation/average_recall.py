@@ -1,11 +1,9 @@
 """Computes average recall of class-agnostic proposals by COCO's protocol (docs/network.md §3), for any results file.
 
-Recall is the number of found objects divided by the number of objects. Images are scored in chunks and the counts are
-added, so the proposals of 5000 images need not fit into memory. A COCO engine does the matching.
+Recall is the number of found objects divided by the number of objects. Images are scored one by one and the counts are
+added, so the proposals of 5000 images need not fit into memory.
 """
 
-import contextlib
-import io
 import itertools
 import logging
 import math
@@ -13,23 +11,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import faster_coco_eval.core
 import numpy as np
-import pycocotools.coco
-import pycocotools.cocoeval
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.coco.instances import check_sizes, read_instances
 from fastmask_jax.data.coco.objects import CocoObject, objects_of
 from fastmask_jax.data.coco.problem_report import Problem
 from fastmask_jax.errors import InvalidInput, shown
+from fastmask_jax.evaluation.cocoeval import recall_of_cocoeval
+from fastmask_jax.evaluation.matching import box_pairs, found_objects, mask_pairs
 from fastmask_jax.foreign_json import plain
-from fastmask_jax.masks.coco_results import CATEGORY, is_finite, is_given, read_results, valid_entry
-from fastmask_jax.masks.rle import covered_pixels
+from fastmask_jax.masks.coco_results import is_finite, is_given, read_results, valid_entry
+from fastmask_jax.masks.rle import measure
 
 Kind = Literal["segm", "bbox"]
 Engine = Literal["fast", "reference"]
@@ -38,7 +34,6 @@ PROPOSALS = (10, 100, 1000)
 AREA_PROPOSALS = 100  # number of proposals in the small, medium and large columns
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}  # pixels²
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-CHUNK = 32  # images scored in one call of an engine
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +46,24 @@ class ListedImage:
     file_name: str
     size: tuple[int, int]
     objects: list[CocoObject]
+
+
+class Ranked(NamedTuple):
+    """The top m proposals of an image, highest score first.
+
+    Attributes:
+      scores: m numbers.
+      boxes: float64[m, 4] (x, y, width, height), as given, or else around the masks.
+      masks: m validated compressed RLEs; None for a proposal without a mask.
+      areas: int64[m], pixels of the masks; 0 without a mask.
+      mask_boxes: float32[m, 4] (x, y, width, height), boxes around the masks.
+    """
+
+    scores: list[float]
+    boxes: Float64[np.ndarray, "m 4"]
+    masks: list[dict | None]
+    areas: Int64[np.ndarray, "m"]
+    mask_boxes: Float32[np.ndarray, "m 4"]
 
 
 Results = Path | Sequence[dict] | Iterable[dict]  # a file, its entries in memory, or a reiterable source of entries
@@ -81,7 +94,7 @@ def average_recall(
       image_ids: score these images only.
       limit: score the first `limit` images by sorted id.
       max_proposals: numbers of proposals per image, highest scores first, for AR@….
-      engine: "fast" is faster-coco-eval, "reference" pycocotools; both give the same metrics.
+      engine: "fast" is `matching.py`, "reference" COCOeval of pycocotools; both give the same metrics.
 
     Returns:
       {"segm/AR@10": …, "segm/AR_small@100": …, "bbox/AR@1000": …}; NaN if there are no such objects, and for
@@ -121,8 +134,8 @@ def recall_by_image(
     recalls = {n: 0.0 for n, image in images.items() if not all(o.crowd for o in image.objects)}
 
     def score(groups: Iterator[tuple[int, list[dict]]]) -> None:
-        for image_id, entries in best_entries(groups, images, proposals, _name(results)):
-            hits = _found([(images[image_id], entries)], kind, [proposals], engine)[:, 0, 0]
+        for image_id, ranked in ranked_proposals(groups, images, proposals, _name(results)):
+            hits = _FOUND[engine](images[image_id], ranked, kind, [proposals])[:, 0, 0]
             recalls[image_id] = float(hits.mean() / _object_counts([images[image_id].objects])[0])
 
     over_groups(results, score)
@@ -204,64 +217,63 @@ def _runs(entries: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
         yield image_id, list(run)
 
 
-def best_entries(
+def ranked_proposals(
     groups: Iterator[tuple[int, list[dict]]], images: dict[int, ListedImage], most: int, where: str
-) -> Iterator[tuple[int, list[dict]]]:
-    """Yields the top `most` entries of each image with objects, highest score first, in the form that engines need.
-
-    Each entry has a score, a bbox, and a validated compressed RLE, or None, as its segmentation.
+) -> Iterator[tuple[int, Ranked]]:
+    """Yields the top `most` proposals of each image with objects, validated.
 
     Args:
       where: name of the results in errors.
     """
     for image_id, entries in groups:
         image = images.get(image_id)
-        if image is None or all(o.crowd for o in image.objects):
-            continue
-        best = sorted(entries, key=lambda entry: -entry["score"])[:most]  # stable, as COCO's own sort
-        yield (
-            image_id,
-            [
-                {"score": float(entry["score"]), "bbox": _box(entry, rle, image, where), "segmentation": rle}
-                for entry, rle in zip(best, _rles(best, image, where), strict=True)
-            ],
-        )
+        if image is not None and not all(o.crowd for o in image.objects):
+            yield image_id, _ranked(sorted(entries, key=lambda entry: -entry["score"])[:most], image, where)
 
 
-def _box(entry: dict, rle: dict | None, image: ListedImage, where: str) -> list[float]:
-    box = entry.get("bbox")
-    if not is_given(box):
-        return coco_mask.toBbox(rle).tolist()
-    if isinstance(box, list) and len(box) == 4 and all(is_finite(v) for v in box):
-        return [float(v) for v in box]
-    raise InvalidInput(f"{_named(entry, image, where)}: its bbox {shown(box)} is not four numbers x, y, width, height")
+def _ranked(entries: list[dict], image: ListedImage, where: str) -> Ranked:
+    """Validates entries, highest score first. Of equal scores, COCO takes the first: its own sort is stable, too."""
+    masks = [_rle(entry, image, where) for entry in entries]
+    with_mask = [n for n, mask in enumerate(masks) if mask]
+    measures = measure([masks[n]["counts"] for n in with_mask], image.size)
+    if not measures.sound.all():
+        entry = entries[with_mask[np.argmin(measures.sound)]]
+        raise InvalidInput(f"{_named(entry, image, where)}: its run lengths are broken or cut off")
+    areas, mask_boxes = np.zeros(len(entries), np.int64), np.zeros((len(entries), 4), np.float32)
+    areas[with_mask], mask_boxes[with_mask] = measures.areas, measures.boxes
+    boxes = mask_boxes.astype(np.float64)
+    given = [n for n, entry in enumerate(entries) if is_given(entry.get("bbox"))]
+    boxes[given] = _boxes([entries[n] for n in given], image, where)
+    return Ranked([float(entry["score"]) for entry in entries], boxes, masks, areas, mask_boxes)
+
+
+def _boxes(entries: list[dict], image: ListedImage, where: str) -> Float64[np.ndarray, "m 4"]:
+    """Returns the boxes that entries give."""
+    for entry in entries:
+        box = entry["bbox"]
+        if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
+            raise InvalidInput(
+                f"{_named(entry, image, where)}: its bbox {shown(box)} is not four numbers x, y, width, height"
+            )
+    return np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
 
 
 def _named(entry: dict, image: ListedImage, where: str) -> str:
     return f"{where}: the proposal of image {image.image_id} with score {entry['score']}"
 
 
-def _rles(entries: list[dict], image: ListedImage, where: str) -> list[dict | None]:
-    """Returns the masks of an image's results as compressed RLE; None for an entry without a mask."""
-    rles: list[dict | None] = []
-    for entry in entries:
-        mask = entry.get("segmentation")
-        counts = mask.get("counts") if isinstance(mask, dict) else None
-        if isinstance(counts, str | bytes):
-            size = mask.get("size")
-            if not isinstance(size, list) or size != list(image.size):
-                raise InvalidInput(
-                    f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
-                )
-            counts = counts if isinstance(counts, bytes) else counts.encode(errors="replace")
-            rles.append({"size": list(image.size), "counts": counts})
-        else:
-            rles.append(_compressed(entry, image, where) if is_given(mask) else None)
-    given = [(entry, rle["counts"]) for entry, rle in zip(entries, rles, strict=True) if rle]
-    broken = np.flatnonzero(covered_pixels([counts for _, counts in given]) != image.size[0] * image.size[1])
-    if len(broken):
-        raise InvalidInput(f"{_named(given[broken[0]][0], image, where)}: its run lengths are broken or cut off")
-    return rles
+def _rle(entry: dict, image: ListedImage, where: str) -> dict[str, Any] | None:
+    """Returns the mask of an entry as compressed RLE of the image's size; None if it has none."""
+    mask = entry.get("segmentation")
+    counts = mask.get("counts") if isinstance(mask, dict) else None
+    if not isinstance(counts, str | bytes):
+        return _compressed(entry, image, where) if is_given(mask) else None
+    size = mask.get("size")
+    if not isinstance(size, list) or size != list(image.size):
+        raise InvalidInput(
+            f"{_named(entry, image, where)}: its mask is not of the image's [height, width] {image.size}"
+        )
+    return {"size": size, "counts": counts if isinstance(counts, bytes) else counts.encode(errors="replace")}
 
 
 def _compressed(entry: dict, image: ListedImage, where: str) -> dict[str, Any]:
@@ -300,10 +312,9 @@ def _recalled(
                 masks, boxes_alone = masks + with_mask, boxes_alone + len(entries) - with_mask
                 yield image_id, entries
 
-        wanted = best_entries(noted(), images, caps[-1], _name(results))
-        while chunk := [(images[image_id], entries) for image_id, entries in itertools.islice(wanted, CHUNK)]:
+        for image_id, ranked in ranked_proposals(noted(), images, caps[-1], _name(results)):
             for kind in KINDS:
-                found[kind] += _found(chunk, kind, caps, engine)
+                found[kind] += _FOUND[engine](images[image_id], ranked, kind, caps)
         _warn(unknown, len(images.keys() - read), len(images))
 
     over_groups(results, score)
@@ -324,52 +335,45 @@ def _warn(unknown: Counter, silent: int, images: int) -> None:
         log.warning("%d of %d images have no proposals", silent, images)
 
 
-def _found(
-    chunk: list[tuple[ListedImage, list[dict]]], kind: Kind, caps: list[int], engine: Engine
-) -> Float64[np.ndarray, "10 4 caps"]:
-    """Counts found objects of a chunk of images, by IoU threshold, area and number of proposals."""
-    make_coco, make_eval = _ENGINES[engine]
-    truth, proposed = [], []
-    for image, entries in chunk:
-        for o in image.objects:
-            rle = {"size": list(image.size), "counts": o.counts}
-            truth.append(
-                {
-                    "image_id": image.image_id,
-                    "area": o.area,
-                    "bbox": list(o.box),
-                    "iscrowd": int(o.crowd),
-                    "segmentation": rle,
-                }
-            )
-        for entry in entries:
-            if kind == "bbox" or entry["segmentation"] is not None:
-                proposed.append({"image_id": image.image_id, "area": 0.0, "iscrowd": 0, **entry})
-    sizes = [{"id": image.image_id, "height": image.size[0], "width": image.size[1]} for image, _ in chunk]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = make_eval(_coco(make_coco, sizes, truth), _coco(make_coco, sizes, proposed), kind)
-        evaluation.params.useCats = 0
-        evaluation.params.iouThrs = IOU_THRESHOLDS
-        evaluation.params.maxDets = caps
-        evaluation.params.areaRng = [list(span) for span in AREAS.values()]
-        evaluation.params.areaRngLbl = list(AREAS)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    recall = np.asarray(evaluation.eval["recall"])[:, 0]  # [thresholds, areas, caps]; −1 without objects
-    counts = _object_counts(image.objects for image, _ in chunk)
-    return np.rint(np.where(recall < 0, 0, recall) * counts[:, None])
+Found = Int64[np.ndarray, "10 4 caps"]  # objects that are found, by IoU threshold, range of areas, and proposals
 
 
-def _coco(make_coco: Any, images: list[dict], annotations: list[dict]) -> Any:
-    """Creates a dataset of the engine. Ids start at 1, because COCO's matching uses 0 for "not matched"."""
-    coco = make_coco()
-    numbered = [{"id": n, "category_id": CATEGORY, **entry} for n, entry in enumerate(annotations, 1)]
-    coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": CATEGORY, "name": "object"}]}
-    coco.createIndex()
-    return coco
+def _found_by_matching(image: ListedImage, ranked: Ranked, kind: Kind, caps: list[int]) -> Found:
+    wanted = [o for o in image.objects if not o.crowd]
+    least = float(IOU_THRESHOLDS[0])
+    if kind == "segm":
+        some = np.array([mask is not None for mask in ranked.masks], bool)
+        x, y, width, height = ranked.mask_boxes[some].T
+        masks = [mask for mask in ranked.masks if mask]
+        targets = [{"size": list(image.size), "counts": o.counts} for o in wanted]
+        pairs = mask_pairs(masks, ranked.areas[some], np.stack([x, y, x + width, y + height]), targets, least)
+    else:
+        pairs = box_pairs(ranked.boxes, np.array([o.box for o in wanted], np.float64).reshape(-1, 4), least)
+    area = np.array([o.area for o in wanted])
+    ranges = np.array([(area >= low) & (area <= high) for low, high in AREAS.values()])
+    return found_objects(pairs, ranges, IOU_THRESHOLDS, caps)
 
 
-_ENGINES: dict[str, tuple[Any, Any]] = {
-    "fast": (faster_coco_eval.core.COCO, COCOeval_faster),
-    "reference": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
+def _found_by_cocoeval(image: ListedImage, ranked: Ranked, kind: Kind, caps: list[int]) -> Found:
+    objects = [
+        {
+            "area": o.area,
+            "bbox": list(o.box),
+            "iscrowd": int(o.crowd),
+            "segmentation": {"size": list(image.size), "counts": o.counts},
+        }
+        for o in image.objects
+    ]
+    proposals = [
+        {"score": score, "bbox": box, "segmentation": mask}
+        for score, box, mask in zip(ranked.scores, ranked.boxes.tolist(), ranked.masks, strict=True)
+        if kind == "bbox" or mask is not None
+    ]
+    recall = recall_of_cocoeval(image.size, objects, proposals, kind, IOU_THRESHOLDS, list(AREAS.values()), caps)
+    return np.rint(np.maximum(recall, 0) * _object_counts([image.objects])[:, None]).astype(np.int64)
+
+
+_FOUND: dict[str, Callable[[ListedImage, Ranked, Kind, list[int]], Found]] = {
+    "fast": _found_by_matching,
+    "reference": _found_by_cocoeval,
 }

@@ -22,10 +22,11 @@ from fastmask_jax.evaluation.average_recall import (
     AREAS,
     IOU_THRESHOLDS,
     ListedImage,
+    Ranked,
     Results,
-    best_entries,
     objects_to_find,
     over_groups,
+    ranked_proposals,
 )
 from fastmask_jax.evaluation.match_pictures import SEARCHED
 from fastmask_jax.masks.drawing import (
@@ -130,8 +131,8 @@ def write_sheet(
         worst = _Row(lambda match: match.iou >= FOUND_IOU, lambda match: -match.iou)
         missed = [_Row(lambda match, s=size: match.iou < FOUND_IOU and match.size == s, _lot) for size in SIZES]
         rows[:] = [found, worst, *missed]
-        for image, entries in _with_silent(best_entries(groups, listed, SEARCHED, "results"), dict(listed)):
-            matches = _matches(image, entries)
+        for image, ranked in _with_silent(ranked_proposals(groups, listed, SEARCHED, "results"), dict(listed)):
+            matches = _matches(image, ranked)
             total.update(match.size for match in matches)
             for row in rows:
                 row.add(matches)
@@ -169,25 +170,27 @@ def _titled(strip: UInt8[np.ndarray, "_H W 3"], title: str) -> UInt8[np.ndarray,
 
 
 def _with_silent(
-    proposed: Iterator[tuple[int, list[dict]]], waiting: dict[int, ListedImage]
-) -> Iterator[tuple[ListedImage, list[dict]]]:
-    """Yields images with their entries, then the remaining images of `waiting` without entries."""
-    for image_id, entries in proposed:
-        yield waiting.pop(image_id), entries
-    yield from ((image, []) for image in waiting.values())
+    proposed: Iterator[tuple[int, Ranked]], waiting: dict[int, ListedImage]
+) -> Iterator[tuple[ListedImage, Ranked | None]]:
+    """Yields images with their proposals, then the remaining images of `waiting` without proposals."""
+    for image_id, ranked in proposed:
+        yield waiting.pop(image_id), ranked
+    yield from ((image, None) for image in waiting.values())
 
 
-def _matches(image: ListedImage, entries: Sequence[dict]) -> list[Match]:
+def _matches(image: ListedImage, ranked: Ranked | None) -> list[Match]:
     """Returns a match for each object that is not a crowd."""
     objects = [one for one in image.objects if not one.crowd]
-    entries = [entry for entry in entries if entry["segmentation"]]
-    if not entries or not objects:
+    proposed = (
+        [(score, mask) for score, mask in zip(ranked.scores, ranked.masks, strict=True) if mask] if ranked else []
+    )
+    if not proposed or not objects:
         return [Match(image, one, 0.0, 0.0, None) for one in objects]
     truth = [{"size": list(image.size), "counts": one.counts} for one in objects]
-    iou = np.asarray(coco_mask.iou([entry["segmentation"] for entry in entries], truth, [0] * len(truth)))
+    iou = np.asarray(coco_mask.iou([mask for _, mask in proposed], truth, [0] * len(truth)))
     best = iou.argmax(0)
     return [
-        Match(image, one, float(iou[n, k]), entries[n]["score"], entries[n]["segmentation"] if iou[n, k] else None)
+        Match(image, one, float(iou[n, k]), proposed[n][0], proposed[n][1] if iou[n, k] else None)
         for k, (n, one) in enumerate(zip(best, objects, strict=True))
     ]
 

@@ -113,11 +113,14 @@ def valid_entry(entry: object, where: str) -> dict:
         raise InvalidInput(f"{where}: image_id {shown(entry['image_id'])} is not an integer")
     if not is_finite(score):
         raise InvalidInput(f"{where}: score {shown(entry['score'])} is not a finite number")
-    return entry | {"image_id": image_id, "score": score}
+    as_given = image_id is entry["image_id"] and score is entry["score"]
+    return entry if as_given else entry | {"image_id": image_id, "score": score}
 
 
 def is_finite(value: object) -> bool:
     """Returns whether a value is a number, and neither NaN nor beyond the range of float64."""
+    if type(value) is float:
+        return math.isfinite(value)
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:

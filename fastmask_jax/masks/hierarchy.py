@@ -89,8 +89,8 @@ def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segment
         return filled
     pixels = np.prod(rles[0]["size"], dtype=np.int64)
     cuts = np.arange(len(rles))[:, None] * pixels + np.linspace(0, pixels, SEGMENTS + 1).round()
-    counts, owner, _ = decode_counts([rle["counts"].encode() for rle in rles])
-    place = np.arange(len(counts)) - np.searchsorted(owner, np.arange(len(rles)))[owner]
+    counts, splits, _ = decode_counts([rle["counts"].encode() for rle in rles])
+    place = np.arange(len(counts)) - np.repeat(splits[:-1], np.diff(splits))
     ends = np.cumsum(counts)  # through all masks, each of which has as many pixels as the image
     covered = np.cumsum(np.where(place % 2, counts, 0))
     before = np.interp(cuts, np.append(0.0, ends), np.append(0.0, covered))  # pixels of masks before each cut

@@ -1,6 +1,6 @@
 """Encodes runs of pixels as COCO's RLE strings and boxes, all masks of an image at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from fastmask_jax.masks.paste import Runs, paste
 
 MOST_PIXELS = 2**32 - 1  # of an image: pycocotools counts them in 32 bits
 MOST_SIDE = 1_000_000  # pixels
+CHARACTERS = 1 << 16  # of strings that are decoded at once, so that their values stay in the cache
 
 
 class ScoredMasks(NamedTuple):
@@ -33,6 +34,8 @@ class ScoredMasks(NamedTuple):
 
 def _settled(runs: Runs) -> Runs:
     """Cancels equal edges: every run then has a pixel, and a gap before the next."""
+    if not (runs.edges[1:] == runs.edges[:-1]).any():
+        return runs
     masks = len(runs.splits) - 1
     owner = np.repeat(np.arange(masks), np.diff(runs.splits))
     new = np.ones(len(runs.edges), bool)
@@ -88,13 +91,13 @@ class DecodedCounts(NamedTuple):
     """Lengths of gap, run, gap, run ... of K strings.
 
     Attributes:
-      counts: lengths, string after string; 0 in invalid strings.
-      owner: index of the string of each count.
+      counts: lengths, string after string; none of invalid strings.
+      splits: string k owns counts[splits[k]:splits[k + 1]].
       sound: which strings are well formed.
     """
 
     counts: Int64[np.ndarray, "M"]
-    owner: Int64[np.ndarray, "M"]
+    splits: Int64[np.ndarray, "K1"]
     sound: Bool[np.ndarray, "K"]
 
 
@@ -105,39 +108,69 @@ def decode_counts(texts: Sequence[bytes]) -> DecodedCounts:
     "continues", bit 16 of the last group is the sign. From the fourth length on, the difference to the length two
     before is encoded.
     """
-    lengths = np.array([len(text) for text in texts], np.int64)
-    groups = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
-    ends = np.cumsum(lengths)
-    broken = lengths == 0
-    broken[~broken] = groups[ends[~broken] - 1] & 32 != 0
-    owner = np.repeat(np.arange(len(texts)), lengths)
-    broken[owner[(groups < 0) | (groups > 63)]] = True
-    groups, owner = groups[~broken[owner]], owner[~broken[owner]]
-    if not len(groups):
-        return DecodedCounts(groups, owner, ~broken)
-    last = np.flatnonzero(groups & 32 == 0)
-    start = np.concatenate([[0], last[:-1] + 1])
-    length = last - start + 1
-    shift = 5 * np.minimum(np.arange(len(groups)) - np.repeat(start, length), 12)
-    values = np.add.reduceat((groups & 31) << shift, start)
-    values -= np.where(groups[last] & 16, np.int64(1) << np.minimum(5 * length, 62), 0)
-    owner = owner[start]
-    broken[owner[length > 8]] = True  # 40 bits and more: no image is so large
+    parts = [_decoded(some) for some in _portions(texts)]
+    ends = np.concatenate([np.diff(part.splits) for part in parts]).cumsum()
+    counts, sound = (np.concatenate([part[field] for part in parts]) for field in (0, 2))
+    return DecodedCounts(counts, np.concatenate([[0], ends]), sound)
+
+
+def _portions(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yields the strings in portions of about `CHARACTERS`."""
+    step = max(1, CHARACTERS * len(texts) // max(1, sum(map(len, texts))))
+    for at in range(0, max(len(texts), 1), step):
+        yield texts[at : at + step]
+
+
+def _decoded(texts: Sequence[bytes]) -> DecodedCounts:
+    """Decodes a few strings; see `decode_counts`."""
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    groups = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)  # 64 and more: no character of such a string
+    last = np.flatnonzero(groups & 96 == 0)
+    length = np.diff(last, prepend=-1)
+    splits = np.searchsorted(last, np.concatenate([[0], ends]))
+    broken = np.diff(ends, prepend=0) == 0
+    broken[~broken] = groups[ends[~broken] - 1] > 31
+    broken[np.searchsorted(ends, np.flatnonzero(groups > 63), side="right")] = True
+    if not broken.any():  # otherwise values may go on in the next string
+        broken[np.searchsorted(ends, last[length > 8], side="right")] = True  # 40 bits: no image is so large
+    if broken.any():
+        return _decoded_without(texts, broken)
+    values = _SIGNED[groups[last]]
+    longer, back = np.flatnonzero(length > 1), 1
+    while len(longer):
+        values[longer] = values[longer] * 32 + (groups[last[longer] - back] & 31)
+        back += 1
+        longer = longer[length[longer] > back]
 
     # The differences to the value before the last are summed up; the first value stands alone.
-    splits = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(texts)))])
-    first = splits[:-1][np.diff(splits) > 0]
+    first = splits[:-1]
     alone = values[first]
     values[first] = 0
-    sums = np.concatenate([[0, 0], values])  # sums[n + 2]: of value n and every other one before it, over all masks
-    sums[0::2], sums[1::2] = np.cumsum(sums[0::2]), np.cumsum(sums[1::2])
-    place = np.arange(len(values))
-    begin = splits[owner]
-    counts = sums[2:] - sums[begin + (place - begin) % 2]
-    counts[first] = alone
-    broken[owner[counts < 0]] = True
-    counts[broken[owner]] = 0
-    return DecodedCounts(counts, owner, ~broken)
+    for parity in (0, 1):
+        chain = values[parity::2]
+        begin = (splits + 1 - parity) // 2
+        sums = np.concatenate([[0], np.cumsum(chain)])  # over all strings
+        chain[:] = sums[1:] - np.repeat(sums[begin[:-1]], np.diff(begin))
+    values[first] = alone
+    negative = np.flatnonzero(values < 0)
+    if len(negative):
+        broken[np.searchsorted(splits, negative, side="right") - 1] = True
+        return _decoded_without(texts, broken)
+    return DecodedCounts(values, splits, ~broken)
+
+
+def _decoded_without(texts: Sequence[bytes], broken: Bool[np.ndarray, "K"]) -> DecodedCounts:
+    """Decodes all strings but those known to be broken."""
+    sound = ~broken
+    counts, splits, also_sound = _decoded([texts[k] for k in np.flatnonzero(sound)]) if sound.any() else _NOTHING
+    length = np.zeros(len(texts), np.int64)
+    length[sound] = np.diff(splits)
+    sound[sound] = also_sound
+    return DecodedCounts(counts, np.concatenate([[0], np.cumsum(length)]), sound)
+
+
+_NOTHING = DecodedCounts(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, bool))
+_SIGNED = np.array([(group & 15) - (group & 16) for group in range(32)])  # value of a last group
 
 
 def run_lengths(text: bytes) -> Int64[np.ndarray, "M"] | None:
@@ -146,13 +179,48 @@ def run_lengths(text: bytes) -> Int64[np.ndarray, "M"] | None:
     return decoded.counts if decoded.sound[0] else None
 
 
-def covered_pixels(texts: Sequence[bytes]) -> Int64[np.ndarray, "K"]:
-    """Returns the number of pixels that each compressed string covers, gaps and runs: H · W if valid, −1 if malformed.
+def decoded_runs(decoded: DecodedCounts, size: tuple[int, int]) -> Runs:
+    """Returns the runs of masks whose strings all cover an image of (H, W) pixels."""
+    counts, splits, _ = decoded
+    steps = counts.copy()
+    steps[splits[1:-1]] -= size[0] * size[1]  # each mask starts at pixel 0 again
+    odd = np.diff(splits) % 2 == 1  # the last gap ends no run
+    edges = np.delete(np.cumsum(steps), splits[1:][odd] - 1)
+    return Runs(edges, splits - np.concatenate([[0], np.cumsum(odd)]), size)
 
-    Check this before passing untrusted strings to pycocotools, which loops forever on truncated ones.
+
+class Measures(NamedTuple):
+    """Areas and boxes of K masks of an image.
+
+    Attributes:
+      sound: which strings are well formed and cover the image. The others have neither area nor box. Check this before
+        passing untrusted strings to pycocotools, which loops forever on truncated ones.
+      areas: numbers of pixels.
+      boxes: bounding boxes (x, y, width, height) in pixels; zeros for an empty mask.
     """
-    counts, owner, sound = decode_counts(texts)
-    return np.where(sound, np.bincount(owner, counts, minlength=len(texts)).astype(np.int64), -1)
+
+    sound: Bool[np.ndarray, "K"]
+    areas: Int64[np.ndarray, "K"]
+    boxes: Float32[np.ndarray, "K 4"]
+
+
+def measure(texts: Sequence[bytes], size: tuple[int, int]) -> Measures:
+    """Decodes compressed strings of masks of an image of (H, W) pixels, and measures them."""
+    parts = [_measured(some, size) for some in _portions(texts)]
+    return Measures(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _measured(texts: Sequence[bytes], size: tuple[int, int]) -> Measures:
+    decoded = _decoded(texts)
+    ends = np.concatenate([[0], np.cumsum(decoded.counts)])[decoded.splits]
+    sound = decoded.sound & (np.diff(ends) == size[0] * size[1])
+    areas, boxes = np.zeros(len(texts), np.int64), np.zeros((len(texts), 4), np.float32)
+    if not sound.all():
+        decoded = _decoded([text for text, good in zip(texts, sound, strict=True) if good])
+    runs = decoded_runs(decoded, size)
+    pixels = np.concatenate([[0], np.cumsum(runs.edges[1::2] - runs.edges[0::2])])
+    areas[sound], boxes[sound] = np.diff(pixels[runs.splits // 2]), tight_boxes(runs)
+    return Measures(sound, areas, boxes)
 
 
 def encode(runs: Runs) -> list[dict]:

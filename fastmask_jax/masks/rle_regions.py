@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.masks.paste import Runs
-from fastmask_jax.masks.rle import decode_counts, encode
+from fastmask_jax.masks.rle import decode_counts, decoded_runs, encode
 
 Rle = Mapping[str, Any]
 Box = tuple[int, int, int, int]
@@ -29,15 +29,7 @@ class _Strokes(NamedTuple):
 def runs_of(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
     """Decodes compressed RLE of an image of (H, W) pixels to runs."""
     texts = [rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode() for rle in rles]
-    decoded = decode_counts(texts)
-    counts, owner = decoded.counts, decoded.owner
-    first = np.searchsorted(owner, np.arange(len(rles)))
-    ends = np.cumsum(counts)
-    ends -= np.concatenate([[0], ends])[first][owner]
-    filled = (np.arange(len(counts)) - first[owner]) % 2 == 1
-    edges = np.stack([ends - counts, ends], 1)[filled].reshape(-1)
-    splits = np.concatenate([[0], 2 * np.cumsum(np.bincount(owner[filled], minlength=len(rles)))])
-    return Runs(edges, splits.astype(np.int64), size)
+    return decoded_runs(decode_counts(texts), size)
 
 
 def crop(rles: Sequence[Rle], box: Box) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ _EXPORT = "export", "requirements-export.txt"
 _BULK = "bulk", "requirements-bulk.txt"
 EXTRAS = {
     "array_record": _TRAIN,
-    "faster_coco_eval": _TRAIN,
     "grain": _TRAIN,
     "optax": _TRAIN,
     "orbax": _TRAIN,
