@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/coco.py")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images per device")
-    parser.add_argument("--proposals", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--proposals", type=int, nargs="*", default=[100, 1000])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--system_malloc", action="store_true")
     options, overrides = parser.parse_known_args()
@@ -82,8 +82,8 @@ def main() -> None:
         "| what | images a device | first call, s | s a call | images/s | peak memory |\n|---|---:|---:|---:|---:|---:|"
     )
     for images in options.batch:
-        model = build_model(config.model, axis_name=AXIS)
-        optimizer, _ = build_optimizer(config.optimizer, images * devices, config.train.images)
+        model = build_model(config.model.to_dict(), axis_name=AXIS)
+        optimizer, _ = build_optimizer(config.optimizer.to_dict(), images * devices, config.train.images)
         state = replicate(create_state(model, optimizer, 0))
         step = map_over_devices(make_step(model, optimizer, LossSpec(), 0))
         windows = config.labels.score_positives + config.labels.score_negatives + config.labels.random_negatives
@@ -98,7 +98,7 @@ def main() -> None:
 
         row("training step", images, devices, *measure(train, options.runs))
         for count in options.proposals:
-            propose = DeviceModel(build_model(config.model), state.variables, print)
+            propose = DeviceModel(build_model(config.model.to_dict()), state.variables, print, config.evaluation.precision)
             used = InferenceBatch(batch.image.astype(np.float32), batch.size)
             use = measure(partial(propose, used, count), options.runs)
             row(f"{count} proposals, decoded", images, devices, *use)

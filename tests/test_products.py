@@ -38,7 +38,7 @@ def test_a_convolution_of_any_size_is_the_plain_one(sides, channels, stride, low
         [conv(np.abs(one), {"kernel": np.abs(kernel)}, stride, pad=1) for one in x]
     )  # of the sum of all terms
     assert got.shape == wanted.shape  # and `bound` is the sum of the absolute terms
-    assert (np.abs(got - wanted) <= (2.1 * BFLOAT16 if low else 1e-6) * bound + 1e-6).all()
+    assert (np.abs(got - wanted) <= (2.7 * BFLOAT16 if low else 1e-6) * bound + 1e-6).all()
 
 
 @pytest.mark.parametrize("kernel_dtype", [jnp.float32, jnp.bfloat16])
@@ -50,8 +50,8 @@ def test_a_product_has_the_lower_precision_and_the_dtype_of_the_layer(kernel_dty
     assert got.dtype == dtype
     low = jnp.bfloat16 in (kernel_dtype, dtype)
     rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16 if low else jnp.float32), np.float64) for a in (x, kernel)]
-    # Factors are rounded, once; sums are those of float32, and rounded at the end where the result is bfloat16.
-    tolerance = {"rtol": BFLOAT16, "atol": BFLOAT16} if dtype == jnp.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    # Factors are rounded, once; sums are those of float32, and rounded at the end in the lower precision.
+    tolerance = {"rtol": BFLOAT16, "atol": 1e-5} if low else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(np.asarray(got, np.float64), rounded[0] @ rounded[1], **tolerance)
 
 
@@ -95,7 +95,7 @@ def test_variables_for_inference_give_the_same_proposals(tiny_network):
     assert (np.isfinite(exact) == finite).all() and (np.isfinite(rounded) == finite).all()
     spread = plain[finite].std()
     np.testing.assert_allclose(exact[finite], plain[finite], atol=1e-5 * max(1, np.abs(plain[finite]).max()))
-    assert 0 < np.abs(rounded[finite] - plain[finite]).max() < 0.2 * spread
+    assert 0 < np.abs(rounded[finite] - plain[finite]).max() < 0.3 * spread
 
 
 def test_only_the_kernels_of_products_are_rounded(tiny_network):

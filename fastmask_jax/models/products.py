@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 def product_dtype(kernel: jax.Array, dtype: DTypeLike) -> jnp.dtype:
     """Returns the dtype in which a layer multiplies: `dtype`, or that of its stored kernel if it has fewer bits.
 
-    In a float32 network whose kernels are stored as bfloat16, products multiply bfloat16 numbers and sum in float32,
-    and everything else is computed in float32.
+    In a float32 network whose kernels are stored as bfloat16, products multiply bfloat16 numbers, sum in float32 and
+    round the sums to bfloat16; everything else is computed in float32.
     """
     return min(jnp.dtype(dtype), kernel.dtype, key=lambda each: each.itemsize)
 
@@ -23,8 +23,8 @@ def product_dtype(kernel: jax.Array, dtype: DTypeLike) -> jnp.dtype:
 def product(x: Float[Array, "... C"], kernel: Float[Array, "C F"], dtype: DTypeLike) -> Float[Array, "... F"]:
     """Computes `x @ kernel` in `product_dtype`; the result has `dtype`."""
     low = product_dtype(kernel, dtype)
-    y = jnp.matmul(x.reshape(-1, x.shape[-1]).astype(low), kernel.astype(low), preferred_element_type=dtype)
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]).astype(low), kernel.astype(low))
+    return y.reshape(*x.shape[:-1], kernel.shape[-1]).astype(dtype)
 
 
 class _Layer(nn.Module):
