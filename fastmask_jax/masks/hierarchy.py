@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int32, Int64
+from jaxtyping import Float, Int32, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
-from fastmask_jax.masks.rle import ScoredMasks, decode_counts
-from fastmask_jax.masks.suppression import SHOWN_IOU, areas_of, may_exceed, suppress
+from fastmask_jax.masks.iou_bounds import Coarse, coarse, greatest_iou, iou, most_shared
+from fastmask_jax.masks.rle import ScoredMasks
+from fastmask_jax.masks.suppression import SHOWN_IOU, suppress
 
 INSIDE = 0.9
-SEGMENTS = 1024  # segments of an image, whose pixel counts bound the intersection of two masks
 BLOCK = 16  # masks that are compared with a mask at once
 
 
@@ -54,15 +54,17 @@ def hierarchy(
         raise InvalidInput(f"inside={inside!r}: expected a share of a mask's pixels, above 0 to 1, such as {INSIDE}")
     count = len(rles)
     parent, root, depth = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
-    x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4).T
-    filled = _filled(rles)
+    if not count:
+        return Hierarchy(parent, root, depth)
+    x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in rles]).T
+    cells, _ = coarse(rles)
     largest_first = np.lexsort((np.arange(count), -areas))
     for place, k in enumerate(largest_first[: np.count_nonzero(areas)].tolist()):  # an empty mask lies in none
         larger = largest_first[:place]
         across = np.minimum(x[larger] + width[larger], x[k] + width[k]) - np.maximum(x[larger], x[k])
         down = np.minimum(y[larger] + height[larger], y[k] + height[k]) - np.maximum(y[larger], y[k])
         larger = larger[np.maximum(across, 0) * np.maximum(down, 0) / areas[k] >= inside]  # the others cannot hold it
-        larger = larger[_most_shared(filled, k, larger) / areas[k] >= inside]
+        larger = larger[most_shared(cells, larger, np.full(len(larger), k)) / areas[k] >= inside]
         for n in _by_blocks(larger[::-1], rles, k, inside):  # the smallest first: most have found theirs soon
             parent[k] = n
             root[k], depth[k] = root[n], depth[n] + 1
@@ -80,30 +82,6 @@ def _by_blocks(
         if (shares >= inside).any():
             yield int(block[np.argmax(shares >= inside)])
             return
-
-
-def _filled(rles: Sequence[Mapping[str, Any]]) -> Float32[np.ndarray, "n segments"]:
-    """Counts the pixels of each mask in equal segments of the image, which is cut along its columns."""
-    filled = np.zeros((len(rles), SEGMENTS), np.float32)  # exact: a segment of the largest image has 2²² pixels
-    if not len(rles):
-        return filled
-    pixels = np.prod(rles[0]["size"], dtype=np.int64)
-    cuts = np.arange(len(rles))[:, None] * pixels + np.linspace(0, pixels, SEGMENTS + 1).round()
-    counts, splits, _ = decode_counts([rle["counts"].encode() for rle in rles])
-    place = np.arange(len(counts)) - np.repeat(splits[:-1], np.diff(splits))
-    ends = np.cumsum(counts)  # through all masks, each of which has as many pixels as the image
-    covered = np.cumsum(np.where(place % 2, counts, 0))
-    before = np.interp(cuts, np.append(0.0, ends), np.append(0.0, covered))  # pixels of masks before each cut
-    filled[:] = np.diff(before, axis=1)
-    return filled
-
-
-def _most_shared(
-    filled: Float32[np.ndarray, "n segments"], k: int, others: Int64[np.ndarray, "m"]
-) -> Float64[np.ndarray, "m"]:
-    """Returns how many pixels mask k shares with others at most: in each segment, the smaller count of both."""
-    some = np.flatnonzero(filled[k])
-    return np.minimum(filled[np.ix_(others, some)], filled[k, some]).sum(1, dtype=np.float64)
 
 
 def groups(
@@ -128,12 +106,14 @@ def groups(
     best = suppress(ScoredMasks(scores.astype(np.float32), boxes, list(rles), np.arange(count), 0), iou_threshold)
     rank = np.empty(count, np.int64)
     rank[np.argsort(-scores, kind="stable")] = np.arange(count)
-    areas, filled = areas_of(rles), _filled(rles)
+    if len(best) == count:
+        return group
+    cells, _ = coarse(rles)
     edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).T.astype(np.float64)
     for k in np.setdiff1d(np.arange(count), best).tolist():
         before = best[rank[best] < rank[k]]
-        near = may_exceed(edges[:, [k]], areas[[k]], edges[:, before], areas[before], iou_threshold)[0]
-        group[k] = _most_similar(before[near], rles, k, areas, filled)
+        bounds = greatest_iou(edges[:, [k]], cells.areas[[k]], edges[:, before], cells.areas[before])[0]
+        group[k] = _most_similar(before[bounds > iou_threshold], rles, k, cells)
     return group
 
 
@@ -141,12 +121,10 @@ def _most_similar(
     others: Int64[np.ndarray, "m"],
     rles: Sequence[Mapping[str, Any]],
     k: int,
-    areas: Float64[np.ndarray, "n"],
-    filled: Float32[np.ndarray, "n segments"],
+    cells: Coarse,
 ) -> int:
     """Returns the first of some masks that has the greatest IoU with mask k; each is compared only if it may."""
-    shared = _most_shared(filled, k, others)
-    bounds = shared / (areas[k] + areas[others] - shared)
+    bounds = iou(most_shared(cells, others, np.full(len(others), k)), cells.areas[[k]], cells.areas[others])
     ious = np.full(len(others), -1.0)
     order = np.argsort(-bounds, kind="stable")
     for start in range(0, len(order), BLOCK):

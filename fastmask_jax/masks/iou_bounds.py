@@ -1,7 +1,19 @@
 """Bounds of the IoU of masks that are much cheaper than the IoU itself."""
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
 import numpy as np
-from jaxtyping import Float64, Real
+from jaxtyping import Float64, Int, Int32, Int64, Real, UInt8
+
+from fastmask_jax.masks.paste import Runs
+from fastmask_jax.masks.rle import decode_counts, decoded_runs
+
+CELLS = 700  # cells of an image, about: those of 640x480 pixels have 21x21
+_MASKS = 64  # masks whose pixels are counted at once, so that the counts stay in the cache
+_PAIRS = 512  # pairs whose cells are compared at once, so that they stay in the cache
 
 
 def greatest_iou(
@@ -32,3 +44,110 @@ def iou(
     Rounded like the division in pycocotools, so a bound of the intersection gives a bound of the rounded IoU.
     """
     return shared / np.maximum(area + other_area - shared, 1.0)
+
+
+class Coarse(NamedTuple):
+    """K masks of an image by the pixels that they cover, and do not cover, in square cells.
+
+    Attributes:
+      areas: int64[K], pixels of the masks.
+      covered, free: uint8[K, C], pixels of each cell in units, rounded up.
+      unit: pixels.
+    """
+
+    areas: Int64[np.ndarray, "K"]
+    covered: UInt8[np.ndarray, "K C"]
+    free: UInt8[np.ndarray, "K C"]
+    unit: int
+
+
+def coarse(rles: Sequence[Mapping[str, Any]]) -> tuple[Coarse, Runs]:
+    """Decodes masks of one image, given as valid compressed RLE, and counts their pixels in the cells of a grid."""
+    size = tuple(rles[0]["size"])
+    side = math.ceil(math.sqrt(math.prod(size) / CELLS))
+    unit = math.ceil(side**2 / 255)
+    high, wide = (np.minimum(side, length - np.arange(0, length, side)) for length in size)
+    pixels = (wide[:, None] * high).reshape(-1).astype(np.int32)
+    runs = decoded_runs(decode_counts([_text(rle) for rle in rles]), size)
+    areas, covered, free = np.zeros(len(rles), np.int64), *np.zeros((2, len(rles), len(pixels)), np.uint8)
+    for at in range(0, len(rles), _MASKS):
+        some = slice(at, at + _MASKS)
+        counts = cell_counts(runs.part(at, at + _MASKS), side)
+        areas[some] = counts.sum(1, dtype=np.int64)
+        covered[some] = (counts + (unit - 1)) // unit
+        free[some] = (pixels - counts + (unit - 1)) // unit
+    return Coarse(areas, covered, free, unit), runs
+
+
+def _text(rle: Mapping[str, Any]) -> bytes:
+    return rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode()
+
+
+def cell_counts(runs: Runs, side: int) -> Int32[np.ndarray, "K C"]:
+    """Counts the pixels of masks in square cells, column of cells after column; the last ones may be cut off."""
+    height, width = runs.size
+    masks, columns, rows = len(runs.splits) - 1, -(-width // side), -(-height // side)
+    begin, end = runs.edges[0::2], runs.edges[1::2]
+    owner = np.repeat(np.arange(masks), np.diff(runs.splits) // 2)
+    column, last = begin // height, (end - 1) // height
+    top, bottom = begin - column * height, end - last * height
+    wraps = np.flatnonzero(last > column)
+    if len(wraps):  # cut into a run for each column
+        more = (last - column)[wraps]
+        place = np.repeat(wraps, more)
+        after = np.arange(len(place)) - np.repeat(np.cumsum(more) - more, more) + 1
+        whole = column[place] + after
+        ends = np.where(whole == last[place], bottom[place], height)
+        bottom[wraps] = height
+        column, owner = np.concatenate([column, whole]), np.concatenate([owner, owner[place]])
+        top, bottom = np.concatenate([top, np.zeros_like(ends)]), np.concatenate([bottom, ends])
+    # An edge at row y fills `side` rows of each cell above its own, and y % side rows of its own. These numbers of rows
+    # are the sums of few steps, and a run is the difference of its two edges.
+    first = (owner * columns + column // side) * (rows + 2)
+    row_top, row_bottom = top // side, bottom // side
+    in_top, in_bottom = top - row_top * side, bottom - row_bottom * side
+    at_top, at_bottom = first + row_top, first + row_bottom
+    place = np.concatenate([at_top, at_top + 1, at_bottom, at_bottom + 1])
+    steps = np.concatenate([side - in_top, in_top, in_bottom - side, -in_bottom])
+    filled = np.bincount(place, steps, masks * columns * (rows + 2)).astype(np.int32)
+    return np.cumsum(filled.reshape(-1, rows + 2)[:, :rows], axis=1, dtype=np.int32).reshape(masks, columns * rows)
+
+
+def iou_ranges(
+    masks: Coarse, first: Int[np.ndarray, "p"], second: Int[np.ndarray, "p"], threshold: float
+) -> tuple[Float64[np.ndarray, "p"], Float64[np.ndarray, "p"]]:
+    """Returns the least and the greatest IoU that pairs of masks can have by their cells.
+
+    Args:
+      first, second: numbers of the masks of each pair.
+      threshold: the least IoU is 0 for pairs whose greatest is not above this.
+    """
+    greatest = iou(most_shared(masks, first, second), masks.areas[first], masks.areas[second])
+    least = np.zeros(len(first))
+    some = np.flatnonzero(greatest > threshold)
+    first, second = first[some], second[some]
+    area = masks.areas[first]
+    outside = _smaller(masks.covered, masks.free, first, second) * masks.unit
+    least[some] = iou(np.maximum(area - outside, 0), area, masks.areas[second])
+    return least, greatest
+
+
+def most_shared(masks: Coarse, first: Int[np.ndarray, "p"], second: Int[np.ndarray, "p"]) -> Int64[np.ndarray, "p"]:
+    """Returns how many pixels pairs of masks, given by their numbers, share at most."""
+    shared = _smaller(masks.covered, masks.covered, first, second) * masks.unit
+    return np.minimum(shared, np.minimum(masks.areas[first], masks.areas[second]))
+
+
+def _smaller(
+    cells: UInt8[np.ndarray, "K C"],
+    others: UInt8[np.ndarray, "K C"],
+    first: Int[np.ndarray, "p"],
+    second: Int[np.ndarray, "p"],
+) -> Int64[np.ndarray, "p"]:
+    """Returns the smaller number of each pair, summed over the cells."""
+    most = np.zeros(len(first), np.int64)
+    for at in range(0, len(first), _PAIRS):
+        pairs = slice(at, at + _PAIRS)
+        smaller = np.minimum(cells[first[pairs]], others[second[pairs]])
+        most[pairs] = cv2.reduce(smaller, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+    return most

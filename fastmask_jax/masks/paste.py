@@ -32,6 +32,11 @@ class Runs(NamedTuple):
     splits: Int64[np.ndarray, "K1"]
     size: tuple[int, int]
 
+    def part(self, begin: int, end: int) -> "Runs":
+        """Returns masks `begin` to `end`, or to the last."""
+        splits = self.splits[begin : end + 1]
+        return Runs(self.edges[splits[0] : splits[-1]], splits - splits[0], self.size)
+
 
 def upsample(logits: Float32[np.ndarray, "K 40 40"]) -> Float32[np.ndarray, "K 160 160"]:
     """Upsamples mask logits by the fixed bilinear transposed convolution, 8×8 stride 4, cropped by two cells."""

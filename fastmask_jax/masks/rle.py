@@ -108,13 +108,13 @@ def decode_counts(texts: Sequence[bytes]) -> DecodedCounts:
     "continues", bit 16 of the last group is the sign. From the fourth length on, the difference to the length two
     before is encoded.
     """
-    parts = [_decoded(some) for some in _portions(texts)]
+    parts = [_decoded(some) for some in portions(texts)]
     ends = np.concatenate([np.diff(part.splits) for part in parts]).cumsum()
     counts, sound = (np.concatenate([part[field] for part in parts]) for field in (0, 2))
     return DecodedCounts(counts, np.concatenate([[0], ends]), sound)
 
 
-def _portions(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def portions(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Yields the strings in portions of about `CHARACTERS`."""
     step = max(1, CHARACTERS * len(texts) // max(1, sum(map(len, texts))))
     for at in range(0, max(len(texts), 1), step):
@@ -206,7 +206,7 @@ class Measures(NamedTuple):
 
 def measure(texts: Sequence[bytes], size: tuple[int, int]) -> Measures:
     """Decodes compressed strings of masks of an image of (H, W) pixels, and measures them."""
-    parts = [_measured(some, size) for some in _portions(texts)]
+    parts = [_measured(some, size) for some in portions(texts)]
     return Measures(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from pycocotools import mask as coco_mask
 
+from fastmask_jax.masks.iou_bounds import greatest_iou
 from fastmask_jax.masks.rle_regions import Box, crop
-from fastmask_jax.masks.suppression import BLOCK, areas_of, may_exceed
+from fastmask_jax.masks.suppression import BLOCK, areas_of
 
 SAME = 0.7  # IoU above which masks of different parts are duplicates
 AGREE = 0.5  # IoU above which two masks agree on the pixels that both parts share
@@ -63,7 +64,7 @@ def overlapping(first: Masks, second: Masks, iou_threshold: float, box: Box | No
     numbers, others, ious = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     for begin in range(0, len(rles[0]), BLOCK):
         block = slice(begin, begin + BLOCK)
-        possible = may_exceed(edges[0][:, block], areas[0][block], edges[1], areas[1], iou_threshold)
+        possible = greatest_iou(edges[0][:, block], areas[0][block], edges[1], areas[1]) > iou_threshold
         for n, may in enumerate(possible, begin):
             rivals = np.flatnonzero(may)
             if len(rivals):

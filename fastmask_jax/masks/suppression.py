@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.errors import InvalidInput
+from fastmask_jax.masks.intersections import shared_pixels
+from fastmask_jax.masks.iou_bounds import Coarse, coarse, greatest_iou, iou, iou_ranges
 from fastmask_jax.masks.odds import DUPLICATE, scaled_odds
+from fastmask_jax.masks.paste import Runs
 from fastmask_jax.masks.rle import ScoredMasks
 
 SHOWN_IOU = 0.5  # threshold for display
-BLOCK = 64  # masks whose boxes are compared with all later ones at once
+BLOCK = 64  # masks that are compared with all better ones at once
 
 
 def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, "k"]:
@@ -28,21 +31,23 @@ def suppress(proposals: ScoredMasks, iou_threshold: float) -> Int64[np.ndarray, 
     if not 0 <= iou_threshold <= 1:
         raise InvalidInput(f"iou_threshold={iou_threshold}: expected an IoU between 0 and 1, such as {SHOWN_IOU}")
     order = np.argsort(-proposals.scores, kind="stable")
+    if not len(order):
+        return order
     masks = [proposals.segmentations[n] for n in order]
     x, y, width, height = proposals.boxes[order].astype(np.float64).T
-    areas = areas_of(masks)
     edges = np.stack([x, y, x + width, y + height])
-    stays = np.ones(len(masks), bool)
+    cells, runs = coarse(masks)
+    kept = np.zeros(0, np.int64)
     for begin in range(0, len(masks), BLOCK):
-        better = begin + np.flatnonzero(stays[begin : begin + BLOCK])
-        possible = may_exceed(edges[:, better], areas[better], edges[:, begin:], areas[begin:], iou_threshold)
-        for n, may in zip(better.tolist(), possible, strict=True):
-            if stays[n]:
-                later = n + 1 + np.flatnonzero(stays[n + 1 :] & may[n + 1 - begin :])
-                if len(later):
-                    iou = coco_mask.iou([masks[m] for m in later], [masks[n]], [0])[:, 0]
-                    stays[later[iou > iou_threshold]] = False
-    return order[stays]
+        block = np.arange(begin, min(begin + BLOCK, len(masks)))
+        rivals = np.concatenate([kept, block])
+        may = greatest_iou(edges[:, rivals], cells.areas[rivals], edges[:, block], cells.areas[block]) > iou_threshold
+        exceeds = _exceeding(cells, runs, rivals, block, may & (rivals[:, None] < block), iou_threshold, len(kept))
+        stays = np.ones(len(rivals), bool)  # rivals that are not suppressed themselves
+        for k in np.flatnonzero(exceeds.any(0)).tolist():
+            stays[len(kept) + k] = not (exceeds[:, k] & stays).any()
+        kept = rivals[stays]
+    return order[kept]
 
 
 def reranked_scores(proposals: ScoredMasks, iou_threshold: float) -> Float32[np.ndarray, "m"]:
@@ -65,25 +70,28 @@ def areas_of(rles: Sequence[Mapping[str, Any]]) -> Float64[np.ndarray, "m"]:
     return np.array([coco_mask.area(rle) for rle in rles], np.float64)  # fails beyond 255 masks
 
 
-def may_exceed(
-    edges: Float[np.ndarray, "4 a"],
-    areas: Float[np.ndarray, "a"],
-    other_edges: Float[np.ndarray, "4 b"],
-    other_areas: Float[np.ndarray, "b"],
-    iou_threshold: float,
-) -> Bool[np.ndarray, "a b"]:
-    """Returns which pairs of masks can exceed an IoU, bounded by boxes and areas.
+def _exceeding(
+    cells: Coarse,
+    runs: Runs,
+    rivals: Int64[np.ndarray, "r"],
+    block: Int64[np.ndarray, "b"],
+    may: Bool[np.ndarray, "r b"],
+    iou_threshold: float | int,
+    kept: int,
+) -> Bool[np.ndarray, "r b"]:
+    """Returns which pairs of masks have an IoU above the threshold.
 
-    Args:
-      edges, other_edges: x1, y1, x2, y2 of boxes around the masks.
-      areas, other_areas: areas of the masks in pixels.
-      iou_threshold: between 0 and 1.
+    Pairs are not looked at if one of them is suppressed by one of the first `kept` rivals, which are not suppressed.
     """
-    x1, y1, x2, y2 = other_edges
-    left, top, right, bottom = edges[:, :, None]
-    width = np.minimum(x2, right) - np.maximum(x1, left)
-    height = np.minimum(y2, bottom) - np.maximum(y1, top)
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
-    area = areas[:, None]
-    most = np.minimum(shared, np.minimum(other_areas, area))
-    return most > iou_threshold * (other_areas + area - most)
+    exceeds = np.zeros_like(may)
+    rival, later = np.nonzero(may)
+    least, greatest = iou_ranges(cells, rivals[rival], block[later], iou_threshold)
+    exceeds[rival, later] = least > iou_threshold
+    free = ~exceeds[:kept].any(0)
+    unsure = (least <= iou_threshold) & (greatest > iou_threshold) & free[later]
+    unsure[unsure] = np.concatenate([np.ones(kept, bool), free])[rival[unsure]]
+    rival, later = rival[unsure], later[unsure]
+    first, second = rivals[rival], block[later]
+    ious = iou(shared_pixels(runs, first, second), cells.areas[first], cells.areas[second])
+    exceeds[rival, later] = ious > iou_threshold
+    return exceeds
