@@ -98,7 +98,9 @@ def main() -> None:
 
         row("training step", images, devices, *measure(train, options.runs))
         for count in options.proposals:
-            propose = DeviceModel(build_model(config.model.to_dict()), state.variables, print, config.evaluation.precision)
+            propose = DeviceModel(
+                build_model(config.model.to_dict()), state.variables, print, config.evaluation.precision
+            )
             used = InferenceBatch(batch.image.astype(np.float32), batch.size)
             use = measure(partial(propose, used, count), options.runs)
             row(f"{count} proposals, decoded", images, devices, *use)
