@@ -107,6 +107,28 @@ def test_a_run_reports_all_its_steps_and_saves_the_last(straight):
     assert json.loads((workdir / "config.json").read_text())["train"]["batch_size"] == BATCH
 
 
+def test_a_run_compiles_one_program_for_each_bucket(data, tmp_path, monkeypatch):
+    """Nothing compiles after the first step of each bucket."""
+    advance, seen = Reporter.advance, []
+    with tiny.compilations() as compiled:
+
+        def and_count(self, at):
+            advance(self, at)
+            seen.append(len(compiled))
+
+        monkeypatch.setattr(Reporter, "advance", and_count)
+        batch = jax.local_device_count()
+        few = {"train__batch_size": batch, "train__images": 10 * batch, "train__log_every": 20}
+        changed = settings(data, **few, data__buckets=((72, 96), (96, 96)))
+        plan = loop.training_data(changed, batch)[2]
+        loop.run(changed, tmp_path)
+    of_step = [plan[step][0] for step in range(10)]
+    first = [of_step.index(bucket) for bucket in set(of_step)]
+    assert len(first) == 2 or batch > 1  # small sets of images fill only the larger bucket
+    assert len(seen) == 10
+    assert [n for n in range(1, 10) if seen[n] > seen[n - 1]] == [max(first)] * (len(first) - 1)
+
+
 def test_a_finished_run_says_so(data, straight, capsys, monkeypatch):
     state, workdir = straight
     monkeypatch.setattr(loop, "map_over_devices", None)  # nothing is compiled for it
