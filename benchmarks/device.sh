@@ -6,7 +6,7 @@
 # exit status is 1 and the last line names the failed steps.
 #
 #   IMAGES=20000            number of training images of the full network
-#   ONLY="tests windows"    run only these steps
+#   ONLY="tests benchmarks"    run only these steps
 #   PYTHON=python3
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -45,10 +45,7 @@ platform=${described%% *}
 # TF32 or bfloat16, because the tests compare with float64. One process only, because a process takes the whole TPU.
 measure tests env JAX_PLATFORMS="$platform" JAX_DEFAULT_MATMUL_PRECISION=float32 $python -m pytest -q \
     tests/test_{fastmask,step,norms,windows,neck,losses,optimizer,literal_training,checkpoints,weights_bundled}.py
-measure windows $python benchmarks/windows.py
-measure bodies $python benchmarks/bodies.py
-measure step_float32 $python benchmarks/step.py --config configs/coco.py --batch 1 4 8
-measure step_bfloat16 $python benchmarks/step.py --config configs/coco.py:bfloat16 --batch 1 4 8
+measure benchmarks $python benchmarks/all.py --out "$out/benchmarks" --batch 1 4 8
 [ -e datasets/shapes/records/val/index.npz ] || measure draw_shapes $python prepare.py shapes --overwrite
 measure train_shapes $python train.py --config configs/shapes.py --workdir "$out/shapes"
 measure evaluate_shapes $python evaluate.py --config configs/shapes.py --workdir "$out/shapes"

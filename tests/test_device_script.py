@@ -1,6 +1,8 @@
 """benchmarks/device.sh with fake commands: what it runs, on which devices, and that it reports every failure."""
 
 import importlib
+import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -42,7 +44,7 @@ def test_all_is_run_and_the_tests_on_the_device(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.stem for path in out.glob("*.txt")} - {"draw_shapes"}
     assert names == {
-        *("summary", "tests", "windows", "bodies", "step_float32", "step_bfloat16", "train_shapes", "evaluate_shapes"),
+        *("summary", "tests", "benchmarks", "train_shapes", "evaluate_shapes"),
         *("records", "train_coco", "evaluate_coco"),
     }
     assert (out / "tests.txt").read_text().startswith("on cuda\n")
@@ -52,15 +54,39 @@ def test_all_is_run_and_the_tests_on_the_device(tmp_path):
 
 
 def test_a_failure_is_the_exit_status_and_the_last_line(tmp_path):
-    done, out = run(tmp_path, failing=["benchmarks/bodies.py", "train.py"])
+    done, out = run(tmp_path, failing=["benchmarks/all.py", "train.py"])
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "failed: bodies train_shapes"
+    assert done.stdout.splitlines()[-1] == "failed: benchmarks train_shapes"
     assert (out / "evaluate_shapes.txt").is_file()  # the other steps still run
 
 
 def test_chosen_steps_alone(tmp_path):
-    done, out = run(tmp_path, ONLY="tests windows")
-    assert done.returncode == 0 and {path.stem for path in out.glob("*.txt")} == {"summary", "tests", "windows"}
+    done, out = run(tmp_path, ONLY="tests benchmarks")
+    assert done.returncode == 0 and {path.stem for path in out.glob("*.txt")} == {"summary", "tests", "benchmarks"}
+
+
+def test_all_benchmarks_become_markdown_and_json(tmp_path):
+    """A real benchmark, one that fails, one that needs a file that is missing."""
+    script = str(ROOT / "benchmarks" / "all.py")
+    words = ["--out", str(tmp_path), "--rounds", "-1", "--only", "recall", "suppression", "pasting"]
+    run = lambda *more: subprocess.run(  # noqa: E731
+        [sys.executable, script, *words, *more],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    done = run()  # a negative number of rounds has no median
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "recall: left out, needs --annotations" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("failed: pasting, suppression;")
+    done = run("--rounds", "1", "--only", "suppression")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert found["versions"]["jax"] == importlib.metadata.version("jax") and "cores" in found["device"]
+    (rows,) = found["benchmarks"]["suppression"]["tables"]
+    assert len(rows) == 3 and all(float(row["IoU 0.5"]) > 0 for row in rows)
+    assert found["benchmarks"]["suppression"]["command"] in (tmp_path / "benchmarks.md").read_text()
 
 
 def test_no_jax_is_one_line(tmp_path):
