@@ -73,7 +73,10 @@ def main() -> None:
     if not trained.exists():
         subprocess.run([sys.executable, "train.py", *run, str(trained), *few], env=environment, check=True)
     images, annotations = str(data / "images"), str(data / "annotations/instances_val.json")
-    weights = ["--weights", str(trained)]
+    weights = ["--weights", str(out / "net.safetensors")]  # read by every version of orbax: that of onnx is another
+    if not (out / "net.safetensors").exists():
+        words = ["--weights", str(trained), "--format", "safetensors", "--out", str(out / "net.safetensors")]
+        subprocess.run([sys.executable, "export.py", *words], env=environment, check=True)
     commands = {
         "train.py": ["train.py", *run, str(disk / "run"), *few],
         "prepare.py coco": ["prepare.py", "coco", "--annotations", annotations, "--images", images, "--out", str(disk)],
@@ -99,6 +102,7 @@ def main() -> None:
             str(disk / "x.safetensors"),
         ],
         "export.py jax": ["export.py", *weights, "--format", "jax", "--out", str(disk / "x.npz")],
+        "export.py onnx": ["export.py", *weights, "--format", "onnx", "--out", str(disk / "x.onnx")],
         "fastmask propose-dataset": [
             "-m",
             "fastmask_jax",

@@ -168,6 +168,7 @@ def paused(data: Path, out: Path, seconds: float) -> None:
 SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
     "sigterm": lambda data, out: stopped(data, out, {1: 0.0}, signal.SIGTERM),
     "sigterms": lambda data, out: stopped(data, out, {0: 0.0, 1: 1.0}, signal.SIGTERM),
+    "sigterms_later": lambda data, out: stopped(data, out, {0: 0.0, 1: 3.0}, signal.SIGTERM),
     "kill1": lambda data, out: killed(data, out, 1),
     "kill0": lambda data, out: killed(data, out, 0),
     "frozen1": lambda data, out: frozen(data, out, 1),

@@ -1,5 +1,6 @@
 """fastmask propose-dataset on two simulated machines: the same proposals as predict.py, even if processes die."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import pytest
 ray = pytest.importorskip("ray", reason="needs requirements-bulk.txt")
 pq = pytest.importorskip("pyarrow.parquet")
 
+from fsspec.implementations.local import LocalFileSystem  # noqa: E402
+
 from fastmask_jax.apps.command_line import evaluate  # noqa: E402
 from fastmask_jax.bulk.inputs import find_inputs  # noqa: E402
 from fastmask_jax.bulk.plan import write_plan  # noqa: E402
@@ -25,6 +28,7 @@ from fastmask_jax.bulk.proposer import TRIES, Job, Proposer  # noqa: E402
 from fastmask_jax.bulk.run import Request, propose_dataset  # noqa: E402
 from fastmask_jax.bulk.storage import OutputFolder  # noqa: E402
 from fastmask_jax.errors import ExistingFile, InvalidInput  # noqa: E402
+from fastmask_jax.full_disk import DiskFull  # noqa: E402
 from fastmask_jax.inference.options import ProposeOptions  # noqa: E402
 from tests import caffe_network, tiny  # noqa: E402
 
@@ -245,6 +249,16 @@ def test_tries_of_a_shard_are_counted(tmp_path):
         assert counted == TRIES
     with out.trying("other_run-7") as counted:
         assert counted == 0
+
+
+def test_a_full_disk_is_one_line_before_the_first_byte_too(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = OutputFolder(str(tmp_path))
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", full)
+    with pytest.raises(DiskFull, match=r"unfinished: the disk is full .* free some space"), out.trying("run-7"):
+        pass
 
 
 def test_a_folder_with_other_things_is_refused(data):

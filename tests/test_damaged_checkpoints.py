@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_any_broken_file_gives_the_whole_state_or_the_one_before(whole, tmp_path
         reading = Checkpoints(run)
         step, state = reading.best_whole(lambda step, reading=reading: reading.restore(TEMPLATE, step))
         assert_same(state, state_at(step))
-        assert step == 3 or "metrics" in str(file) or f"{run}/checkpoints/3: not a whole" in caplog.text, file
+        said = "its metrics are broken" if "metrics" in str(file) else "not a whole"
+        assert step == 3 or caplog.text.count(f"{run}/checkpoints/3: {said}") == 1, file
         writing = Checkpoints(run, CONFIG)
         resumed = writing.resume(TEMPLATE)
         assert_same(resumed.state, state_at(resumed.step))
@@ -106,12 +108,14 @@ def test_a_changed_config_is_found(run):
 def test_a_changed_metric_makes_no_checkpoint_the_best(run, caplog):
     path = run / "checkpoints/1/metrics/metrics"
     path.write_text(path.read_text().replace("0.1", "0.9"))
-    assert Checkpoints(run).best == 3 and "step 1 counts as not evaluated" in caplog.text
+    assert Checkpoints(run).best == 3 and "checkpoints/1: its metrics are broken" in caplog.text
 
 
-def test_an_empty_folder_is_passed_over(run):
+def test_an_empty_folder_is_passed_over(run, caplog):
     (run / "checkpoints/999").mkdir()
+    assert Checkpoints(run).best == 3
     assert Checkpoints(run).best_whole(lambda step: step) == (3, 3)
+    assert "checkpoints/999: not a whole checkpoint (it holds no state); step 3 is taken instead" in caplog.text
     assert Checkpoints(run).latest_config() == Checkpoints(run).config(3)
     resumed = Checkpoints(run, CONFIG).resume(TEMPLATE)
     assert resumed.step == 3 and (run / "damaged/999").is_dir()
@@ -125,10 +129,32 @@ def test_broken_metrics_open_no_less(run, metrics, caplog):
     """orbax by itself cannot open a folder with such a file."""
     (run / "checkpoints/3/metrics/metrics").write_text(metrics)
     reading = Checkpoints(run)
-    assert reading.best == 2 and "step 3 counts as not evaluated" in caplog.text
+    assert reading.best == 2
     assert reading.best_whole(lambda step: reading.restore(TEMPLATE, step))[0] == 2
-    resumed = Checkpoints(run, CONFIG).resume(TEMPLATE)
-    assert_same(resumed.state, state_at(resumed.step))
+    assert Checkpoints(run, CONFIG).resume(TEMPLATE).step == 3  # its arrays are whole
+    assert caplog.text.count(f"{run}/checkpoints/3: its metrics are broken: it counts as not evaluated") == 1
+
+
+@pytest.mark.parametrize("damage", [Path.mkdir, Path.touch])
+def test_metrics_without_their_file_are_broken(run, damage, caplog):
+    shutil.rmtree(run / "checkpoints/3/metrics")
+    assert Checkpoints(run).best == 2 and not caplog.text  # not evaluated
+    damage(run / "checkpoints/3/metrics")
+    assert Checkpoints(run).best == 2 and "checkpoints/3: its metrics are broken" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["", "metrics", "state"])
+def test_a_closed_folder_is_no_damage(run, folder):
+    closed = run / "checkpoints/3" / folder
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("this user may read everything")
+        with pytest.raises(PermissionError, match="checkpoints/3"):
+            reading = Checkpoints(run)
+            reading.best_whole(lambda step: reading.restore(TEMPLATE, step))
+    finally:
+        closed.chmod(0o700)
 
 
 def test_where_none_is_whole_nothing_is_moved_or_begun(run):

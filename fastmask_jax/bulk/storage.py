@@ -13,6 +13,7 @@ from fastmask_jax.errors import InvalidInput
 from fastmask_jax.full_disk import naming_full_disk
 
 _UNFINISHED = "unfinished"
+_AGAIN = "all finished shards are safe: free some space; the same command goes on"
 
 
 def locate(address: str) -> tuple[Any, str]:
@@ -83,9 +84,8 @@ class OutputFolder:
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Yields a local path to write to; the file becomes `name` if the block ends without an error."""
-        again = "all finished shards are safe: free some space; the same command goes on"
         with (
-            naming_full_disk(self.path(name), again),
+            naming_full_disk(self.path(name), _AGAIN),
             tempfile.TemporaryDirectory(prefix="fastmask_jax-") as folder,
         ):
             local = Path(folder) / "file"
@@ -102,8 +102,9 @@ class OutputFolder:
         prefix = f"try-{name}-"
         earlier = sum(other.startswith(prefix) for other in self.names(_UNFINISHED))
         mark = f"{self._path}/{_UNFINISHED}/{prefix}{uuid.uuid4().hex}"
-        self._fs.makedirs(f"{self._path}/{_UNFINISHED}", exist_ok=True)
-        self._fs.pipe_file(mark, b"")
+        with naming_full_disk(self.path(_UNFINISHED), _AGAIN):
+            self._fs.makedirs(f"{self._path}/{_UNFINISHED}", exist_ok=True)
+            self._fs.pipe_file(mark, b"")
         try:
             yield earlier
         finally:

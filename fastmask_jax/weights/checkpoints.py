@@ -76,7 +76,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Step of the checkpoint with the highest `BEST` metric; the latest one if none was evaluated."""
-        return next(iter(self._by_preference()), None)
+        return next(filter(self._holds_state, self._by_preference()), None)
 
     @property
     def steps(self) -> list[int]:
@@ -84,9 +84,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def _by_preference(self) -> list[int]:
-        """Returns all steps: evaluated ones from best to worst, then the others, latest first."""
+        """Returns all steps: evaluated ones from best to worst, then the others, latest first.
+
+        A checkpoint without its state, which may have been the best one, comes before all.
+        """
         metrics = {step: self._manager.metrics(step) for step in self.steps}
-        return sorted(metrics, key=lambda step: (-metrics[step][BEST] if metrics[step] else math.inf, -step))
+        worth = {step: -found[BEST] if found else math.inf for step, found in metrics.items()}
+        return sorted(metrics, key=lambda step: (self._holds_state(step), worth[step], -step))
 
     def _folder(self, step: int) -> Path:
         return self.workdir / _FOLDER / str(step)
@@ -224,6 +228,7 @@ class Checkpoints:
             if failure:
                 _log.warning("%s; step %s is taken instead", failure, step)
             try:
+                self._check_item(step, "state")
                 return step, read(step)
             except DamagedCheckpoint as error:
                 failure = error
@@ -283,9 +288,15 @@ class Checkpoints:
                 raise ValueError("it does not say what it holds")
         return saved
 
-    def _check_item(self, step: int, item: str) -> None:
+    def _holds_state(self, step: int) -> bool:
+        return self._holds(step, "state")
+
+    def _holds(self, step: int, item: str) -> bool:
         folder = self._folder(step) / item
-        if not folder.is_dir() or not any(folder.iterdir()):
+        return folder.is_dir() and any(folder.iterdir())
+
+    def _check_item(self, step: int, item: str) -> None:
+        if not self._holds(step, item):
             raise damaged(self._folder(step), f"it holds no {item}")
 
     def _written(self, step: int) -> dict[str, Any]:

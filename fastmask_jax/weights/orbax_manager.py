@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,31 @@ class Manager(ocp.CheckpointManager):
     """Also opens folders with unreadable or changed metrics."""
 
     def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the metric of an evaluated checkpoint; None, with a warning, if it is broken.
+
+        Raises:
+          PermissionError: it may not be read.
+        """
+        folder = Path(self.directory) / str(step)
         try:
-            metrics = super().metrics(step)
-            if metrics is None:
+            if "metrics" not in os.listdir(folder):
                 return None
+            metrics = json.loads((folder / "metrics" / "metrics").read_bytes())
             value = {BEST: float(metrics[BEST])}
             if metrics.get(CRC, json_checksum(value)) != json_checksum(value):
                 raise ValueError("the value has changed since it was saved")
             return value
         except (AttributeError, KeyError, TypeError, *BROKEN, ValueError):
-            _log.warning("step %s counts as not evaluated: its metrics in %s are broken", step, self.directory)
+            _report_broken(folder)
             return None
+
+    _get_metrics = metrics  # orbax also reads metrics when it is asked for the shapes of a checkpoint
+
+
+@cache
+def _report_broken(folder: Path) -> None:
+    """Logs a warning, once for each checkpoint: orbax reads its metrics several times."""
+    _log.warning("%s: its metrics are broken: it counts as not evaluated", folder)
 
 
 def open_manager(folder: Path, keep: int | None) -> Manager:
