@@ -1,6 +1,6 @@
 """Measures images per second of the training pipeline, and the time of each stage.
 
-    python benchmarks/pipeline.py --records data/coco/train
+    python benchmarks/pipeline.py --records data/coco/train --config coco
 
 First, the milliseconds of each stage in one process with OpenCV on one thread: medians over rounds of the same images.
 Then the images/s of `train_batches` with worker processes, as in training: medians over groups of batches.
@@ -16,16 +16,13 @@ import cv2
 import numpy as np
 
 from fastmask_jax.configuration import load_config
-from fastmask_jax.data.augment import random_flip, resize_into
+from fastmask_jax.data.augment import color_jitter, copy_paste, random_flip, resize_into
 from fastmask_jax.data.batch_plan import BatchPlan
-from fastmask_jax.data.labels import LabelSpec, label_windows, sample
-from fastmask_jax.data.pipeline import TrainSpec, load_sample, train_batches
+from fastmask_jax.data.labels import LabelSpec, sample
+from fastmask_jax.data.pipeline import TrainSpec, label_at_some_scale, load_sample, train_batches
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.data.targets import draw_attention, draw_masks
-from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size
-
-STRIDES = (16, 24, 32, 48, 64, 96, 128)
-BUCKETS = ((672, 896), (896, 672), (896, 896))
+from fastmask_jax.geometry import FINE_MASK, WINDOW
 
 
 class Stopwatch:
@@ -41,23 +38,26 @@ class Stopwatch:
         self._last = now
 
 
-def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec) -> dict[str, float]:
+def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec, bucket: tuple[int, int]) -> dict[str, float]:
     """Returns the milliseconds per image of each stage of `pipeline`, in one process."""
     watch = Stopwatch()
     for number in numbers:
         rng = np.random.default_rng(number)
+        count, giver = int(rng.integers(spec.copy_paste + 1)), int(rng.choice(numbers))
         watch.lap("")
-        record = source[number]
+        records = [source[n] for n in ([number, giver] if count else [number])]
         watch.lap("read")
-        drawn = load_sample(record)
+        drawn, *others = map(load_sample, records)
         watch.lap("decode")
-        drawn = random_flip(drawn, rng)
-        watch.lap("flip")
-        resized = resized_size(*drawn.size, int(rng.choice(spec.long_edges)))
-        labels = label_windows(drawn.boxes, drawn.crowd, drawn.size, resized, spec.strides, spec.labels)
+        for other in others:
+            drawn = copy_paste(drawn, other, count, rng)
+        watch.lap("copies")
+        drawn = color_jitter(random_flip(drawn, rng), spec.color_jitter, rng)
+        watch.lap("flip, color")
+        drawn, resized, labels, _, _ = label_at_some_scale(drawn, spec, bucket, rng)
         windows = sample(labels, rng, spec.labels)
-        watch.lap("labels")
-        place = np.zeros((*BUCKETS[-1], 3), np.uint8)[: resized[0], : resized[1]]
+        watch.lap("labels, crop")
+        place = np.zeros((*bucket, 3), np.uint8)[: resized[0], : resized[1]]
         resize_into(drawn.image, place)
         watch.lap("resize")
         view, sizes = (windows.mask_windows, windows.mask_objects), (drawn.size, resized, spec.strides)
@@ -88,6 +88,7 @@ def time_batches(source: RecordSource, spec: TrainSpec, plan: BatchPlan, workers
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", required=True, help="records of one split, written by prepare.py")
+    parser.add_argument("--config", default="coco", help="config, with its variant after a colon")
     parser.add_argument("--images", type=int, default=200, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of worker processes to time")
@@ -99,30 +100,37 @@ def main() -> int:
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    config = load_config("coco")
+    config = load_config(arguments.config)
+    smallest, largest = config.data.long_edges
     spec = TrainSpec(
-        STRIDES, tuple(range(config.data.long_edges[0], config.data.long_edges[1] + 1)), LabelSpec(**config.labels)
+        tuple(config.model.strides),
+        tuple(range(smallest, largest + 1)),
+        LabelSpec(**config.labels),
+        random_crop=config.data.random_crop,
+        color_jitter=config.data.color_jitter,
+        copy_paste=config.data.copy_paste,
+        objectness_attention=config.model.objectness_attention_width > 0,
     )
-    index = source.index
+    index, buckets = source.index, config.data.buckets
     plan = BatchPlan(
         index.height,
         index.width,
         index.objects > 0,
         batch_size=arguments.batch_size,
-        buckets=BUCKETS,
-        long_edge_max=max(spec.long_edges),
+        buckets=buckets,
+        long_edge_max=min(largest, *map(max, buckets)) if spec.random_crop else largest,
         seed=0,
     )
-    numbers = plan.fitting(len(BUCKETS) - 1)[: arguments.images].tolist()
+    numbers = plan.fitting(len(buckets) - 1)[: arguments.images].tolist()
 
     cv2.setNumThreads(0)
-    time_stages(source, numbers[:20], spec)
-    rounds = [time_stages(source, numbers, spec) for _ in range(arguments.rounds)]
+    time_stages(source, numbers[:20], spec, buckets[-1])
+    rounds = [time_stages(source, numbers, spec, buckets[-1]) for _ in range(arguments.rounds)]
     print(f"one process, {len(numbers)} images, median of {arguments.rounds} rounds")
     for stage in rounds[0]:
-        print(f"  {stage:8s} {median(r[stage] for r in rounds):6.2f} ms an image")
+        print(f"  {stage:12s} {median(r[stage] for r in rounds):6.2f} ms an image")
     total = median(sum(r.values()) for r in rounds)
-    print(f"  {'sum':8s} {total:6.2f} ms an image = {1e3 / total:.1f} images/s")
+    print(f"  {'sum':12s} {total:6.2f} ms an image = {1e3 / total:.1f} images/s")
     for workers in arguments.workers:
         rate = median(time_batches(source, spec, plan, workers, arguments.steps))
         each = f", {rate / workers:.1f} a worker" if workers else ""

@@ -36,7 +36,7 @@ def make_sample(rng, height=40, width=60, objects=5):
     rles = [coco_mask.encode(np.asfortranarray((owner == n).astype(np.uint8))) for n in kept]
     boxes = np.array([coco_mask.toBbox(rle) for rle in rles]).astype(np.int64).reshape(-1, 4)
     crowd = np.array([n == objects - 1 for n in kept], bool)
-    return Sample(image, boxes, crowd, tuple(map(InstanceMask, rles))), owner
+    return Sample(image, boxes, crowd, InstanceMask.of_rles(rles)), owner
 
 
 def box_of(mask):

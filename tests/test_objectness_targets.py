@@ -22,7 +22,7 @@ SPEC = label_spec(fit_low=0.4, fit_high=0.8, center=0.25)
 
 
 def instance(pixels):
-    return InstanceMask(coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8))))
+    return InstanceMask.of_rles([coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))])[0]
 
 
 def ellipses(original, count, seed):

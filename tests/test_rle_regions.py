@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.masks import rle_regions
+from fastmask_jax.masks.rle import run_lengths
 
 
 def random_masks(rng, count, size):
@@ -35,6 +36,25 @@ def test_a_crop_is_that_of_the_bitmap(seed, count, size, data):
     assert rle_regions.crop(rles, box) == [rle_of(mask[y1:y2, x1:x2]) for mask in masks]
     for mask, rle in zip(masks, rles, strict=True):
         np.testing.assert_array_equal(rle_regions.bitmap(rle, box), mask[y1:y2, x1:x2])
+
+
+@given(st.integers(0, 2**32 - 1), sides())
+@settings(max_examples=80, deadline=None)
+def test_a_tight_bitmap_is_the_mask_in_its_rectangle(seed, size):
+    for mask in random_masks(np.random.default_rng(seed), 3, size):
+        counts = run_lengths(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"])
+        x, y, pixels = rle_regions.tight_bitmap(counts, size[0])
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            assert (x, y) == (columns.min(), rows.min())
+            np.testing.assert_array_equal(pixels, mask[y : rows.max() + 1, x : columns.max() + 1])
+        else:
+            assert pixels.size == 0
+
+
+def test_runs_without_pixels_are_not_drawn():
+    x, y, pixels = rle_regions.tight_bitmap(np.array([3, 0, 5, 2, 0, 1, 1, 0]), 4)
+    assert (x, y, pixels.tolist()) == (2, 0, [[1], [1], [1]])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5), sides(), sides(), sides())

@@ -28,7 +28,7 @@ def attention_targets(windows, *arguments):
 
 
 def instance(pixels):
-    return InstanceMask(coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8))))
+    return InstanceMask.of_rles([coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))])[0]
 
 
 def blobs(height, width, seed):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
-from pycocotools import mask as coco_mask
 
 from fastmask_jax.data.targets import InstanceMask
 from fastmask_jax.geometry import resized_crop, resized_size
@@ -111,15 +110,16 @@ def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> S
 
 
 def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generator) -> Sample:
-    """Pastes up to `count` objects of another sample at random positions and sizes.
+    """Pastes `count` objects of another sample, or all if it has fewer, at random positions and sizes.
 
     Masks lose their occluded pixels; objects whose visible fraction is below 0.3 are dropped. Source: Ghiasi et
     al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
     """
     candidates = np.flatnonzero(~giver.crowd & (giver.boxes[:, 2:] > 0).all(axis=1))
-    chosen = rng.choice(candidates, min(int(rng.integers(count + 1)), len(candidates)), replace=False)
+    chosen = rng.choice(candidates, min(count, len(candidates)), replace=False)
     height, width = sample.size
-    image, covered, copies = sample.image, np.zeros((height, width), bool), []
+    image, covered = sample.image, np.zeros((height, width), bool)
+    copies: list[tuple[int, int, np.ndarray]] = []  # x, y, pixels
     for n in chosen:
         gx, gy, pixels = giver.masks[n].crop()
         scale = rng.uniform(*COPY_SCALES)
@@ -134,11 +134,11 @@ def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generat
         if not shape.any():
             continue
         image = image.copy() if image is sample.image else image
-        image[y : y + h, x : x + w][shape] = look[shape]
-        place = np.zeros((height, width), bool)
-        place[y : y + h, x : x + w] = shape
-        copies = [copy & ~place for copy in copies] + [place]
-        covered |= place
+        cv2.copyTo(look, shape.view(np.uint8), image[y : y + h, x : x + w])
+        for other in copies:
+            _clear(other, x, y, shape)
+        copies.append((x, y, shape))
+        covered[y : y + h, x : x + w] |= shape
     if not copies:
         return sample
     masks, boxes, crowd = [], [], []
@@ -148,16 +148,24 @@ def copy_paste(sample: Sample, giver: Sample, count: int, rng: np.random.Generat
             masks.append(mask), boxes.append(sample.boxes[n]), crowd.append(sample.crowd[n])
             continue
         x, y, pixels = mask.crop()
-        left = np.zeros((height, width), bool)
-        left[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-        left &= ~covered
+        left = (pixels > 0) & ~covered[y : y + pixels.shape[0], x : x + pixels.shape[1]]
         if left.sum() >= LEAST_VISIBLE * pixels.sum(dtype=np.int64):
-            copies.append(left)
-    for left in copies:
+            copies.append((x, y, left))
+    for x, y, left in copies:
         if left.any():
-            rle = coco_mask.encode(np.asfortranarray(left.astype(np.uint8)))
-            masks.append(InstanceMask(rle)), boxes.append(np.rint(coco_mask.toBbox(rle))), crowd.append(False)
+            mask = InstanceMask.of_pixels(x, y, left.view(np.uint8), sample.size)
+            x, y, pixels = mask.crop()
+            masks.append(mask), boxes.append((x, y, *pixels.shape[::-1])), crowd.append(False)
     return Sample(image, np.array(boxes, np.int64).reshape(-1, 4), np.array(crowd, bool), tuple(masks))
+
+
+def _clear(under: tuple[int, int, Bool[np.ndarray, "_h _w"]], x: int, y: int, over: Bool[np.ndarray, "h w"]) -> None:
+    """Removes from a mask at its corner (x, y), in place, the pixels that another mask at (x, y) covers."""
+    left, top, pixels = under
+    x1, x2 = max(left, x), min(left + pixels.shape[1], x + over.shape[1])
+    y1, y2 = max(top, y), min(top + pixels.shape[0], y + over.shape[0])
+    if x1 < x2 and y1 < y2:
+        pixels[y1 - top : y2 - top, x1 - left : x2 - left] &= ~over[y1 - y : y2 - y, x1 - x : x2 - x]
 
 
 def crowd_region(sample: Sample) -> Bool[np.ndarray, "H W"] | None:

@@ -56,6 +56,7 @@ class BatchPlan:
         self.left_out = len(usable) - self.images
 
         sizes = np.stack([heights, widths], axis=1)[self._records]
+        self.pixels = int(sizes.prod(axis=1, dtype=np.int64).sum())  # of all images
         distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
         distinct = [(int(height), int(width)) for height, width in distinct]
         inverse = inverse.reshape(-1)

@@ -160,4 +160,4 @@ def rgb_of_pillow(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert("RGB") would clip them at 255
         gray = np.asarray(image)
         return np.repeat(gray[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

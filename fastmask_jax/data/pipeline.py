@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
@@ -20,6 +21,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int64, UInt8
 
+from fastmask_jax.allocator import keep_freed_memory
 from fastmask_jax.data.augment import (
     Sample,
     color_jitter,
@@ -41,6 +43,7 @@ from fastmask_jax.errors import InvalidInput, WorkerDied
 from fastmask_jax.geometry import FINE_MASK, WINDOW, resized_size
 
 SCALE_TRIES = 4  # long edges drawn for an image until one gives a positive window
+KEPT_BYTES = 1 << 29  # pixels that a worker keeps, if all images are no more: about 580 of 640x480 pixels
 IMAGE_TRIES = 8  # images drawn for a place of the batch until one has a positive window
 
 T = TypeVar("T")
@@ -75,6 +78,14 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> Record: ...
+
+
+class Loaded(NamedTuple):
+    """A record, decoded."""
+
+    sample: Sample
+    image_id: int
+    partly_labeled: bool
 
 
 class Example(NamedTuple):
@@ -113,8 +124,25 @@ def load_sample(record: Record) -> Sample:
             f"{name} has {image.shape[0]}x{image.shape[1]} pixels, but its record says "
             f"{record.height}x{record.width}: prepare the records again"
         )
-    masks = tuple(InstanceMask(rle) for rle in record.rles)
-    return Sample(image, whole_boxes(record.boxes), record.crowd, masks)
+    return Sample(image, whole_boxes(record.boxes), record.crowd, InstanceMask.of_rles(record.rles))
+
+
+class DecodedRecords:
+    """Random access to decoded records, each of which may be kept, with its masks, for the next access."""
+
+    def __init__(self, source: Records, keep: bool) -> None:
+        self._source = source
+        self._kept: dict[int, Loaded] | None = {} if keep else None
+
+    def __getitem__(self, number: int) -> Loaded:
+        if self._kept and number in self._kept:
+            return self._kept[number]
+        record = self._source[number]
+        loaded = Loaded(load_sample(record), record.image_id, record.partly_labeled)
+        loaded.sample.image.flags.writeable = False
+        if self._kept is not None:
+            self._kept[number] = loaded
+        return loaded
 
 
 def label_at_some_scale(
@@ -140,7 +168,7 @@ def label_at_some_scale(
 
 
 def choose_example(
-    source: Records,
+    records: DecodedRecords,
     number: int,
     substitutes: Int64[np.ndarray, "m"],
     spec: TrainSpec,
@@ -153,12 +181,12 @@ def choose_example(
     are 0.
     """
     for _ in range(IMAGE_TRIES):
-        record = source[number]
-        drawn = load_sample(record)
+        drawn, image_id, partly_labeled = records[number]
         if spec.copy_paste:
-            drawn = copy_paste(drawn, load_sample(source[int(rng.choice(substitutes))]), spec.copy_paste, rng)
+            giver, count = int(rng.choice(substitutes)), int(rng.integers(spec.copy_paste + 1))
+            drawn = copy_paste(drawn, records[giver].sample, count, rng) if count else drawn
         drawn = color_jitter(random_flip(drawn, rng), spec.color_jitter, rng)
-        one = label_at_some_scale(drawn, spec, bucket, rng, record.partly_labeled)
+        one = label_at_some_scale(drawn, spec, bucket, rng, partly_labeled)
         if one.labels.positive.any():
             break
         number = int(rng.choice(substitutes))
@@ -169,7 +197,7 @@ def choose_example(
     windows, targets = sample(labels, rng, spec.labels), np.zeros(0, np.uint8)
     if one.attended is not None:
         targets = draw_objectness_targets(one.attended, one.known, one.resized, spec.strides, rng)
-    return Example(one.shown, record.image_id, one.resized, windows, targets)
+    return Example(one.shown, image_id, one.resized, windows, targets)
 
 
 def pack(examples: Sequence[Example], slots: range, bucket: tuple[int, int], strides: Sequence[int]) -> TrainBatch:
@@ -211,13 +239,17 @@ class BatchLoader:
     slots: range  # this process's places in the global batch
     seed: int
 
+    @cached_property
+    def _records(self) -> DecodedRecords:
+        return DecodedRecords(self.source, keep=3 * self.plan.pixels <= KEPT_BYTES)
+
     def __call__(self, step: int) -> TrainBatch:
         bucket_number, numbers = self.plan[step]
         bucket, substitutes = self.plan.buckets[bucket_number], self.plan.fitting(bucket_number)
         examples = []
         for slot in self.slots:
             rng = np.random.default_rng((self.seed, step, slot))
-            examples.append(choose_example(self.source, int(numbers[slot]), substitutes, self.spec, bucket, rng))
+            examples.append(choose_example(self._records, int(numbers[slot]), substitutes, self.spec, bucket, rng))
         return pack(examples, self.slots, bucket, self.spec.strides)
 
 
@@ -284,6 +316,7 @@ def _load(dataset: "grain.MapDataset[T]", workers: int) -> Iterator[T]:
 
 
 def _start_worker(index: int, count: int) -> None:
+    keep_freed_memory()  # a batch has some megabytes, whose pages the kernel would zero again for every batch
     cv2.setNumThreads(0)  # the processes already use all cores
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole process group, but handled by the parent
         if number := getattr(signal, name, None):  # Windows has no SIGHUP

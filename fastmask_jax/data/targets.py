@@ -1,30 +1,56 @@
 """Draws the targets of positive windows: the object's mask and its box in the window (docs/network.md §2)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num, UInt8
-from pycocotools import mask as coco_mask
+from jaxtyping import Bool, Float, Int, Int64, Num, UInt8
 
 from fastmask_jax.geometry import FINE_MASK, HALF_WINDOW, WINDOW
+from fastmask_jax.masks.rle import decode_counts, text_of
+from fastmask_jax.masks.rle_regions import tight_bitmap
 
 CELLS_PER_STRIDE = FINE_MASK // WINDOW  # mask cells in a window's step: windows of a level share one lattice of cells
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """An object's mask in pixels of a sample's image, stored as RLE."""
+    """An object's mask in pixels of a sample's image.
 
-    rle: dict[str, Any]  # COCO's compressed form: {size: [height, width], counts: bytes}
+    Attributes:
+      size: (height, width) of the image before cropping.
+      counts: lengths of gap, run, gap, run ...; empty if `whole` has the pixels.
+      mirrored: whether the image is flipped left to right.
+      part: (x, y, width, height) of the crop, after mirroring.
+      whole: empty, or (x, y, pixels) of the mask before mirroring and cropping. Masks made from this one share the
+        list, so that each mask is drawn once.
+    """
+
+    size: tuple[int, int]
+    counts: Int64[np.ndarray, "M"]
     mirrored: bool = False
-    part: tuple[int, int, int, int] | None = None  # (x, y, width, height) of the crop, after mirroring
+    part: tuple[int, int, int, int] | None = None
+    whole: list[tuple[int, int, np.ndarray]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of_rles(cls, rles: Sequence[Mapping[str, Any]]) -> "tuple[InstanceMask, ...]":
+        """Returns the masks of an image from valid compressed RLE."""
+        counts, splits, _ = decode_counts([text_of(rle) for rle in rles])
+        return tuple(
+            cls(tuple(rle["size"]), counts[begin:end]) for rle, (begin, end) in zip(rles, pairwise(splits), strict=True)
+        )
+
+    @classmethod
+    def of_pixels(cls, x: int, y: int, pixels: UInt8[np.ndarray, "_h _w"], size: tuple[int, int]) -> "InstanceMask":
+        """Returns the mask of pixels, 0 or 1, at (x, y) in an image of (height, width)."""
+        return cls(size, np.zeros(0, np.int64), whole=[_within(x, y, pixels, 0, 0, *size[::-1])])
 
     def mirror(self) -> "InstanceMask":
         """Returns the mask in the image flipped left to right."""
-        part = self.part and (self.rle["size"][1] - self.part[0] - self.part[2], *self.part[1:])
+        part = self.part and (self.size[1] - self.part[0] - self.part[2], *self.part[1:])
         return replace(self, mirrored=not self.mirrored, part=part)
 
     def cut(self, x: int, y: int, width: int, height: int) -> "InstanceMask":
@@ -34,10 +60,11 @@ class InstanceMask:
 
     def crop(self) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
         """Returns (x, y, pixels): the corner of the bounding rectangle of the mask, and its pixels, 0 or 1."""
-        x, y, w, h = (int(side) for side in coco_mask.toBbox(self.rle))
-        pixels = coco_mask.decode(self.rle)[y : y + h, x : x + w]
+        if not self.whole:
+            self.whole.append(tight_bitmap(self.counts, self.size[0]))
+        x, y, pixels = self.whole[0]
         if self.mirrored:
-            x, pixels = self.rle["size"][1] - x - w, pixels[:, ::-1]
+            x, pixels = self.size[1] - x - pixels.shape[1], pixels[:, ::-1]
         return _within(x, y, pixels, *self.part) if self.part else (x, y, pixels)
 
 
@@ -104,13 +131,20 @@ def _strip_means(
 
     The first of the h pixels is pixel `start`; all others are 0.
     """
-    pixels, width = len(summed) - 1, max(cell, 1.0)
-    first = (cells + 0.5) * cell - width / 2 - start
-    edges = np.clip(np.concatenate([first, first + width]), 0, pixels)
+    pixels, width, count = len(summed) - 1, max(cell, 1.0), len(cells)
+    if cell >= 1:  # each strip begins where the one before ends
+        edges = np.append(cells, cells[-1] + 1) * cell - start
+    else:
+        first = (cells + 0.5) * cell - width / 2 - start
+        edges = np.concatenate([first, first + width])
+    edges = np.clip(edges, 0, pixels)
     whole = np.minimum(edges.astype(np.int64), pixels - 1)
     part = (edges - whole)[:, None]
-    before = (1 - part) * summed[whole] + part * summed[whole + 1]
-    return (before[len(cells) :] - before[: len(cells)]) / width
+    before = summed[whole] * (1 - part)
+    before += summed[whole + 1] * part
+    means = before[-count:] - before[:count]
+    means /= width
+    return means
 
 
 def _paste(cells: Bool[np.ndarray, "r c"], target: UInt8[np.ndarray, "160 160"], top: int, left: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32, Int64, Real, UInt8
 
 from fastmask_jax.masks.paste import Runs
-from fastmask_jax.masks.rle import decode_counts, decoded_runs
+from fastmask_jax.masks.rle import decode_counts, decoded_runs, text_of
 
 CELLS = 700  # cells of an image, about: those of 640x480 pixels have 21x21
 _MASKS = 64  # masks whose pixels are counted at once, so that the counts stay in the cache
@@ -68,7 +68,7 @@ def coarse(rles: Sequence[Mapping[str, Any]]) -> tuple[Coarse, Runs]:
     unit = math.ceil(side**2 / 255)
     high, wide = (np.minimum(side, length - np.arange(0, length, side)) for length in size)
     pixels = (wide[:, None] * high).reshape(-1).astype(np.int32)
-    runs = decoded_runs(decode_counts([_text(rle) for rle in rles]), size)
+    runs = decoded_runs(decode_counts([text_of(rle) for rle in rles]), size)
     areas, covered, free = np.zeros(len(rles), np.int64), *np.zeros((2, len(rles), len(pixels)), np.uint8)
     for at in range(0, len(rles), _MASKS):
         some = slice(at, at + _MASKS)
@@ -77,10 +77,6 @@ def coarse(rles: Sequence[Mapping[str, Any]]) -> tuple[Coarse, Runs]:
         covered[some] = (counts + (unit - 1)) // unit
         free[some] = (pixels - counts + (unit - 1)) // unit
     return Coarse(areas, covered, free, unit), runs
-
-
-def _text(rle: Mapping[str, Any]) -> bytes:
-    return rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode()
 
 
 def cell_counts(runs: Runs, side: int) -> Int32[np.ndarray, "K C"]:

@@ -1,8 +1,8 @@
 """Encodes runs of pixels as COCO's RLE strings and boxes, all masks of an image at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64
@@ -85,6 +85,11 @@ def _strings(counts: Int64[np.ndarray, "M"], splits: Int64[np.ndarray, "K1"]) ->
     text = chars.tobytes().decode("ascii")
     bounds = np.concatenate([[0], np.cumsum(length)])[splits].tolist()
     return [text[a:b] for a, b in pairwise(bounds)]
+
+
+def text_of(rle: Mapping[str, Any]) -> bytes:
+    """Returns the string of a compressed RLE, which may be text or bytes."""
+    return rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode()
 
 
 class DecodedCounts(NamedTuple):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int64, UInt8
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.masks.paste import Runs
-from fastmask_jax.masks.rle import decode_counts, decoded_runs, encode
+from fastmask_jax.masks.rle import decode_counts, decoded_runs, encode, text_of
 
 Rle = Mapping[str, Any]
 Box = tuple[int, int, int, int]
@@ -28,8 +28,7 @@ class _Strokes(NamedTuple):
 
 def runs_of(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
     """Decodes compressed RLE of an image of (H, W) pixels to runs."""
-    texts = [rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode() for rle in rles]
-    return decoded_runs(decode_counts(texts), size)
+    return decoded_runs(decode_counts([text_of(rle) for rle in rles]), size)
 
 
 def crop(rles: Sequence[Rle], box: Box) -> list[dict[str, Any]]:
@@ -67,6 +66,27 @@ def bitmap(rle: Rle, box: Box) -> Bool[np.ndarray, "h w"]:
     if (box[3] - box[1], box[2] - box[0]) != tuple(rle["size"]):
         (rle,) = crop([rle], box)
     return coco_mask.decode(rle).astype(bool)
+
+
+def tight_bitmap(counts: Int64[np.ndarray, "M"], height: int) -> tuple[int, int, UInt8[np.ndarray, "h w"]]:
+    """Draws a mask, given as lengths of gap, run, gap, run ... in an image of a height.
+
+    Returns:
+      (x, y, pixels): the corner of the mask's bounding rectangle, and its pixels, 0 or 1.
+    """
+    ends = np.cumsum(counts)
+    runs = [(begin, end) for begin, end in zip(ends[0::2].tolist(), ends[1::2].tolist(), strict=False) if begin < end]
+    if not runs:
+        return 0, 0, np.zeros((0, 0), np.uint8)
+    first, last = runs[0][0] // height, (runs[-1][1] - 1) // height
+    filled = np.zeros((last - first + 1) * height, np.uint8)
+    before = first * height
+    for begin, end in runs:
+        filled[begin - before : end - before] = 1
+    columns = filled.reshape(-1, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return first, top, np.ascontiguousarray(columns[:, top:bottom].T)
 
 
 def sampled(rle: Rle, rows: Int[np.ndarray, "h"], columns: Int[np.ndarray, "w"]) -> Bool[np.ndarray, "h w"]:
