@@ -2,8 +2,10 @@
 
     python benchmarks/pipeline.py --records data/coco/train --config coco
 
-First, the milliseconds of each stage in one process with OpenCV on one thread: medians over rounds of the same images.
-Then the images/s of `train_batches` with worker processes, as in training: medians over groups of batches.
+First, the milliseconds of each stage in one process with OpenCV on one thread: medians over rounds of the same images,
+decoded anew, and if the set is small, as in later epochs, when a worker has kept them.
+Then the images/s of `train_batches` with worker processes, as in training, after the epochs in which they decode and
+keep the images of a small set: medians over groups of batches.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from fastmask_jax.configuration import load_config
 from fastmask_jax.data.augment import color_jitter, copy_paste, random_flip, resize_into
 from fastmask_jax.data.batch_plan import BatchPlan
 from fastmask_jax.data.labels import LabelSpec, sample
-from fastmask_jax.data.pipeline import TrainSpec, label_at_some_scale, load_sample, train_batches
+from fastmask_jax.data.pipeline import KEPT_BYTES, DecodedRecords, TrainSpec, label_at_some_scale, train_batches
 from fastmask_jax.data.records import RecordSource
 from fastmask_jax.data.targets import draw_attention, draw_masks
 from fastmask_jax.geometry import FINE_MASK, WINDOW
@@ -38,17 +40,17 @@ class Stopwatch:
         self._last = now
 
 
-def time_stages(source: RecordSource, numbers: list[int], spec: TrainSpec, bucket: tuple[int, int]) -> dict[str, float]:
+def time_stages(
+    records: DecodedRecords, numbers: list[int], spec: TrainSpec, bucket: tuple[int, int]
+) -> dict[str, float]:
     """Returns the milliseconds per image of each stage of `pipeline`, in one process."""
     watch = Stopwatch()
     for number in numbers:
         rng = np.random.default_rng(number)
         count, giver = int(rng.integers(spec.copy_paste + 1)), int(rng.choice(numbers))
         watch.lap("")
-        records = [source[n] for n in ([number, giver] if count else [number])]
-        watch.lap("read")
-        drawn, *others = map(load_sample, records)
-        watch.lap("decode")
+        drawn, *others = [records[n].sample for n in ([number, giver] if count else [number])]
+        watch.lap("read, decode")
         for other in others:
             drawn = copy_paste(drawn, other, count, rng)
         watch.lap("copies")
@@ -72,7 +74,9 @@ def time_batches(source: RecordSource, spec: TrainSpec, plan: BatchPlan, workers
     """Returns images per second over groups of batches, one batch from each worker."""
     batches = train_batches(source, spec, plan, 0, workers=workers, seed=0)
     try:
-        for _ in range(3 * workers + 2):  # skips batches that were buffered before the first request
+        # Skips batches that were buffered before the first request, and epochs in which images are decoded and kept.
+        epochs = max(workers, 1) if 3 * plan.pixels <= KEPT_BYTES else 0
+        for _ in range(3 * workers + 2 + epochs * plan.steps_per_epoch):
             next(batches)
         rates = []
         for _ in range(steps):
@@ -124,13 +128,16 @@ def main() -> int:
     numbers = plan.fitting(len(buckets) - 1)[: arguments.images].tolist()
 
     cv2.setNumThreads(0)
-    time_stages(source, numbers[:20], spec, buckets[-1])
-    rounds = [time_stages(source, numbers, spec, buckets[-1]) for _ in range(arguments.rounds)]
-    print(f"one process, {len(numbers)} images, median of {arguments.rounds} rounds")
-    for stage in rounds[0]:
-        print(f"  {stage:12s} {median(r[stage] for r in rounds):6.2f} ms an image")
-    total = median(sum(r.values()) for r in rounds)
-    print(f"  {'sum':12s} {total:6.2f} ms an image = {1e3 / total:.1f} images/s")
+    print(f"one process, {len(numbers)} images, medians of {arguments.rounds} rounds")
+    for keep in (False, True) if 3 * plan.pixels <= KEPT_BYTES else (False,):
+        records = DecodedRecords(source, keep)
+        time_stages(records, numbers if keep else numbers[:20], spec, buckets[-1])
+        rounds = [time_stages(records, numbers, spec, buckets[-1]) for _ in range(arguments.rounds)]
+        print("  decoded images kept:" if keep else "  decoded anew:")
+        for stage in rounds[0]:
+            print(f"    {stage:12s} {median(r[stage] for r in rounds):6.2f} ms an image")
+        total = median(sum(r.values()) for r in rounds)
+        print(f"    {'sum':12s} {total:6.2f} ms an image = {1e3 / total:.1f} images/s")
     for workers in arguments.workers:
         rate = median(time_batches(source, spec, plan, workers, arguments.steps))
         each = f", {rate / workers:.1f} a worker" if workers else ""
