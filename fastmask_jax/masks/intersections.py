@@ -10,8 +10,10 @@ _EDGES = 1 << 15  # edges that are looked up at once, so that they stay in the c
 
 def shared_pixels(runs: Runs, first: Int[np.ndarray, "p"], second: Int[np.ndarray, "p"]) -> Int64[np.ndarray, "p"]:
     """Counts the pixels that pairs of masks, given by their numbers, have in common."""
+    if not len(first):
+        return np.zeros(0, np.int64)
     ends = np.cumsum(np.diff(runs.splits)[first])
-    cuts = np.searchsorted(ends, np.arange(_EDGES, ends[-1] + _EDGES, _EDGES)) if len(ends) else []
+    cuts = np.searchsorted(ends, np.arange(_EDGES, ends[-1] + _EDGES, _EDGES))
     parts = zip(np.split(first, cuts), np.split(second, cuts), strict=True)
     return np.concatenate([_shared(runs, *part) for part in parts])
 
