@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="interrupted runs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    for number in SIGNALS:  # nohup and shells let commands in the background ignore some, which processes inherit
+        signal.signal(number, signal.SIG_DFL)
     out, rng = options.out.absolute(), random.Random(options.seed)
     out.mkdir(parents=True, exist_ok=True)
     data = tiny.dataset(out)

@@ -13,6 +13,7 @@ for _name, _value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps the visible devices of actors without a GPU
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",  # otherwise 15: beside any other program, an actor would get a thirtieth of a core
 }.items():
     os.environ.setdefault(_name, _value)
 
