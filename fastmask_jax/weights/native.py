@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,9 +13,11 @@ from fastmask_jax.errors import InvalidInput, MissingFile, printable, shown
 from fastmask_jax.foreign_json import DECODER
 from fastmask_jax.models.build import build_model, initial_variables
 from fastmask_jax.models.fastmask import FastMask
-from fastmask_jax.weights.checkpoints import Checkpoints
 from fastmask_jax.weights.mapping import Found, Shape, matching_layers, part_of
 from fastmask_jax.weights.renamed import current_config
+
+if TYPE_CHECKING:
+    from fastmask_jax.weights.checkpoints import Checkpoints
 
 COLLECTIONS = ("params", "frozen_stats", "batch_stats")
 _SAME = ("kind", "flavor")  # settings of a body that must agree for equal names to mean equal layers
@@ -56,7 +58,7 @@ def restore_model(config: ConfigDict, workdir: Path, step: int | None = None) ->
     """
     if not (workdir / "checkpoints").is_dir():
         raise MissingFile(f"--workdir: no checkpoints in {workdir}; train.py makes them there")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = _checkpoints(workdir)
     model = build_model(config.model.to_dict())
     template = jax.eval_shape(lambda: initial_variables(model, 0))
 
@@ -90,9 +92,15 @@ def read_workdir_config(workdir: Path) -> dict[str, Any]:
         raise InvalidInput(f"{workdir}: {error}") from None
 
 
-def _opened(workdir: Path) -> Checkpoints:
+def _opened(workdir: Path) -> "Checkpoints":
     if not (workdir / "checkpoints").is_dir():
         raise MissingFile(f"{workdir}: no checkpoints in it: not a working directory of train.py")
+    return _checkpoints(workdir)
+
+
+def _checkpoints(workdir: Path) -> "Checkpoints":
+    from fastmask_jax.weights.checkpoints import Checkpoints  # imports orbax, which weights in files do not need
+
     return Checkpoints(workdir)
 
 
