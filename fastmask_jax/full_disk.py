@@ -50,7 +50,7 @@ def _cause(error: BaseException | None) -> tuple[int, str | None] | None:
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in NUMBERS:
-            return error.errno, error.filename
+            return error.errno, error.filename2 or error.filename  # of a copy, the second is the one that is written
         if isinstance(error, OSError | ValueError | RuntimeError) and not isinstance(error, UserError):
             for words, number in _WORDS.items():
                 if words in str(error):

@@ -97,3 +97,11 @@ def test_a_file_is_whole_or_unchanged(tmp_path):
         part.write_text("sec")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_copy_names_the_file_that_is_written(tmp_path):
+    """As shutil.copyfile raises it; its message, too, has both names."""
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/source", None, "/mnt/target")
+    assert "'/tmp/source' -> '/mnt/target'" in str(error)
+    with pytest.raises(DiskFull, match=r"^/mnt/target: the disk is full"), naming_full_disk(tmp_path, "go on"):
+        raise error
