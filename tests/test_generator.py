@@ -179,19 +179,11 @@ def test_a_long_pause_for_compiling_is_explained(tiny_network, images, monkeypat
     assert lines[0].startswith("compiling for 72 x 96 images ... once; ")
 
 
-def test_programs_for_two_shapes_compile_at_the_same_time(tiny_network, images, found, monkeypatch):
-    both, compile_ = threading.Barrier(2), jax.stages.Lowered.compile
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: (both.wait(60), compile_(lowered))[1])
-    network = make(tiny_network)
-    assert_same(network.propose([images[0], images[1]])[1], found[1])
-    assert len(network._model._programs) == 2
-
-
 def test_what_is_traced_slowly_and_not_compiled_is_not_called_compiling(tiny_network, images, monkeypatch):
     """On a slow machine, tracing takes seconds before the program is read from the cache."""
     lines, first = [], make(tiny_network)
     first.propose(images[0])
-    (program,) = [each.result() for each in first._model._programs.values()]
+    (program,) = first._model._programs.values()
     monkeypatch.setattr(device_model, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: (time.sleep(0.05), program)[1])
     cached = make(tiny_network, report=lines.append)

@@ -45,11 +45,6 @@ class Batcher:
         self._waiting: dict[tuple[int, int], list[Row]] = {}  # by padded shape
         self._running: tuple[list[Row], Decoded] | None = None
 
-    def announce(self, views: list[View]) -> None:
-        """Starts compiling the programs of views that will be added soon. Thread-safe."""
-        for view in views:
-            self._model.compile_ahead(self._rows, view.bucket, self._count)
-
     def add(self, part: ImagePart, views: list[View]) -> None:
         """Adds an image or tile; starts its batch if it is full."""
         image = _Image(part, views)

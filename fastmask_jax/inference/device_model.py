@@ -7,7 +7,6 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +19,6 @@ from fastmask_jax.models.fastmask import Decoded, FastMask
 from fastmask_jax.models.inference_variables import inference_variables
 
 QUIET_SECONDS = 2.0  # longer compilations are reported
-AT_ONCE = 2  # programs compiled at the same time; XLA uses little more than one core for each
 
 Report = Callable[[str], None]
 
@@ -31,8 +29,7 @@ class DeviceModel:
     One program is compiled for each padded shape, batch size and count, when it is first needed.
 
     Attributes:
-      compile_seconds: total time that callers spent tracing programs and waiting until they were compiled or read from
-        the cache.
+      compile_seconds: total time for tracing programs and for compiling them or reading them from the cache.
     """
 
     def __init__(self, model: FastMask, variables: Any, report: Report, precision: str) -> None:
@@ -49,9 +46,8 @@ class DeviceModel:
         self._model, self._precision = model, precision
         self._variables = self._prepared(variables)
         self._report = report
-        self._programs: dict[tuple[int, ...], Future[jax.stages.Compiled]] = {}
-        self._starting = threading.Lock()
-        self._compilers = ThreadPoolExecutor(AT_ONCE, "compiler")
+        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        self._compiling = threading.Lock()
         self.compile_seconds = 0.0
 
         # The weights are an argument of the compiled function: as constants they would be folded for minutes.
@@ -84,46 +80,21 @@ class DeviceModel:
     def __call__(self, batch: InferenceBatch, count: int) -> Decoded:
         """Starts decoding the top `count` windows of each image, without waiting; results stay on the devices.
 
-        The first call of a program waits until it is compiled.
+        The first call of a program compiles it; other threads that need a new program wait.
         """
         image, size = jax.device_put((batch.image, batch.size), self._by_image)
-        begin = time.perf_counter()
-        program = self._program((*batch.image.shape[:3], count)).result()
-        self.compile_seconds += time.perf_counter() - begin
-        return program(self._variables, image, size)
-
-    def compile_ahead(self, images: int, bucket: tuple[int, int], count: int) -> None:
-        """Starts compiling the program for batches of `images` images of a padded shape, if it will be new.
-
-        Does nothing while other programs occupy the compiler; the first call of the program then compiles it.
-        """
-        name = (images, *bucket, count)
-        if (
-            name not in self._programs
-            and sum(not program.done() for program in list(self._programs.values())) < AT_ONCE
-        ):
-            begin = time.perf_counter()
-            self._program(name)
-            self.compile_seconds += time.perf_counter() - begin
-
-    def _program(self, name: tuple[int, ...]) -> Future[jax.stages.Compiled]:
-        """Returns the program for (images, height, width, count), which another thread compiles."""
+        name = (*batch.image.shape[:3], count)
         if name not in self._programs:
-            with self._starting:
+            with self._compiling:
                 if name not in self._programs:
                     begin = time.perf_counter()
-                    images, *bucket, count = name
-                    image = jax.ShapeDtypeStruct((images, *bucket, 3), np.float32, sharding=self._by_image)
-                    size = jax.ShapeDtypeStruct((images, 2), np.int32, sharding=self._by_image)
                     lowered = self._propose.lower(self._variables, image, size, count)
                     # Reading a program from the cache takes a fraction of the tracing time, also on slow machines.
                     quiet = max(QUIET_SECONDS, time.perf_counter() - begin)
-                    self._programs[name] = self._compilers.submit(self._compiled, lowered, quiet, *bucket)
-        return self._programs[name]
-
-    def _compiled(self, lowered: jax.stages.Lowered, quiet: float, height: int, width: int) -> jax.stages.Compiled:
-        with _explained(self._report, quiet, height, width):
-            return lowered.compile()
+                    with _explained(self._report, quiet, *batch.image.shape[1:3]):
+                        self._programs[name] = lowered.compile()
+                    self.compile_seconds += time.perf_counter() - begin
+        return self._programs[name](self._variables, image, size)
 
 
 @contextmanager

@@ -157,9 +157,7 @@ class ProposalGenerator:
             except (OSError, ValueError) as error:
                 return error
             original = part.box[3] - part.box[1], part.box[2] - part.box[0]
-            views = views_of(pixels, self._buckets, long_edges, options.flip, original)
-            batcher.announce(views)
-            return part, views
+            return part, views_of(pixels, self._buckets, long_edges, options.flip, original)
 
         with ThreadPoolExecutor(THREADS) as threads:
             batcher = Batcher(self._model, assembler, threads)
