@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from pycocotools import mask as coco_mask
 
 from fastmask_jax.masks.iou_bounds import greatest_iou
+from fastmask_jax.masks.suppression import areas_of
 
 
 class Pairs(NamedTuple):
@@ -58,8 +59,7 @@ def mask_pairs(
     if not rles or not targets:
         return _pairs([])
     x, y, width, height = np.array([coco_mask.toBbox(rle) for rle in targets]).T
-    target_areas = np.array([coco_mask.area(rle) for rle in targets], np.float64)
-    bounds = greatest_iou(np.stack([x, y, x + width, y + height]), target_areas, edges, areas)
+    bounds = greatest_iou(np.stack([x, y, x + width, y + height]), areas_of(targets), edges, areas)
     found = []
     for n, bound in enumerate(bounds):
         near = np.flatnonzero(bound >= least)
